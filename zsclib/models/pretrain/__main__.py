@@ -1,0 +1,75 @@
+"""Train, export and measure the pocket models: `python -m zsclib.models.pretrain STAGE …` (see --help)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from zsclib.models.pretrain import autoencoder, clip, unet
+
+STAGES = ("autoencoder", "clip", "unet", "export", "evaluate", "all")
+HELD_OUT = 2048  # pairs at the end of the pool that no training sees
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one stage, or all of them in order."""
+    parser = argparse.ArgumentParser(prog="python -m zsclib.models.pretrain", description=__doc__)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--pool-cache", type=Path, default=Path("checkpoints/pool"), help="where the pool is kept")
+    parser.add_argument("--pool-size", type=int, default=None, help="pairs in the pool (default: the pool's own)")
+    parser.add_argument("--pool-seed", type=int, default=0)
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--models", type=Path, default=Path("data/models"))
+    parser.add_argument("--samples", type=int, help="planned total; the learning rate falls over its last fifth")
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes, to be resumed")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training, not of the pool")
+    parser.add_argument("--limit", type=int, help="evaluate: images per set (default: as many as the page shows)")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    stages = [s for s in STAGES if s != "all"] if options.stage == "all" else [options.stage]
+    for stage in stages:
+        if stage == "export":
+            from zsclib.models.pretrain.export import export
+
+            export(options.checkpoints, options.models)
+        elif stage == "evaluate":
+            from zsclib.models.pretrain.evaluate import evaluate
+            from zsclib.models.pretrain.export import write_cards
+
+            evaluate(options.models, limit=options.limit)
+            write_cards(options.models)
+        else:
+            _train(stage, options)
+
+
+def _train(stage: str, options: argparse.Namespace) -> None:
+    from zsclib.world.pool import PoolConfig, load_pool
+
+    config = PoolConfig(seed=options.pool_seed)
+    config = config if options.pool_size is None else replace(config, n=options.pool_size)
+    pool = load_pool(config, options.pool_cache)
+    plan = {"autoencoder": autoencoder.PLAN, "clip": clip.PLAN, "unet": unet.PLAN}[stage]
+    plan = replace(plan, samples=options.samples or plan.samples, minutes=options.minutes, seed=options.seed)
+    common = {
+        "folder": options.checkpoints,
+        "plan": plan,
+        "facts": {"pool": json.loads(json.dumps(asdict(config), default=str)), "seed": options.seed},
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+    print(f"{stage}: {len(pool.images)} pairs, the last {HELD_OUT} held out; {common['device']}", flush=True)
+    if stage == "autoencoder":
+        autoencoder.train_autoencoder(pool.images[:-HELD_OUT], pool.images[-HELD_OUT:], **common)
+    elif stage == "clip":
+        clip.train_clip(pool.images, pool.captions, held_out=HELD_OUT, **common)
+    else:
+        unet.train_unet(pool.images, pool.captions, held_out=HELD_OUT, **common)
+
+
+if __name__ == "__main__":
+    main()

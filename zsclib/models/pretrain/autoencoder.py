@@ -1,0 +1,112 @@
+"""The pocket autoencoder: 32×32×3 pictures ↔ 8×8×4 latents (Rombach et al. 2022, without the adversarial part)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from zsclib.models.pretrain.loop import Plan, batch_indices, train
+from zsclib.seeds import rng, torch_generator
+
+PLAN = Plan("autoencoder", samples=800_000, batch=64, rate=1.5e-3, weight_decay=1e-3)
+KL_WEIGHT = 1e-6
+CHANNELS = (32, 64, 96)
+
+
+def new_autoencoder(channels: tuple[int, ...] = CHANNELS) -> AutoencoderKL:
+    """Return an untrained autoencoder with three resolutions (32, 16, 8) and four latent channels."""
+    return AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=16,
+        sample_size=32,
+        scaling_factor=1.0,
+    )
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 (n, h, w, 3) → float32 (n, 3, h, w) in [−1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def shifted(images: np.ndarray, generator: np.random.Generator, most: int = 3) -> np.ndarray:
+    """Move each picture (n, h, w, 3) by up to `most` pixels either way; what enters repeats the border."""
+    n, h, w, _ = images.shape
+    dy, dx = generator.integers(-most, most + 1, (2, n))
+    rows = np.clip(np.arange(h) + dy[:, None], 0, h - 1)
+    columns = np.clip(np.arange(w) + dx[:, None], 0, w - 1)
+    return images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def augment(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Shift, flip, invert and re-light pictures, so that unseen ink and paper are reconstructed too."""
+    images = shifted(images, generator)
+    n = len(images)
+    flip, invert = generator.random(n) < 0.5, generator.random(n) < 0.1
+    images[flip] = images[flip, :, ::-1]
+    images[invert] = 255 - images[invert]
+    gain = np.where(generator.random(n) < 0.3, generator.uniform(0.7, 1.3, n), 1)[:, None, None, None]
+    return np.clip((images - 127.5) * gain + 127.5, 0, 255).astype(np.uint8)
+
+
+def psnr(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> float:
+    """Return the mean peak signal-to-noise ratio in dB of uint8 pictures (n, 32, 32, 3) after encoding and decoding."""
+    device = next(model.parameters()).device
+    values = []
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            x = to_tensor(images[start : start + batch]).to(device)
+            seen = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+            mse = (((seen - x) / 2) ** 2).mean((1, 2, 3)).clamp_min(1e-10)
+            values.append(-10 * mse.log10())
+    return torch.cat(values).mean().item()
+
+
+def train_autoencoder(
+    images: np.ndarray, held_out: np.ndarray, folder: Path, plan: Plan = PLAN, facts: dict | None = None,
+    channels: tuple[int, ...] = CHANNELS, device: str = "cpu",
+) -> list[dict]:
+    """Train on pictures uint8 (n, 32, 32, 3) with L1 + L2 and a slight pull to unit Gaussians; return the history."""
+    torch.manual_seed(plan.seed)  # initial weights only
+    model = new_autoencoder(channels).to(device, memory_format=torch.channels_last)
+
+    def loss(model: AutoencoderKL, step: int) -> Tensor:
+        picked = images[np.sort(batch_indices(plan, step, len(images)))]
+        x = to_tensor(augment(picked, rng(plan.seed, "augment", plan.name, step)))
+        x = x.to(device, memory_format=torch.channels_last)
+        posterior = model.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=torch_generator(plan.seed, "noise", plan.name, step))
+        seen = model.decode(posterior.mean + posterior.std * noise.to(device)).sample
+        return F.l1_loss(seen, x) + F.mse_loss(seen, x) + KL_WEIGHT * posterior.kl().mean()
+
+    return train(plan, model, loss, folder, facts, lambda mean_model: {"psnr": psnr(mean_model, held_out[:512])})
+
+
+def centre(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Make the latents of `images` zero-mean per channel and set `scaling_factor` = 1 / their standard deviation.
+
+    The mean is folded into the two 1×1 convolutions around the latents, so reconstructions stay what they were.
+
+    Returns: the scaled latents, float16 (n, 4, 8, 8), as a diffusion model is trained on them.
+    """
+    device = next(model.parameters()).device
+    latents = []
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            x = to_tensor(images[start : start + batch]).to(device)
+            latents.append(model.encode(x).latent_dist.mode().cpu())
+        z = torch.cat(latents)
+        mean = z.mean((0, 2, 3))
+        std = (z - mean[:, None, None]).std().item()
+        model.quant_conv.bias[: len(mean)] -= mean.to(device)
+        model.post_quant_conv.bias += model.post_quant_conv.weight[:, :, 0, 0] @ mean.to(device)
+    model.register_to_config(scaling_factor=1 / std)
+    return ((z - mean[:, None, None]) / std).half().numpy()

@@ -1,0 +1,108 @@
+"""The pocket CLIP: two small towers trained contrastively on the pool (Radford et al. 2021)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from zsclib.models.pretrain.autoencoder import shifted, to_tensor
+from zsclib.models.pretrain.loop import Plan, batch_indices, train
+from zsclib.models.pretrain.tokenizer import LENGTH, token_ids, train_tokenizer
+from zsclib.seeds import rng
+
+PLAN = Plan(
+    "clip", samples=600_000, batch=256, rate=1e-3, betas=(0.9, 0.98), weight_decay=0.1, log_every=50, validate_every=200
+)
+TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+VISION = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 6, "num_attention_heads": 5}
+
+
+def new_clip(tokenizer: CLIPTokenizer, text: dict = TEXT, vision: dict = VISION, patch: int = 4) -> CLIPModel:
+    """Return an untrained CLIP for 32×32 pictures and prompts of up to 32 tokens."""
+    marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    marks |= {"pad_token_id": tokenizer.pad_token_id}
+    common = {"hidden_act": "gelu", "projection_dim": text["hidden_size"]}
+    return CLIPModel(
+        CLIPConfig(
+            text_config=text | marks | common | {"vocab_size": len(tokenizer), "max_position_embeddings": LENGTH},
+            vision_config=vision | common | {"image_size": 32, "patch_size": patch},
+            projection_dim=text["hidden_size"],
+        )
+    )
+
+
+def new_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
+    """Return the processor that feeds pictures of any size to the pocket CLIP; Pillow only."""
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return CLIPProcessor(images, tokenizer)
+
+
+def similarities(model: CLIPModel, images: Tensor, ids: Tensor) -> Tensor:
+    """Return exp(logit_scale) · cosine, float32 (images, texts); ids beyond the longest text are not computed."""
+    end = model.config.text_config.eos_token_id
+    longest = int((ids == end).int().argmax(1).max()) + 1  # the text tower is causal: the first end mark sees all
+    u = model.get_image_features(pixel_values=images).pooler_output
+    v = model.get_text_features(input_ids=ids[:, :longest]).pooler_output
+    u, v = u / u.norm(dim=1, keepdim=True), v / v.norm(dim=1, keepdim=True)
+    return model.logit_scale.exp().clamp(max=100) * u @ v.T
+
+
+def contrastive_loss(logits: Tensor, same: Tensor) -> Tensor:
+    """Return the symmetric InfoNCE loss where every pair marked in `same` (n, n) is a positive, equally weighted."""
+    target = same.float() / same.sum(1, keepdim=True)
+    rows = -(target * logits.log_softmax(1)).sum(1).mean()
+    columns = -(target * logits.T.log_softmax(1)).sum(1).mean()
+    return (rows + columns) / 2
+
+
+def top1(model: CLIPModel, images: np.ndarray, ids: Tensor, batch: int = 256) -> float:
+    """Return how often a picture finds its own caption among `batch` of them (equal captions count as found)."""
+    device = next(model.parameters()).device
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            own = ids[start : start + batch].to(device)
+            logits = similarities(model, to_tensor(images[start : start + batch]).to(device), own)
+            best = own[logits.argmax(1)]
+            found.append((best == own).all(1).float().cpu())
+    return torch.cat(found).mean().item()
+
+
+def train_clip(
+    images: np.ndarray, captions: list[str], folder: Path, held_out: int, plan: Plan = PLAN,
+    facts: dict | None = None, device: str = "cpu", **sizes: dict,
+) -> list[dict]:
+    """Train on pictures uint8 (n, 32, 32, 3) and their captions, all but the last `held_out`; return the history."""
+    tokenizer = open_tokenizer(folder, captions[: len(captions) - held_out])
+    ids = token_ids(tokenizer, captions)
+    n = len(images) - held_out
+    torch.manual_seed(plan.seed)  # initial weights only
+    model = new_clip(tokenizer, **sizes).to(device)
+
+    def loss(model: CLIPModel, step: int) -> Tensor:
+        picked = np.sort(batch_indices(plan, step, n))
+        pictures = shifted(images[picked], rng(plan.seed, "augment", plan.name, step), most=2)
+        own = ids[picked].to(device)
+        same = (own[:, None] == own[None]).all(2)
+        return contrastive_loss(similarities(model, to_tensor(pictures).to(device), own), same)
+
+    def validate(mean_model: CLIPModel) -> dict[str, float]:
+        return {"top1_of_256": top1(mean_model, images[n:][:1024], ids[n:][:1024])}
+
+    return train(plan, model, loss, folder, facts, validate)
+
+
+def open_tokenizer(folder: Path, captions: list[str]) -> CLIPTokenizer:
+    """Return the tokenizer kept in the checkpoint folder, learning it first where there is none."""
+    kept = Path(folder) / "tokenizer"
+    if (kept / "done").exists():
+        return CLIPTokenizer.from_pretrained(kept)
+    tokenizer = train_tokenizer(captions, kept)
+    (kept / "done").touch()
+    return tokenizer

@@ -1,0 +1,300 @@
+"""The training loop the pocket models share: one optimiser, averaged weights, checkpoints that survive a kill.
+
+Every batch and every noise map is a function of (seed, step), so a run that was stopped and resumed, here or on
+another machine, sees the same data as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zsclib.seeds import rng
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides a training run; `samples` is the planned total, of which the learning rate is a function."""
+
+    name: str
+    samples: int
+    batch: int = 128
+    rate: float = 1e-3
+    warmup: int = 200  # steps
+    decay: float = 0.2  # share of the run, at its end, in which the rate falls to 0
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01  # matrices and kernels only
+    clip: float = 1.0  # largest gradient norm
+    ema: float = 0.999
+    seed: int = 0
+    log_every: int = 100  # steps
+    validate_every: int = 500  # steps
+    save_minutes: float = 4.0
+    minutes: float | None = None  # wall-clock budget of this call
+    milestones: bool = False  # keep the averaged weights whenever the samples seen have doubled
+
+    @property
+    def steps(self) -> int:
+        return self.samples // self.batch
+
+    @property
+    def stable_steps(self) -> int:
+        """The step at which the rate begins to fall."""
+        return self.steps - round(self.decay * self.steps)
+
+
+def learning_rate(step: int, plan: Plan) -> float:
+    """Return the rate of a 0-based step: linear warm-up, constant, linear fall to 0 (Hu et al. 2024, MiniCPM)."""
+    warm = min(1.0, (step + 1) / max(plan.warmup, 1))
+    fall = min(1.0, (plan.steps - step) / max(plan.steps - plan.stable_steps, 1))
+    return plan.rate * warm * fall
+
+
+def batch_indices(plan: Plan, step: int, n: int) -> np.ndarray:
+    """Return the indices int64 (batch,) of a step: the pool in a new order every epoch, nothing left over."""
+    position = np.arange(step * plan.batch, (step + 1) * plan.batch)
+    epochs = position // n
+    return np.concatenate(
+        [_order(plan.seed, plan.name, int(epoch), n)[position[epochs == epoch] % n] for epoch in np.unique(epochs)]
+    )
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, name: str, epoch: int, n: int) -> np.ndarray:
+    return rng(seed, "order", name, epoch).permutation(n)
+
+
+def update_ema(ema: dict[str, Tensor], model: nn.Module, step: int, decay: float) -> None:
+    """Move the averages towards the weights by 1 − min(decay, (1 + step) / (10 + step)), in place."""
+    weights = dict(model.named_parameters())
+    rate = 1 - min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(ema.values()), [weights[name] for name in ema], rate)
+
+
+@contextmanager
+def averaged(model: nn.Module, ema: dict[str, Tensor]) -> Iterator[nn.Module]:
+    """Lend the model with its averaged weights, in eval mode; the trained weights come back afterwards."""
+    kept = {name: p.detach().clone() for name, p in model.named_parameters()}
+    training = model.training
+    try:
+        _copy(model, ema)
+        yield model.eval()
+    finally:
+        _copy(model, kept)
+        model.train(training)
+
+
+def _copy(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def train(
+    plan: Plan,
+    model: nn.Module,
+    loss: Callable[[nn.Module, int], Tensor],
+    folder: Path,
+    facts: dict | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> list[dict]:
+    """Train until the planned samples or the minutes are spent, resuming from the newest checkpoint in `folder`.
+
+    Args:
+        plan: the settings.
+        model: the network, on its device; trained in place.
+        loss: (model, step) → scalar; must draw its batch and its noise from the step number alone.
+        folder: where checkpoints lie, as `<name>-<step>.safetensors` with a `.sha256` beside each.
+        facts: what else determines the run (pool, frozen parts); a checkpoint with other facts is refused.
+        validate: averaged model → named numbers, recorded every `validate_every` steps and at the end.
+
+    Returns: the history, one row per `log_every` steps: step, samples, loss, rate, seconds and validation values.
+    Raises: ValueError for an altered checkpoint or other facts, FloatingPointError when the loss is not finite.
+    """
+    folder = Path(folder)
+    facts = json.loads(json.dumps(facts or {}))
+    device = next(model.parameters()).device
+    named = dict(model.named_parameters())
+    groups = [
+        {"params": [p for p in named.values() if p.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [p for p in named.values() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=plan.betas, fused=True)
+    ema = {name: p.detach().clone() for name, p in named.items()}
+    step, seconds, history = _resume(plan, model, ema, optimizer, folder, facts)
+    model.train()
+    losses: list[float] = []
+    begun = saved = logged = time.monotonic()
+    first = step
+    while step < plan.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, plan)
+        value = loss(model, step)
+        value.backward()
+        nn.utils.clip_grad_norm_(named.values(), plan.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        update_ema(ema, model, step, plan.ema)
+        step += 1
+        losses.append(value.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"{plan.name}: the loss is {losses[-1]} at step {step}; lower the rate and resume")
+        now = time.monotonic()
+        spent = plan.minutes is not None and now - begun >= 60 * plan.minutes
+        last = step >= plan.steps or spent
+        if plan.milestones and _doubled(step, plan.batch):
+            path = folder / f"{plan.name}-ema-{step * plan.batch:09d}.safetensors"
+            _write(path, {k: v.half() for k, v in ema.items()}, {"samples": step * plan.batch})
+        if not (last or step % plan.log_every == 0 or step == plan.stable_steps):
+            continue
+        row = {"step": step, "samples": step * plan.batch, "loss": float(np.mean(losses))}
+        row |= {"rate": optimizer.param_groups[0]["lr"], "seconds": round(seconds + now - begun, 1)}
+        if validate and (last or step % plan.validate_every < plan.log_every):
+            with averaged(model, ema) as mean_model, torch.no_grad():
+                row |= validate(mean_model)
+        history.append(row)
+        speed = len(losses) * plan.batch / (now - logged)
+        left = (plan.steps - step) * plan.batch / speed / 60
+        extra = " ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "samples", "loss", "seconds"))
+        print(f"{plan.name} {row['samples']}/{plan.samples} loss {row['loss']:.4f} {extra}"
+              f" | {speed:.0f} samples/s, {left:.0f} min left", flush=True)
+        losses, logged = [], time.monotonic()
+        if last or step == plan.stable_steps or logged - saved >= 60 * plan.save_minutes:
+            meta = {"step": step, "seconds": row["seconds"], "plan": asdict(plan), "facts": facts}
+            _save(plan, folder, model, ema, optimizer, meta | {"device": _hardware(device), "history": history})
+            saved = logged = time.monotonic()
+        if spent:
+            break
+    if first >= plan.steps:
+        print(f"{plan.name}: {plan.steps * plan.batch} samples were already seen; nothing to do", flush=True)
+    return history
+
+
+def _doubled(step: int, batch: int) -> bool:
+    return step * batch >= 2**17 and (step * batch).bit_length() > ((step - 1) * batch).bit_length()
+
+
+def _hardware(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------
+
+
+def _save(plan: Plan, folder: Path, model: nn.Module, ema: dict, optimizer: torch.optim.AdamW, meta: dict) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"ema.{k}": v for k, v in ema.items()}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state[parameter]
+        tensors |= {f"first.{name}": state["exp_avg"], f"second.{name}": state["exp_avg_sq"]}
+    _write(folder / f"{plan.name}-{meta['step']:07d}.safetensors", tensors, meta)
+    for old in checkpoints(folder, plan.name)[:-1]:
+        step = int(old.stem.rsplit("-", 1)[1])
+        if step != plan.stable_steps:  # the last one at the full rate is kept: a longer run starts from there
+            old.unlink()
+            _digest_path(old).unlink(missing_ok=True)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], meta: dict) -> None:
+    """Write a checkpoint so that a kill at any moment leaves either the old files or a complete new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    save_file(plain, draft, metadata={"meta": json.dumps(meta)})
+    _digest_path(path).write_text(digest(draft) + "\n")
+    os.replace(draft, path)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def checkpoints(folder: Path, name: str) -> list[Path]:
+    """Return the checkpoints of one training in `folder`, oldest first."""
+    found = Path(folder).glob(f"{name}-*.safetensors")
+    return sorted(p for p in found if p.stem.removeprefix(f"{name}-").isdigit())
+
+
+def read_meta(path: Path) -> dict:
+    """Return what a checkpoint says of itself: step, seconds, plan, facts, device, history.
+
+    Raises: ValueError when the file is not the one that was written (compared with its `.sha256`).
+    """
+    expected = _digest_path(path).read_text().strip() if _digest_path(path).exists() else "no .sha256 file beside it"
+    found = digest(path)
+    if found != expected:
+        raise ValueError(
+            f"checkpoint {path.name} was cut short or altered: its SHA-256 is {found}, expected {expected}; "
+            "delete it to go on from the one before, or to start anew"
+        )
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["meta"])
+
+
+def read_tensors(path: Path, part: str) -> dict[str, Tensor]:
+    """Return one part ("model", "ema", "first", "second") of a checkpoint, by parameter name."""
+    with safe_open(path, "pt") as file:
+        return {k.removeprefix(f"{part}."): file.get_tensor(k) for k in file.keys() if k.startswith(f"{part}.")}
+
+
+def load_averaged(model: nn.Module, folder: Path, name: str) -> dict:
+    """Load the averaged weights of the newest checkpoint into `model`; return the checkpoint's meta."""
+    paths = checkpoints(folder, name)
+    if not paths:
+        raise FileNotFoundError(f"no checkpoint of {name!r} in {folder}: train it first (pretrain {name})")
+    meta = read_meta(paths[-1])
+    model.load_state_dict(read_tensors(paths[-1], "model"))
+    _copy(model, read_tensors(paths[-1], "ema"))
+    return meta
+
+
+def _resume(
+    plan: Plan, model: nn.Module, ema: dict, optimizer: torch.optim.AdamW, folder: Path, facts: dict
+) -> tuple[int, float, list[dict]]:
+    """Restore the newest usable checkpoint; one whose rate already fell under a shorter plan is passed over."""
+    for path in reversed(checkpoints(folder, plan.name)):
+        meta = read_meta(path)
+        if meta["facts"] != facts:
+            differ = sorted(k for k in meta["facts"] | facts if meta["facts"].get(k) != facts.get(k))
+            raise ValueError(
+                f"checkpoint {path.name} belongs to another run: {', '.join(differ)} differ; "
+                "give another checkpoint folder, or delete it"
+            )
+        before = Plan(**meta["plan"] | {"betas": tuple(meta["plan"]["betas"])})
+        if meta["step"] > before.stable_steps and before.samples < plan.samples:
+            print(f"{plan.name}: {path.name} had ended a shorter plan; looking for one before its decay", flush=True)
+            continue
+        model.load_state_dict(read_tensors(path, "model"))
+        averages, first, second = (read_tensors(path, part) for part in ("ema", "first", "second"))
+        for name, parameter in model.named_parameters():
+            ema[name].copy_(averages[name])
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(meta["step"]), device=parameter.device),
+                # empty_like keeps the parameter's memory layout, which the fused optimiser relies on
+                "exp_avg": torch.empty_like(parameter).copy_(first[name]),
+                "exp_avg_sq": torch.empty_like(parameter).copy_(second[name]),
+            }
+        print(f"{plan.name}: resumed from {path.name}", flush=True)
+        return meta["step"], meta["seconds"], meta["history"]
+    return 0, 0.0, []
