@@ -1,0 +1,133 @@
+"""The captioned pool: the pocket world's stand-in for the web, drawn item by item from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from zsclib.seeds import rng
+from zsclib.world.captions import CaptionMix, caption
+from zsclib.world.render import render
+from zsclib.world.scenes import Scene, SceneMix, pool_scene
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Everything that determines a pool.
+
+    Args:
+        n: pairs in the pool.
+        seed: pools of different seeds share no picture.
+        near_duplicates: how often an item repeats an earlier one, moved by a pixel and a little brighter or darker,
+            under a caption of its own.
+        scenes, captions: the knobs of what is shown and of what is said about it.
+    """
+
+    n: int = 65_536
+    seed: int = 0
+    near_duplicates: float = 0.02
+    scenes: SceneMix = field(default_factory=SceneMix)
+    captions: CaptionMix = field(default_factory=CaptionMix)
+
+    def key(self) -> str:
+        """Return a short hash of the configuration."""
+        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+class Pair(NamedTuple):
+    """One item: image uint8 (32, 32, 3), its caption, its ground truth, and the item it repeats (-1: none)."""
+
+    image: np.ndarray
+    caption: str
+    scene: Scene
+    parent: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool in memory: images uint8 (n, 32, 32, 3), captions, and one row of ground truth per item."""
+
+    images: np.ndarray
+    captions: list[str]
+    scenes: pd.DataFrame
+    config: PoolConfig
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+def item(config: PoolConfig, index: int) -> Pair:
+    """Draw item `index` of a pool; it depends on nothing but the configuration and the index."""
+    draws = rng(config.seed, "pool", index)
+    if index and draws.random() < config.near_duplicates:
+        parent = int(draws.integers(index))
+        original = item(config, parent)
+        dx, dy = int(draws.integers(-1, 2)), int(draws.integers(-1, 2))
+        moved = np.roll(original.image, (dy, dx), axis=(0, 1)).astype(np.float32) * (0.9 + 0.2 * draws.random())
+        image = np.floor(np.clip(moved, 0, 255) + 0.5).astype(np.uint8)
+        return Pair(image, caption(original.scene, draws, config.captions), original.scene, parent)
+    scene = pool_scene(draws, config.scenes)
+    return Pair(render(scene), caption(scene, draws, config.captions), scene, -1)
+
+
+def stream(config: PoolConfig, start: int = 0, stop: int | None = None) -> Iterator[Pair]:
+    """Yield the items start … stop-1 of a pool; any slice gives the same items as the whole."""
+    for index in range(start, config.n if stop is None else stop):
+        yield item(config, index)
+
+
+def load_pool(config: PoolConfig, cache: Path | str | None = None, workers: int | None = None) -> Pool:
+    """Draw a whole pool, or read it back from `cache`.
+
+    Args:
+        config: which pool.
+        cache: a folder; the pool is kept there as `<key>.npy` and `<key>.parquet` (about 200 MB for 65,536 pairs).
+        workers: processes that draw; default: one per core. Their number changes nothing.
+
+    Returns:
+        The pool; its images are a read-only memory map when cached.
+    """
+    if cache is not None:
+        folder = Path(cache)
+        pixels, table = folder / f"{config.key()}.npy", folder / f"{config.key()}.parquet"
+        if not table.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            pool = _draw(config, workers)
+            for path, write in (
+                (pixels, lambda p: np.save(p, pool.images)),
+                (table, lambda p: pool.scenes.assign(caption=pool.captions).to_parquet(p)),
+            ):
+                part = path.with_name(f"part-{os.getpid()}-{path.name}")
+                write(part)
+                part.replace(path)
+        scenes = pd.read_parquet(table)
+        captions = scenes.pop("caption").tolist()
+        return Pool(np.load(pixels, mmap_mode="r"), captions, scenes, config)
+    return _draw(config, workers)
+
+
+def _draw(config: PoolConfig, workers: int | None) -> Pool:
+    workers = workers or os.cpu_count() or 1
+    starts = range(0, config.n, 1024)
+    if workers == 1 or len(starts) == 1:
+        chunks = [_chunk(config, start) for start in starts]
+    else:
+        with ProcessPoolExecutor(workers) as executor:
+            chunks = list(executor.map(_chunk, [config] * len(starts), starts))
+    images, captions, rows = zip(*chunks, strict=True)
+    return Pool(np.concatenate(images), sum(captions, []), pd.DataFrame(sum(rows, [])), config)
+
+
+def _chunk(config: PoolConfig, start: int) -> tuple[np.ndarray, list[str], list[dict]]:
+    pairs = list(stream(config, start, min(start + 1024, config.n)))
+    rows = [{**pair.scene.row(), "parent": pair.parent} for pair in pairs]
+    return np.stack([pair.image for pair in pairs]), [pair.caption for pair in pairs], rows

@@ -1,0 +1,181 @@
+"""The sets a classifier is tested on, drawn from seeds the pool never uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from zsclib.images import ImageSet
+from zsclib.seeds import rng
+from zsclib.world.captions import with_article
+from zsclib.world.render import render
+from zsclib.world.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    DIGITS,
+    LANDS,
+    MATERIALS,
+    RELATIONS,
+    Scene,
+    SceneMix,
+    Thing,
+    pair,
+    place,
+    pool_scene,
+    printed,
+)
+from zsclib.world.shapes import GADGETS
+
+OBJECTS = ("star", "car", "tree", "fish", "house", "heart", "boat", "mug", "mushroom", "umbrella")
+SHIFTS = ("small", "turned", "cropped", "blurred", "noisy", "faded", "coarse")
+SWAPS = ("object", "relation", "both")
+CLASSES: dict[str, tuple[str, ...]] = {
+    "objects": OBJECTS,
+    "objects-fine": tuple(f"{material} {noun}" for noun in OBJECTS for material in MATERIALS[1:]),
+    "objects-shift": OBJECTS,
+    "aerial": LANDS,
+    "gadgets": tuple(GADGETS),
+    "pairs": ("first caption", "second caption"),
+    "printed-digits": tuple(DIGITS),
+}
+SPLITS = ("train", "validation", "test")
+DEFAULT_SIZE = 1000
+
+
+def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) -> ImageSet:
+    """Draw a target set; image i is of class i mod C, so every prefix is balanced and shorter sets are prefixes.
+
+    Args:
+        name: a key of `CLASSES`.
+        split: "train", "validation" or "test"; splits share no picture.
+        n: images; default 1,000. `pairs` has two images an example, so n is even there.
+        seed: another seed draws another set of the same kind.
+
+    Returns:
+        The set; its manifest holds the ground truth of every picture.
+
+    Raises:
+        ValueError: unknown name or split, or an n that does not fit.
+    """
+    if name not in CLASSES:
+        raise ValueError(f"target: there is no set {name!r}; choose one of {', '.join(CLASSES)}")
+    if split not in SPLITS:
+        raise ValueError(f"target: there is no split {split!r}; choose one of {', '.join(SPLITS)}")
+    n = DEFAULT_SIZE if n is None else n
+    if n < 1 or (name == "pairs" and n % 2):
+        raise ValueError(f"target: n of {name!r} must be a positive{' even' if name == 'pairs' else ''} number, got {n}")
+    if name == "pairs":
+        return _pairs(split, n, seed)
+    images, rows, classes = [], [], CLASSES[name]
+    for i in range(n):
+        draws = rng(seed, "target", name, split, i)
+        image, row = _DRAW[name](i % len(classes), draws)
+        images.append(image)
+        rows.append({"source": name, "split": split, "index": i, **row})
+    labels = np.arange(n, dtype=np.int64) % len(classes)
+    return ImageSet(np.stack(images), labels, classes, pd.DataFrame(rows))
+
+
+def _photo(noun: str, material: str, draws: np.random.Generator) -> Scene:
+    colour = list(COLOURS)[int(draws.integers(len(COLOURS)))]
+    thing = place(draws, Thing(noun, colour, material))
+    background = BACKGROUNDS[int(draws.integers(len(BACKGROUNDS)))]
+    clutter, seed = 1 + int(draws.integers(3)), int(draws.integers(2**62))
+    return Scene("thing", "photo", background, (thing,), clutter=clutter, seed=seed)
+
+
+def _drawn(scene: Scene) -> tuple[np.ndarray, dict]:
+    return render(scene), scene.row()
+
+
+def _objects(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
+    plain = draws.random() < SceneMix.plain_material
+    material = "plain" if plain else MATERIALS[1 + int(draws.integers(len(MATERIALS) - 1))]
+    return _drawn(_photo(OBJECTS[label], material, draws))
+
+
+def _objects_fine(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
+    material, noun = CLASSES["objects-fine"][label].split()
+    return _drawn(_photo(noun, material, draws))
+
+
+def _objects_shift(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
+    """An object under one of seven shifts: three of the camera, four of the image."""
+    shift = SHIFTS[int(draws.integers(len(SHIFTS)))]
+    scene = _photo(OBJECTS[label], "plain", draws)
+    thing = scene.things[0]
+    side = 1.0 if draws.random() < 0.5 else -1.0
+    if shift == "small":
+        thing = replace(thing, size=0.32, x=side * (0.2 + 0.3 * draws.random()))
+    elif shift == "turned":
+        thing = replace(thing, rotation=side * (60 + 120 * draws.random()))
+    elif shift == "cropped":
+        thing = replace(thing, size=1.0, x=side * 0.5)
+    image = render(replace(scene, things=(thing,))).astype(np.float32)
+    if shift == "blurred":
+        for _ in range(2):
+            padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
+            image = (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] + image) / 5
+    elif shift == "noisy":
+        image = image + 110 * (draws.random(image.shape).astype(np.float32) - 0.5)
+    elif shift == "faded":
+        image = 150 + 0.28 * (image - 150)
+    elif shift == "coarse":
+        blocks = image.reshape(8, 4, 8, 4, 3)
+        image = np.repeat(np.repeat(blocks[:, 1, :, 1] * 0.5 + blocks[:, 2, :, 2] * 0.5, 4, 0), 4, 1)
+    image = np.floor(np.clip(image, 0, 255) + 0.5).astype(np.uint8)
+    return image, {**scene.row(), "shift": shift}
+
+
+def _aerial(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
+    return _drawn(Scene("land", background="", symbol=LANDS[label], seed=int(draws.integers(2**62))))
+
+
+def _gadgets(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
+    return _drawn(_photo(CLASSES["gadgets"][label], "plain", draws))
+
+
+def _printed_digits(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
+    return _drawn(printed(draws, DIGITS[label], int(draws.integers(2**62))))
+
+
+_DRAW: dict[str, Callable[[int, np.random.Generator], tuple[np.ndarray, dict]]] = {
+    "objects": _objects, "objects-fine": _objects_fine, "objects-shift": _objects_shift, "aerial": _aerial,
+    "gadgets": _gadgets, "printed-digits": _printed_digits,
+}  # fmt: skip
+
+
+def _pairs(split: str, n: int, seed: int) -> ImageSet:
+    """Two images and two captions of the same words in another order, as Winoground (Thrush et al. 2022).
+
+    What is swapped: "object": the nouns, in "a red star and a blue heart"; "relation": who stands where, in "a red
+    star left of a blue heart"; "both": the nouns alone in the latter, which changes colours and places. The examples go
+    through the swap types in turn. Label 0 belongs to `caption_0`, label 1 to `caption_1`.
+    """
+    images, rows = [], []
+    mix = SceneMix(kinds=(0, 1, 0, 0, 0), styles=(1, 0, 0, 0, 0, 0))
+    for example in range(n // 2):
+        draws = rng(seed, "target", "pairs", split, example)
+        swap = SWAPS[example % len(SWAPS)]
+        scene = pool_scene(draws, mix)
+        (a, b), relation = scene.things, "" if swap == "object" else RELATIONS[int(draws.integers(len(RELATIONS)))]
+        if swap == "relation":
+            orders = ((a.noun, a.colour, b.noun, b.colour), (b.noun, b.colour, a.noun, a.colour))
+        else:
+            orders = ((a.noun, a.colour, b.noun, b.colour), (b.noun, a.colour, a.noun, b.colour))
+        captions = [
+            f"a photo of {with_article(f'{c1} {n1}')} {relation or 'and'} {with_article(f'{c2} {n2}')}"
+            for n1, c1, n2, c2 in orders
+        ]
+        for label, (n1, c1, n2, c2) in enumerate(orders):
+            shown = pair(draws, [n1, n2], [c1, c2], relation, "photo", scene.background, int(draws.integers(2**62)))
+            images.append(render(shown))
+            rows.append({
+                "source": "pairs", "split": split, "index": 2 * example + label, **shown.row(),
+                "example": example, "swap": swap, "caption_0": captions[0], "caption_1": captions[1],
+            })  # fmt: skip
+    labels = np.arange(n, dtype=np.int64) % 2
+    return ImageSet(np.stack(images), labels, CLASSES["pairs"], pd.DataFrame(rows))
