@@ -1,0 +1,259 @@
+"""The parameters of a notebook: read from its one cell tagged `parameters`, merged with profile and user.
+
+papermill only logs an unknown name and injects any type; here both are errors before a kernel starts.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from zsclib.study.provenance import ROOT
+
+PROFILES = ("ci", "book", "study", "paper")
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+_NO_LITERAL = object()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its name, its default and its kind, an annotation (`int`, `str | None`, …)."""
+
+    name: str
+    default: object
+    kind: str
+
+    def fit(self, value: object) -> object:
+        """Return the value as this kind (an int serves as a float), or raise TypeError."""
+        return _fit(value, ast.parse(self.kind, mode="eval").body)
+
+    def parse(self, text: str) -> object:
+        """Return what a command line's text means for this kind, or raise TypeError.
+
+        The text is a Python or JSON literal; where a string is wanted, it may also stand without quotes.
+        """
+        literal = _literal(text)
+        for value in ([] if literal is _NO_LITERAL else [literal]) + [text]:
+            try:
+                return self.fit(value)
+            except TypeError:
+                continue
+        raise TypeError(text)
+
+
+def notebook_names(root: Path = ROOT) -> list[str]:
+    """Return the names of the notebooks in `notebooks/`, sorted."""
+    return sorted(p.stem for p in (root / "notebooks").glob("*.ipynb") if not p.name.startswith("."))
+
+
+def find_notebook(name: str | Path, root: Path = ROOT) -> Path:
+    """Return the path of a notebook, given as `world` or `notebooks/world.ipynb`.
+
+    Raises:
+        FileNotFoundError: there is none of that name in `notebooks/`; the message lists those there are.
+    """
+    known, stem = notebook_names(root), Path(name).name.removesuffix(".ipynb")
+    if stem in known:
+        return root / "notebooks" / f"{stem}.ipynb"
+    raise FileNotFoundError(
+        f"no notebook {str(name)!r} in notebooks/{_did_you_mean(stem, known)}; "
+        f"there are: {', '.join(known) or 'none'}"
+    )
+
+
+def read_parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Parameter]:
+    """Return the parameters of a notebook by name, in the order of their cell.
+
+    Args:
+        notebook: the source notebook.
+        name: its name, for messages.
+
+    Raises:
+        ValueError: not exactly one code cell is tagged `parameters`, or that cell holds anything but
+            `name = literal` and `name: kind = literal`, or a default is not of its kind.
+    """
+    tags = [cell.metadata.get("tags", []) if cell.cell_type == "code" else [] for cell in notebook.cells]
+    tagged = [cell for cell, its in zip(notebook.cells, tags, strict=True) if "parameters" in its]
+    if len(tagged) != 1:
+        raise ValueError(f"notebook {name}: need one code cell tagged 'parameters', found {len(tagged)}")
+    if any("injected-parameters" in its for its in tags):
+        raise ValueError(
+            f"notebook {name} is an executed copy (it holds injected parameters); run its source"
+        )
+    found: dict[str, Parameter] = {}
+    try:
+        statements = ast.parse(tagged[0].source).body
+    except SyntaxError as error:
+        raise ValueError(f"notebook {name}: the parameters cell is not plain Python: {error}") from None
+    for statement in statements:
+        line = ast.unparse(statement)
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target, annotation = statement.targets[0], None
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            target, annotation = statement.target, statement.annotation
+        else:
+            raise ValueError(
+                f"notebook {name}: the parameters cell takes `name = literal` lines, not `{line}`"
+            )
+        try:
+            default = ast.literal_eval(statement.value)
+        except (ValueError, TypeError):
+            raise ValueError(f"notebook {name}: a default must be a literal, not `{line}`") from None
+        if not isinstance(target, ast.Name) or target.id in found:
+            raise ValueError(f"notebook {name}: a parameter must be one name, assigned once, not `{line}`")
+        kind = ast.unparse(annotation) if annotation else _kind_of(default)
+        parameter = Parameter(target.id, default, kind)
+        try:
+            found[target.id] = Parameter(target.id, parameter.fit(default), kind)
+        except TypeError:
+            raise ValueError(f"notebook {name}: the default in `{line}` is not of its kind") from None
+    return found
+
+
+def read_profile(profile: str, root: Path = ROOT) -> dict[str, dict[str, object]]:
+    """Return `data/profiles/<profile>.yml`: notebook → parameter → value.
+
+    Raises:
+        ValueError: unknown profile, or the file is not a mapping of mappings.
+    """
+    if profile not in PROFILES:
+        known = ", ".join(PROFILES)
+        raise ValueError(f"no profile {profile!r}{_did_you_mean(profile, PROFILES)}; there are: {known}")
+    path = root / "data" / "profiles" / f"{profile}.yml"
+    if not path.is_file():
+        raise FileNotFoundError(f"profile {profile}: no file data/profiles/{profile}.yml")
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(content, dict) or not all(isinstance(v, dict | None) for v in content.values()):
+        raise ValueError(f"data/profiles/{profile}.yml: expected `notebook: {{parameter: value}}` entries")
+    return {name: values or {} for name, values in content.items()}
+
+
+def merge_parameters(
+    name: str,
+    parameters: Mapping[str, Parameter],
+    from_profile: Mapping[str, object],
+    given: Mapping[str, object],
+    profile: str = "book",
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Return all values (defaults < profile < given) and, of these, the ones not left to the notebook.
+
+    Args:
+        name: the notebook, for messages.
+        parameters: what `read_parameters` returned.
+        from_profile: the profile's values for this notebook.
+        given: the user's values; a string is read as `Parameter.parse` says.
+        profile: the profile's name, for messages.
+
+    Raises:
+        ValueError: an unknown name or a value of the wrong kind.
+    """
+    passed: dict[str, object] = {}
+    for values, place in ((from_profile, f" (in data/profiles/{profile}.yml)"), (given, "")):
+        for key, value in values.items():
+            if key not in parameters:
+                raise ValueError(
+                    f"notebook {name} has no parameter {key!r}{place}{_did_you_mean(key, parameters)}; "
+                    f"it has: {', '.join(parameters) or 'none'}"
+                )
+            parameter = parameters[key]
+            try:
+                text = isinstance(value, str) and not place
+                passed[key] = parameter.parse(value) if text else parameter.fit(value)
+            except TypeError:
+                hint = f""", e.g. -p {key}='["cat", "dog"]'""" if parameter.kind.startswith("list") else ""
+                raise ValueError(
+                    f"notebook {name}: parameter {key!r} must be {parameter.kind}, got {value!r}{place}{hint}"
+                ) from None
+    passed = {key: passed[key] for key in parameters if key in passed}
+    return {key: parameter.default for key, parameter in parameters.items()} | passed, passed
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def _literal(text: str) -> object:
+    if text.strip().lower() in _WORDS:
+        return _WORDS[text.strip().lower()]
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return _NO_LITERAL
+
+
+def _kind_of(default: object) -> str:
+    return "Any" if default is None else type(default).__name__
+
+
+def _fit(value: object, kind: ast.expr) -> object:
+    """Return the value as the annotated kind, or raise TypeError."""
+    if isinstance(kind, ast.Constant) and isinstance(kind.value, str):  # a quoted annotation
+        kind = ast.parse(kind.value, mode="eval").body
+    if isinstance(kind, ast.BinOp) and isinstance(kind.op, ast.BitOr):
+        return _fit_any(value, [kind.left, kind.right])
+    if isinstance(kind, ast.Constant) and kind.value is None:
+        return _require(value is None, value)
+    if isinstance(kind, ast.Subscript):
+        inner = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
+        match ast.unparse(kind.value):
+            case "Optional":
+                return _fit_any(value, [*inner, ast.Constant(None)])
+            case "Union":
+                return _fit_any(value, inner)
+            case "Literal":
+                return _require(value in [ast.literal_eval(item) for item in inner], value)
+            case "list":
+                return [_fit(item, inner[0]) for item in _fit(value, ast.Name("list"))]
+            case "tuple" if len(inner) == 2 and ast.unparse(inner[1]) == "...":
+                return tuple(_fit(item, inner[0]) for item in _fit(value, ast.Name("tuple")))
+            case "dict":
+                items = _fit(value, ast.Name("dict")).items()
+                return {_fit(key, inner[0]): _fit(item, inner[1]) for key, item in items}
+    match ast.unparse(kind):
+        case "Any":
+            return value
+        case "int":
+            return _require(isinstance(value, int) and not isinstance(value, bool), value)
+        case "float":
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            return float(_require(number, value))
+        case "bool":
+            return _require(isinstance(value, bool), value)
+        case "str":
+            return _require(isinstance(value, str), value)
+        case "list":
+            return list(_require(isinstance(value, list | tuple), value))
+        case "tuple":
+            return tuple(_require(isinstance(value, list | tuple), value))
+        case "dict":
+            return _require(isinstance(value, dict), value)
+    raise ValueError(
+        f"a parameter of kind `{ast.unparse(kind)}` is not supported; use int, float, bool, str, list[…], "
+        "tuple[…, ...], dict[…, …], Literal[…], Any, or these with `| None`"
+    )
+
+
+def _fit_any(value: object, kinds: list[ast.expr]) -> object:
+    for kind in kinds:
+        try:
+            return _fit(value, kind)
+        except TypeError:
+            continue
+    raise TypeError(value)
+
+
+def _require(holds: bool, value: object) -> object:
+    if not holds:
+        raise TypeError(value)
+    return value
