@@ -31,9 +31,10 @@ def circle(x: Array, y: Array, cx: float, cy: float, r: float) -> Array:
 
 
 def ellipse(x: Array, y: Array, cx: float, cy: float, rx: float, ry: float) -> Array:
-    """Approximate distance: exact on the edge, scaled by the shorter radius elsewhere."""
+    """First-order distance: exact on the edge and close to it, which is all that outlines and shading use."""
     u, v = (x - cx) / rx, (y - cy) / ry
-    return (np.sqrt(u * u + v * v) - 1.0) * min(rx, ry)
+    k, steepness = np.sqrt(u * u + v * v), np.sqrt(u * u / (rx * rx) + v * v / (ry * ry))
+    return k * (k - 1.0) / np.maximum(steepness, 1e-6)
 
 
 def box(x: Array, y: Array, cx: float, cy: float, hx: float, hy: float, r: float = 0.0) -> Array:

@@ -15,7 +15,7 @@ from zsclib.seeds import rng, torch_generator
 
 PLAN = Plan("autoencoder", samples=800_000, batch=64, rate=1.5e-3, weight_decay=1e-3)
 KL_WEIGHT = 1e-6
-CHANNELS = (32, 64, 96)
+CHANNELS = (16, 48, 96)
 
 
 def new_autoencoder(channels: tuple[int, ...] = CHANNELS) -> AutoencoderKL:
@@ -26,7 +26,7 @@ def new_autoencoder(channels: tuple[int, ...] = CHANNELS) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=16,
+        norm_num_groups=8,
         sample_size=32,
         scaling_factor=1.0,
     )

@@ -1,0 +1,184 @@
+"""The pocket world: the same bytes for a seed, captions that tell the truth, target sets the pool has never seen."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from zsclib.seeds import rng
+from zsclib.world.captions import CaptionMix, caption, with_article
+from zsclib.world.pool import PoolConfig, item, load_pool, stream
+from zsclib.world.render import FONTS, _glyph, render
+from zsclib.world.scenes import LANDS, STYLES, Scene, SceneMix, Thing, pool_scene
+from zsclib.world.shapes import GADGETS, THINGS
+from zsclib.world.targets import CLASSES, SHIFTS, target
+
+TRUTHFUL = CaptionMix(omit_style=0, omit_colour=0, omit_background=0, noise=0)
+
+
+def digest(images) -> str:
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()[:16]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return load_pool(PoolConfig(n=1500), workers=1)
+
+
+def test_a_seed_gives_the_same_bytes_on_every_machine():
+    # Written once; a change of these digests is a change of the world, and the shipped models no longer fit it.
+    images = np.stack([pair.image for pair in stream(PoolConfig(), 0, 64)])
+    assert digest(images) == "76c4398961327133"
+    assert digest(target("objects", n=20).images) == "4e4ee4b5d0bd6c87"
+
+
+def test_any_slice_or_number_of_workers_gives_the_same_items(pool):
+    config = pool.config
+    middle = list(stream(config, 700, 710))
+    assert all(np.array_equal(pair.image, pool.images[700 + k]) for k, pair in enumerate(middle))
+    assert [pair.caption for pair in middle] == pool.captions[700:710]
+    two = load_pool(replace(config, n=1100), workers=2)
+    assert np.array_equal(two.images, pool.images[:1100])
+    assert two.captions == pool.captions[:1100]
+
+
+def test_a_cached_pool_is_the_pool(tmp_path):
+    config = PoolConfig(n=40)
+    drawn, cached = load_pool(config, tmp_path, workers=1), load_pool(config, tmp_path)
+    assert np.array_equal(drawn.images, cached.images)
+    assert drawn.captions == cached.captions
+    assert drawn.scenes.equals(cached.scenes)
+
+
+def test_every_knob_is_part_of_the_pool_key():
+    config = PoolConfig()
+    others = (
+        replace(config, n=10), replace(config, seed=1), replace(config, near_duplicates=0.1),
+        replace(config, scenes=SceneMix(concept_exponent=1.0)), replace(config, captions=CaptionMix(noise=0.1)),
+    )  # fmt: skip
+    assert len({c.key() for c in (config, *others)}) == 6
+
+
+def test_no_target_image_occurs_in_the_pool(pool):
+    seen = {digest(image) for image in pool.images}
+    for name in CLASSES:
+        for split in ("train", "test"):
+            assert not seen & {digest(image) for image in target(name, split, n=40).images}, (name, split)
+
+
+def test_near_duplicates_come_at_their_rate_and_name_their_parent():
+    pool = load_pool(PoolConfig(n=300, near_duplicates=0.5), workers=1)
+    children = np.flatnonzero(pool.scenes.parent >= 0)
+    assert 110 < len(children) < 190
+    assert (pool.scenes.parent.to_numpy()[children] < children).all()
+    child = children[-1]
+    mine, parents = (pool.images[k].astype(float) for k in (child, pool.scenes.parent[child]))
+    assert np.abs(mine[2:-2, 2:-2].mean() - parents[2:-2, 2:-2].mean()) < 30
+    assert not load_pool(PoolConfig(n=300, near_duplicates=0.0), workers=1).scenes.parent.ge(0).any()
+
+
+def test_commoner_concepts_come_first_and_a_zero_exponent_levels_them():
+    def nouns(exponent):
+        mix = SceneMix(kinds=(1, 0, 0, 0, 0), concept_exponent=exponent)
+        found = [pool_scene(rng(0, "test", i), mix).things[0].noun for i in range(3000)]
+        return np.array([found.count(noun) for noun in THINGS])
+
+    steep, level = nouns(1.0), nouns(0.0)
+    assert steep[0] > 10 * steep[-1]
+    assert level.max() < 2 * level.min()
+
+
+def test_gadget_names_are_unknown_to_the_pool_unless_asked_for(pool):
+    assert not any(name in text.split() for text in pool.captions for name in GADGETS)
+    mix = SceneMix(kinds=(1, 0, 0, 0, 0), gadget_rate=1.0)
+    assert all(pool_scene(rng(0, "test", i), mix).things[0].noun in GADGETS for i in range(20))
+
+
+def test_truthful_captions_name_everything():
+    draws = rng(0, "caption")
+    scene = Scene("thing", "photo", "grass", (Thing("star", "red", "striped"),), seed=1)
+    text = caption(scene, draws, TRUTHFUL)
+    assert text.endswith("of a red striped star on grass")
+    two = Scene("pair", "clip art", "grass", (Thing("star", "red"), Thing("key", "blue")), relation="left of")
+    assert "a red star left of a blue key" in caption(two, draws, TRUTHFUL)
+    assert "red" not in caption(replace(scene, style="sketch"), draws, TRUTHFUL), "a sketch shows no colour"
+    assert [with_article(w) for w in ("umbrella", "orange star", "farmland")] == ["an umbrella", "an orange star", "farmland"]
+
+
+def test_omission_and_noise_do_what_their_numbers_say():
+    scene = Scene("thing", "photo", "grass", (Thing("star", "red"),), seed=1)
+    quiet = CaptionMix(omit_style=1, omit_colour=1, omit_background=1, noise=0)
+    assert caption(scene, rng(0, "c"), quiet) == "a star"
+    wrong = [caption(scene, rng(0, "c", i), replace(TRUTHFUL, noise=1.0)) for i in range(200)]
+    assert sum("a red star" not in text for text in wrong) > 100
+
+
+@pytest.mark.parametrize("noun", [*THINGS, *GADGETS])
+def test_every_thing_shows_its_colour_and_stays_inside_the_picture(noun):
+    empty = render(Scene("thing", "clip art", seed=3))
+    shown = render(Scene("thing", "clip art", things=(Thing(noun, "purple", size=0.8),), seed=3))
+    changed = (shown != empty).any(-1)
+    assert 0.05 < changed.mean() < 0.8
+    assert not (changed[0].any() or changed[-1].any() or changed[:, 0].any() or changed[:, -1].any())
+    purple = (shown[..., 2].astype(int) > shown[..., 1] + 60) & (shown[..., 0].astype(int) > shown[..., 1] + 30)
+    assert purple.sum() > 12
+
+
+def test_styles_and_lands_differ_from_one_another():
+    stars = [render(Scene("thing", style, "grass", (Thing("star", "red"),), seed=5)) for style in STYLES]
+    lands = [render(Scene("land", symbol=name, seed=5)) for name in LANDS]
+    for group in (stars, lands):
+        means = [np.abs(a.astype(float) - b).mean() for i, a in enumerate(group) for b in group[:i]]
+        assert min(means) > 8
+
+
+def test_every_font_has_every_character():
+    for font in FONTS:
+        for symbol in "0123456789AQZ":
+            distance = _glyph(font, symbol)
+            assert np.isfinite(distance).all() and distance.min() < 0 < distance.max(), (font, symbol)
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_target_sets_are_balanced_nested_and_split(name):
+    forty, eighty = target(name, "test", 40), target(name, "test", 80)
+    assert np.array_equal(eighty.images[:40], forty.images)
+    counts = np.bincount(eighty.labels, minlength=len(eighty.classes))
+    assert counts.max() - counts.min() <= 1
+    assert len(eighty.manifest) == 80
+    assert not np.array_equal(target(name, "train", 40).images, forty.images)
+    assert not np.array_equal(target(name, "test", 40, seed=1).images, forty.images)
+
+
+def test_pairs_swap_words_and_nothing_else():
+    rows = target("pairs", n=60).manifest
+    assert rows.groupby("swap").example.nunique().to_dict() == {"object": 10, "relation": 10, "both": 10}
+    for row in rows.itertuples():
+        assert sorted(row.caption_0.replace(" an ", " a ").split()) == sorted(row.caption_1.replace(" an ", " a ").split())
+        own = row.caption_0 if row.index % 2 == 0 else row.caption_1
+        assert f"{row.colour} {row.noun}" in own and f"{row.colour2} {row.noun2}" in own
+        if row.swap != "object":
+            assert row.relation in own
+
+
+def test_shifted_objects_cover_every_shift():
+    assert set(target("objects-shift", n=100).manifest["shift"]) == set(SHIFTS)
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda: target("object"), "there is no set 'object'"),
+    (lambda: target("objects", "dev"), "there is no split 'dev'"),
+    (lambda: target("objects", n=0), "positive number, got 0"),
+    (lambda: target("pairs", n=3), "positive even number, got 3"),
+])  # fmt: skip
+def test_bad_requests_say_what_is_wrong(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
+
+
+def test_an_item_does_not_depend_on_its_neighbours():
+    config = PoolConfig(n=10)
+    assert np.array_equal(item(config, 7).image, list(stream(config))[7].image)
