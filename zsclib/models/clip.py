@@ -1,0 +1,139 @@
+"""Open a CLIP folder, embed images and texts with it, and classify zero-shot (Radford et al. 2021).
+
+clip = open_clip("data/models/pocket-clip").zero_shot(["cat", "dog"], ["a photo of a {}."])
+clip.scores(images)                                     # uint8 (n, H, W, 3) -> float32 (n, 2)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+from zsclib.models.folders import (
+    check_images,
+    check_prompts,
+    check_truncation,
+    find_folder,
+    open_part,
+    quietly,
+)
+from zsclib.prompts import fill
+
+AT_ONCE = 256  # images or texts in one pass
+
+
+class Clip:
+    """A CLIP model; made by `open_clip`. `zero_shot` gives one that classifies.
+
+    Attributes:
+        model, tokenizer, processor: the opened parts; the model is frozen and in eval mode.
+        classes: what `zero_shot` was given.
+        class_embeddings: float32 (classes, d), unit length; None before `zero_shot`.
+    """
+
+    def __init__(self, model: CLIPModel, tokenizer: Any, processor: Any, device: str | torch.device = "cpu"):
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.tokenizer, self.processor, self.device = tokenizer, processor, torch.device(device)
+        self.classes: tuple[str, ...] = ()
+        self.class_embeddings: Tensor | None = None
+
+    @torch.no_grad()
+    def encode_images(self, images: np.ndarray) -> Tensor:
+        """Return unit-length embeddings of images, prepared (size, crop, mean, deviation) as the folder says.
+
+        Args:
+            images: uint8 (n, H, W, 3) of any size.
+
+        Returns:
+            float32 (n, d) on the model's device.
+        """
+        check_images(images)
+        rows = [torch.empty(0, self.model.config.projection_dim, device=self.device)]
+        for start in range(0, len(images), AT_ONCE):
+            chunk = list(images[start : start + AT_ONCE])
+            x = self.processor(chunk, input_data_format="channels_last", return_tensors="pt").pixel_values
+            embedded = self.model.get_image_features(
+                pixel_values=x.to(self.device, torch.float32)
+            ).pooler_output
+            rows.append(normalize(embedded.float(), dim=-1))
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return unit-length embeddings of m texts, float32 (m, d).
+
+        Raises:
+            ValueError: no texts, one that is none, or two different ones cut to the same tokens.
+        """
+        texts, rows = check_prompts(texts), []
+        check_truncation([self.tokenizer], texts)
+        for start in range(0, len(texts), AT_ONCE):
+            tokens = self.tokenizer(
+                texts[start : start + AT_ONCE], padding="max_length", truncation=True, return_tensors="pt"
+            ).to(self.device)
+            embedded = self.model.get_text_features(
+                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+            ).pooler_output
+            rows.append(normalize(embedded.float(), dim=-1))
+        return torch.cat(rows)
+
+    def zero_shot(self, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Clip:
+        """Return a classifier for the named classes, over the same model.
+
+        A class is the mean of its unit-length prompt embeddings, brought to unit length again (Radford et al.
+        2021, section 3.1.4: ensembling over prompts in embedding space).
+
+        Args:
+            classes: class names in label order, all different.
+            templates: one or more sentences with {} for the name.
+        """
+        if isinstance(templates, str) or not templates:
+            raise ValueError(f"templates must be a list of one or more sentences, got {templates!r}")
+        prompts = [prompt for template in templates for prompt in fill(template, classes)]
+        embedded = self.encode_texts(prompts).view(len(templates), len(classes), -1)
+        classifier = copy.copy(self)
+        classifier.class_embeddings = normalize(embedded.mean(0), dim=-1)
+        classifier.classes = tuple(classes)
+        return classifier
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Return CLIP's logits, temperature times cosine of image and class: float32 (n, classes)."""
+        if self.class_embeddings is None:
+            raise ValueError("Clip.scores: no classes yet; use what zero_shot(classes, templates) returns")
+        return self.logits(self.encode_images(images), self.class_embeddings).cpu().numpy()
+
+    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Return temperature times the cosines of embeddings (n, d) and (m, d): float32 (n, m)."""
+        return self.model.logit_scale.exp() * images @ texts.T
+
+
+def open_clip(path: str | Path, device: str | torch.device = "cpu", allow_network: bool = False) -> Clip:
+    """Open a CLIPModel folder (config.json, safetensors, tokenizer, preprocessor_config.json).
+
+    Args:
+        path: the folder, or a Hub id (in the local cache, unless allow_network).
+        device: where to compute, in float32.
+        allow_network: whether a Hub id may be downloaded.
+
+    Raises:
+        FileNotFoundError: the folder, its weights, tokenizer or preprocessing is missing.
+        ValueError: weights do not fill the model.
+    """
+    folder = find_folder(path, "config.json", allow_network)
+    model = open_part(folder, "transformers", "CLIPModel")
+    parts = []
+    for kind, options in ((AutoTokenizer, {}), (AutoImageProcessor, {"backend": "pil"})):  # no torchvision
+        try:
+            with quietly():
+                parts.append(kind.from_pretrained(folder, local_files_only=True, **options))
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(f"{folder} lacks what {kind.__name__} reads: {error}") from error
+    return Clip(model, *parts, device)

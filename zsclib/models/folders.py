@@ -1,0 +1,106 @@
+"""Opening what others saved: model folders in the layout of diffusers and transformers.
+
+Nothing is fetched unless asked, only safetensors weights are opened, and no code beside a model is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import huggingface_hub
+import numpy as np
+import torch
+import transformers
+
+
+def find_folder(path: str | Path, must_hold: str, allow_network: bool = False) -> Path:
+    """Return the local folder of a model given by folder or Hub id; FileNotFoundError if there is none."""
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / must_hold).is_file():
+            raise FileNotFoundError(f"{folder} holds no {must_hold}: is it the right folder?")
+        return folder
+    try:
+        found = huggingface_hub.snapshot_download(
+            str(path),
+            local_files_only=not allow_network,
+            allow_patterns=["*.json", "*.txt", "*.model", "*/*.safetensors", "model*.safetensors"],
+            ignore_patterns=["*.fp16.*", "*non_ema*", "safety_checker/*"],
+        )
+    except (OSError, ValueError) as error:  # the Hub's for unknown ids, malformed ids and missing files
+        where = "on the Hub" if allow_network else "in the local Hub cache"
+        raise FileNotFoundError(f"no folder {folder}, and no model of that name {where}: {error}") from error
+    return Path(found)
+
+
+def open_part(folder: Path, library: str, kind: str, dtype: torch.dtype = torch.float32) -> Any:
+    """Open a sub-model, tokenizer or scheduler by the class its model names: local, safetensors, complete."""
+    package = {"diffusers": diffusers, "transformers": transformers}.get(library)
+    cls = getattr(package, kind, None) if package else None
+    if cls is None:
+        raise ValueError(
+            f"{folder} should be opened by {library}.{kind}, which the installed libraries do not have; "
+            "code that comes with a model is not run"
+        )
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the model lacks its part {folder.name!r}: no folder {folder}")
+    options: dict[str, Any] = {"local_files_only": True}
+    if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
+        return cls.from_pretrained(folder, **options)
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"{folder} holds no .safetensors file (pickled weights are never opened)")
+    options |= {"use_safetensors": True, "output_loading_info": True}
+    options["torch_dtype" if library == "diffusers" else "dtype"] = dtype
+    with quietly():
+        part, info = cls.from_pretrained(folder, **options)
+    if info["missing_keys"]:  # from_pretrained would leave these random and only warn
+        lacking = sorted(info["missing_keys"])
+        raise ValueError(f"{folder}: its safetensors lack {len(lacking)} weights of {kind}, as {lacking[0]}")
+    return part
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """Return prompts as a list; ValueError where there is none, or where one is no text."""
+    if isinstance(prompts, str) or len(prompts) == 0 or any(not isinstance(text, str) for text in prompts):
+        raise ValueError(f"prompts must be a list of one or more texts, got {prompts!r}")
+    return list(prompts)
+
+
+def check_truncation(tokenizers: Sequence[Any], prompts: Sequence[str]) -> None:
+    """Raise ValueError where two different prompts are cut to the same tokens by every tokenizer."""
+    seen: dict[tuple, tuple] = {}
+    for prompt in dict.fromkeys(prompts):
+        whole = tuple(tuple(tokenizer(prompt, verbose=False).input_ids) for tokenizer in tokenizers)
+        cut = tuple(tuple(tokenizer(prompt, truncation=True).input_ids) for tokenizer in tokenizers)
+        other, other_whole = seen.setdefault(cut, (prompt, whole))
+        if other_whole != whole:
+            raise ValueError(
+                f"two prompts differ only beyond the {tokenizers[0].model_max_length} tokens this model "
+                f"reads, so it cannot tell them apart; shorten them: {other!r} and {prompt!r}"
+            )
+
+
+def check_images(images: np.ndarray) -> None:
+    """Raise ValueError unless images are uint8 (n, H, W, 3)."""
+    if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
+        raise ValueError(f"images must be uint8 (n, H, W, 3), got {got}")
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Hold back what transformers prints to stderr (bars, notes) while something is imported or opened."""
+    logging = transformers.utils.logging
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,333 @@
+"""Open a Stable-Diffusion-like folder and ask it the two questions this study needs: what is the latent of
+an image, and which noise does the model see in a noisy latent, given a prompt.
+
+Epsilon-, v- and flow-predicting models (Stable Diffusion 1, 2 and 3) answer through the same methods. What
+may differ between models (image and latent size, noise schedule, scale and shift of the latents, kind of
+prediction) is read from their configuration files.
+
+    generator = open_generator("data/models/pocket-sd")
+    z = generator.encode_images(images)                     # uint8 (n, H, W, 3) -> float32 (n, c, h, w)
+    condition = generator.encode_prompts(["a photo of a cat"] * len(z))
+    a, s = generator.signal_and_noise(t)                    # t: int64 (n,)
+    noise_hat = generator.predict_noise(a * z + s * noise, t, condition)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsclib.models.folders import (
+    check_images,
+    check_prompts,
+    check_truncation,
+    find_folder,
+    open_part,
+    quietly,
+)
+
+PROMPTS_AT_ONCE = 100
+PIXELS_AT_ONCE = 2**22  # in one pass of the autoencoder: 4,096 images of 32 x 32, 16 of 512 x 512
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "flow_prediction": "flow"}
+NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel")
+NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+class Condition(NamedTuple):
+    """Encoded prompts, one per row."""
+
+    embeddings: Tensor  # (n, L, d), what cross-attention reads
+    pooled: Tensor | None = None  # (n, p), only where the model needs it (Stable Diffusion 3)
+
+    def take(self, rows: Tensor) -> Condition:
+        """Return the prompts at the given rows (int64 (m,)), repeated as often as asked."""
+        return Condition(self.embeddings[rows], None if self.pooled is None else self.pooled[rows])
+
+
+class Generator:
+    """A text-to-image diffusion model; made by `open_generator`.
+
+    Attributes:
+        unet: the network that predicts (Stable Diffusion 3: its transformer), frozen and in eval mode, as are
+            vae, text_encoder and any further encoder in parts; tokenizer, scheduler as the model names them.
+        latent_shape: (c, h, w) of one latent. image_size: side H = W of the images, in pixels.
+        T: number of noise levels; t counts them from 0 (least noise) to T - 1.
+        prediction: "epsilon", "v" or "flow".
+        alphas_cumprod: the schedule's cumulative product, float32 (T,); None for flow models.
+    """
+
+    def __init__(
+        self,
+        parts: dict[str, Any],
+        pipeline_class: type,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        image_size: int | None = None,
+    ):
+        self.parts, self.pipeline_class = parts, pipeline_class
+        self.device, self.dtype = torch.device(device), dtype
+        self.unet = parts["unet"] if "unet" in parts else parts["transformer"]
+        self.vae, self.scheduler = parts["vae"], parts["scheduler"]
+        self.text_encoder, self.tokenizer = parts["text_encoder"], parts["tokenizer"]
+        for part in parts.values():
+            if isinstance(part, torch.nn.Module):
+                part.eval().requires_grad_(False).to(self.device)
+
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.image_size = image_size or _side(self.unet.config.sample_size) * factor
+        if self.image_size % factor:
+            raise ValueError(f"image_size must be a multiple of {factor} for it, got {self.image_size}")
+        channels, side = self.vae.config.latent_channels, self.image_size // factor
+        self.latent_shape = (channels, side, side)
+        if self.unet.config.in_channels != channels:
+            raise ValueError(
+                f"the network reads {self.unet.config.in_channels} channels but a latent has {channels}: "
+                "inpainting and depth models are not supported"
+            )
+        self._read_schedule()
+
+    def _read_schedule(self) -> None:
+        config, alphas_cumprod = self.scheduler.config, getattr(self.scheduler, "alphas_cumprod", None)
+        kind = config.get("prediction_type", "flow_prediction" if alphas_cumprod is None else "epsilon")
+        if kind not in PREDICTIONS or (alphas_cumprod is None and kind != "flow_prediction"):
+            raise ValueError(
+                f"{type(self.scheduler).__name__} says prediction_type={kind!r}; supported are "
+                f"{', '.join(PREDICTIONS)} (flow_prediction, or none, for flow-matching schedulers)"
+            )
+        self.prediction, self.T = PREDICTIONS[kind], int(config.num_train_timesteps)
+        if self.prediction == "flow":
+            # z_t = (1 - sigma) z + sigma eps, and the network is told sigma T. The schedule's `shift` moves
+            # the steps of a sampler; it changes nothing in this relation.
+            self.alphas_cumprod, sigma = None, torch.arange(1, self.T + 1, dtype=torch.float64) / self.T
+            signal, noise, told = 1 - sigma, sigma, (sigma * self.T).float()
+        else:
+            self.alphas_cumprod = alphas_cumprod.float().cpu()
+            alpha = self.alphas_cumprod.double()
+            signal, noise, told = alpha.sqrt(), (1 - alpha).sqrt(), torch.arange(self.T)
+        self._signal, self._noise = signal.float().to(self.device), noise.float().to(self.device)
+        self._told = told.to(self.device)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """Encode prompts as the model's own pipeline does, without the empty prompt that guidance adds.
+
+        Args:
+            prompts: n texts.
+
+        Returns:
+            A `Condition` of n rows on the generator's device.
+
+        Raises:
+            ValueError: no prompts, a prompt that is no text, or two different prompts that become one because
+                the tokenizer cuts them at its longest length.
+        """
+        prompts = check_prompts(prompts)
+        check_truncation([part for name, part in self.parts.items() if name.startswith("tokenizer")], prompts)
+        pipeline, embeddings, pooled = self.pipeline(), [], []
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            chunk = prompts[start : start + PROMPTS_AT_ONCE]
+            if "transformer" in self.parts:
+                encoded = pipeline.encode_prompt(
+                    chunk, None, None, device=self.device, do_classifier_free_guidance=False
+                )
+                pooled.append(encoded[2])
+            else:
+                encoded = pipeline.encode_prompt(chunk, self.device, 1, do_classifier_free_guidance=False)
+            embeddings.append(encoded[0])
+        return Condition(torch.cat(embeddings), torch.cat(pooled) if pooled else None)
+
+    @torch.no_grad()
+    def encode_images(self, images: np.ndarray) -> Tensor:
+        """Return the latents of images: the mean of the posterior, shifted and scaled as the model wants it.
+
+        Args:
+            images: uint8 (n, H, W, 3) with H = W = image_size.
+
+        Returns:
+            float32 (n, c, h, w) on the generator's device.
+
+        Raises:
+            ValueError: another dtype, shape or image size.
+        """
+        side, (shift, scale) = self.image_size, self._shift_and_scale()
+        check_images(images)
+        if images.shape[1:3] != (side, side):
+            raise ValueError(
+                f"encode_images: this model reads images of {side} x {side} pixels, got {images.shape[1]} x "
+                f"{images.shape[2]}; resize them first (datasets.load has size=)"
+            )
+        chunk, latents = max(1, PIXELS_AT_ONCE // side**2), []
+        for start in range(0, len(images), chunk):
+            x = torch.from_numpy(np.ascontiguousarray(images[start : start + chunk])).to(self.device)
+            x = x.permute(0, 3, 1, 2).float() / 127.5 - 1
+            latents.append((self.vae.encode(x).latent_dist.mean - shift) * scale)
+        return torch.cat(latents) if latents else torch.empty(0, *self.latent_shape, device=self.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Return the images of latents: float (n, c, h, w) -> uint8 (n, H, W, 3); ValueError on NaN."""
+        if not torch.isfinite(latents).all():
+            raise ValueError("decode: the latents hold NaN or infinity")
+        side, (shift, scale) = self.image_size, self._shift_and_scale()
+        chunk, images = max(1, PIXELS_AT_ONCE // side**2), [np.empty((0, side, side, 3), np.uint8)]
+        for start in range(0, len(latents), chunk):
+            z = latents[start : start + chunk].to(self.device, torch.float32) / scale + shift
+            x = ((self.vae.decode(z).sample + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+            images.append(x.permute(0, 2, 3, 1).cpu().numpy())
+        return np.concatenate(images)
+
+    def signal_and_noise(self, t: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Return a, s of z_t = a z + s eps, float32 (n, 1, 1, 1), for levels t (int64 (n,), or one integer).
+
+        a = sqrt(alpha_bar_t), s = sqrt(1 - alpha_bar_t) (Ho et al. 2020, eq. 4); for flow models
+        a = 1 - sigma, s = sigma with sigma = (t + 1) / T (Esser et al. 2024, section 2).
+        """
+        t = self._levels(t)
+        return self._signal[t].view(-1, 1, 1, 1), self._noise[t].view(-1, 1, 1, 1)
+
+    def predict_noise(self, z_t: Tensor, t: Tensor | int, condition: Condition) -> Tensor:
+        """Return the noise the model sees in z_t: one conditional pass, no guidance, whatever it predicts.
+
+        v = a eps - s z (Salimans & Ho 2022) gives eps = a v + s z_t; the flow's velocity v = eps - z gives
+        eps = z_t + a v. No gradient is tracked unless the caller made some parameter or input require one.
+
+        Args:
+            z_t: noisy latents (n, c, h, w).
+            t: noise levels, int64 (n,), or one integer for all.
+            condition: n encoded prompts.
+
+        Returns:
+            float32 (n, c, h, w).
+
+        Raises:
+            ValueError: counts of latents, levels and prompts differ, a level is outside 0..T-1, or the
+                network returned NaN or infinity (the levels are named).
+        """
+        t = self._levels(t).expand(len(z_t))
+        if len(condition.embeddings) != len(z_t):
+            raise ValueError(f"predict_noise: {len(z_t)} latents but {len(condition.embeddings)} prompts")
+        output = self._network(z_t, self._told[t], condition)
+        a, s = self.signal_and_noise(t)
+        noise_hat = {"epsilon": output, "v": a * output + s * z_t, "flow": z_t + a * output}[self.prediction]
+        if not torch.isfinite(noise_hat).all():
+            bad = ~torch.isfinite(noise_hat).flatten(1).all(1)
+            raise ValueError(
+                f"the network returned NaN or infinity at t = {sorted(set(t[bad].tolist()))}; float16 "
+                "overflows in some models: try float32 or bfloat16"
+            )
+        return noise_hat
+
+    def _network(self, z_t: Tensor, told: Tensor, condition: Condition) -> Tensor:
+        """Run the network, float32 out: the one place for precision, compilation and memory layout."""
+        weights = next(self.unet.parameters()).dtype
+        half_on_cpu = self.device.type == "cpu" and self.dtype != torch.float32
+        more = {} if condition.pooled is None else {"pooled_projections": condition.pooled.to(weights)}
+        with torch.autocast("cpu", self.dtype) if half_on_cpu else contextlib.nullcontext():
+            output = self.unet(
+                z_t.to(weights),
+                timestep=told,
+                encoder_hidden_states=condition.embeddings.to(weights),
+                return_dict=False,
+                **more,
+            )
+        return output[0].float()
+
+    def pipeline(self) -> diffusers.DiffusionPipeline:
+        """Return the diffusers pipeline over these very sub-models, without a safety checker.
+
+        With half precision off the CPU, sample with output_type="latent" and use `decode`, which is float32.
+        """
+        wanted = inspect.signature(self.pipeline_class.__init__).parameters
+        options = {name: self.parts.get(name) for name in wanted if name != "self"}
+        if "requires_safety_checker" in wanted:
+            options["requires_safety_checker"] = False
+        pipeline = self.pipeline_class(**options)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def fingerprint(self) -> str:
+        """Return a hash of what decides an answer, as it is in memory: weights, schedule, precision."""
+        facts = (self.prediction, self.T, str(self.dtype), self.image_size, self._shift_and_scale())
+        digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
+        digest.update(self._signal.cpu().numpy())
+        for part in self.parts.values():
+            if isinstance(part, torch.nn.Module):
+                for name, value in sorted(part.state_dict().items()):
+                    digest.update(name.encode())
+                    digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _levels(self, t: Tensor | int) -> Tensor:
+        t = torch.as_tensor(t)
+        if t.is_floating_point() or (t.device.type == "cpu" and bool(((t < 0) | (t >= self.T)).any())):
+            raise ValueError(f"t must be integers from 0 to {self.T - 1}, got {t.flatten()[:8].tolist()}")
+        return t.to(self.device, torch.int64).reshape(-1)
+
+    def _shift_and_scale(self) -> tuple[float, float]:
+        return self.vae.config.get("shift_factor") or 0.0, self.vae.config.scaling_factor
+
+
+def open_generator(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    allow_network: bool = False,
+    image_size: int | None = None,
+) -> Generator:
+    """Open a Stable-Diffusion-like model from its folder.
+
+    Args:
+        path: folder that holds model_index.json, or a Hub id (in the local cache, unless allow_network).
+        device: where to compute.
+        dtype: precision of the network. bfloat16 on a CPU runs it under autocast with float32 weights;
+            elsewhere weights are cast. The autoencoder and every result stay float32.
+        allow_network: whether a Hub id may be downloaded.
+        image_size: side of the images in pixels, if not the size the model was made for.
+
+    Raises:
+        FileNotFoundError: the folder, one of its parts or a part's safetensors file is missing (named).
+        ValueError: the model is of a kind not supported, or a part's weights do not fill its network.
+    """
+    folder = find_folder(path, "model_index.json", allow_network)
+    index = json.loads((folder / "model_index.json").read_text())
+    named = {
+        name: entry
+        for name, entry in index.items()
+        if isinstance(entry, list) and entry[0] is not None and name not in NOT_NEEDED
+    }
+    with quietly():
+        pipeline_class = getattr(diffusers, str(index.get("_class_name")), None)
+    network = (named.get("unet") or named.get("transformer") or [None, None])[1]
+    if pipeline_class is None or network not in NETWORKS:
+        raise ValueError(
+            f"{folder} is a {index.get('_class_name')} around {network}; supported are Stable Diffusion 1, 2 "
+            f"({NETWORKS[0]}) and 3 ({NETWORKS[1]})"
+        )
+    for name in ("vae", "scheduler", "text_encoder", "tokenizer"):
+        if name not in named:
+            raise FileNotFoundError(f"{folder}/model_index.json names no {name!r}: a generator needs it")
+    parts = {}
+    for name, (library, kind) in named.items():
+        # On a CPU, autocast keeps float32 weights. The autoencoder, cheap but touchy, always does.
+        whole = name == "vae" or torch.device(device).type == "cpu"
+        parts[name] = open_part(folder / name, library, kind, torch.float32 if whole else dtype)
+    if "unet" in parts and parts["unet"].config.get("addition_embed_type") is not None:
+        raise ValueError(f"{folder}: its U-Net wants more than a prompt (Stable Diffusion XL): not supported")
+    return Generator(parts, pipeline_class, device, dtype, image_size)
+
+
+def _side(size: int | Sequence[int]) -> int:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ValueError(f"only models of square images are supported, got sample_size {size}")
+    return height
