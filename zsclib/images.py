@@ -115,9 +115,10 @@ class ImageSet:
             raise ValueError(f"{path}: the manifest cannot be written as Parquet ({error})") from error
         label = {"names": list(self.classes), "_type": "ClassLabel"}
         hub = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
-        ours = {"shape": self.images.shape, "fingerprint": self.fingerprint()}
-        metadata = extra.schema.metadata | {b"huggingface": json.dumps(hub), b"zsclib": json.dumps(ours)}
+        metadata = extra.schema.metadata | {b"huggingface": json.dumps(hub).encode()}
         schema = pa.schema([("image", IMAGE_TYPE), ("label", pa.int64()), *extra.schema], metadata)
+        ours = {"shape": self.images.shape, "fingerprint": self.fingerprint(), "schema": _schema_hash(schema)}
+        schema = schema.with_metadata(metadata | {b"zsclib": json.dumps(ours).encode()})
         options = {"compression": "zstd", "write_page_checksum": True}
         with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
             for start in range(0, max(len(self), 1), ROWS_PER_GROUP):
@@ -142,21 +143,20 @@ class ImageSet:
         with readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = file.schema_arrow.metadata or {}
             if b"zsclib" not in metadata:
-                raise ValueError(
-                    f"{path}: not written by ImageSet.save; use zsclib.datasets.load('parquet:{path}')"
-                )
+                raise ValueError("not written by ImageSet.save; use zsclib.datasets.load('parquet:PATH')")
             ours, hub = json.loads(metadata[b"zsclib"]), json.loads(metadata[b"huggingface"])
-            images = np.empty(ours["shape"], np.uint8)
-            row = 0
+            images, row = np.empty(ours["shape"], np.uint8), 0
             for group in range(file.num_row_groups):
                 for png in file.read_row_group(group, columns=["image.bytes"])["image"].to_pylist():
-                    images[row] = codec.decode(png["bytes"], f"{path}, row {row}")
+                    images[row] = codec.decode(png["bytes"], f"row {row}")
                     row += 1
             table = file.read(columns=[name for name in file.schema_arrow.names if name != "image"])
-        classes = tuple(hub["info"]["features"]["label"]["names"])
-        loaded = cls(images, table["label"].to_numpy(), classes, manifest_of(table.drop_columns("label")))
-        if loaded.fingerprint() != ours["fingerprint"]:
-            raise ValueError(f"{path}: the content is not what was saved; delete the file and make it again")
+            classes = tuple(hub["info"]["features"]["label"]["names"])
+            manifest = manifest_of(table.drop_columns("label"))
+            loaded = cls(images, table["label"].to_numpy(), classes, manifest)
+            saved = (ours["fingerprint"], ours["schema"])
+            if (loaded.fingerprint(), _schema_hash(file.schema_arrow)) != saved:
+                raise ValueError("the content is not what was saved; delete the file and make it again")
         return loaded
 
 
@@ -227,13 +227,23 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while reading a Parquet file into an error that names the file."""
+    """Turn whatever goes wrong while reading a Parquet file into an error that names the file.
+
+    Whatever: in a damaged file any length, type or name may be wrong, and with them anything fails.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: damaged, or not a Parquet file ({error}); replace it") from error
+    except Exception as error:
+        raise ValueError(f"{path}: not usable as a Parquet file of images: {error}") from error
+
+
+def _schema_hash(schema: pa.Schema) -> str:
+    """Hash names, types and metadata of columns: page checksums, which guard the rest, leave them out."""
+    kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"zsclib"}
+    text = repr([schema.names, list(map(str, schema.types)), sorted(kept.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:

