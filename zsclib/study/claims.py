@@ -140,8 +140,8 @@ def claims_table(
 
     Args:
         claims: the claims to show, in this order.
-        estimates: id → its contrast (an `Estimate`, or its four numbers as a record holds them). A claim without
-            one is shown as *not run yet*, unless it is not testable.
+        estimates: id → its contrast (an `Estimate`, or its four numbers as a record holds them). A claim
+            without one is shown as *not run yet*, unless it is not testable.
         percent: show differences in percentage points.
 
     Raises:

@@ -6,16 +6,16 @@ papermill only logs an unknown name and injects any type; here both are errors b
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 import yaml
 
+from zsclib.study.notebooks import did_you_mean
 from zsclib.study.provenance import ROOT
 
 PROFILES = ("ci", "book", "study", "paper")
@@ -47,26 +47,6 @@ class Parameter:
             except TypeError:
                 continue
         raise TypeError(text)
-
-
-def notebook_names(root: Path = ROOT) -> list[str]:
-    """Return the names of the notebooks in `notebooks/`, sorted."""
-    return sorted(p.stem for p in (root / "notebooks").glob("*.ipynb") if not p.name.startswith("."))
-
-
-def find_notebook(name: str | Path, root: Path = ROOT) -> Path:
-    """Return the path of a notebook, given as `world` or `notebooks/world.ipynb`.
-
-    Raises:
-        FileNotFoundError: there is none of that name in `notebooks/`; the message lists those there are.
-    """
-    known, stem = notebook_names(root), Path(name).name.removesuffix(".ipynb")
-    if stem in known:
-        return root / "notebooks" / f"{stem}.ipynb"
-    raise FileNotFoundError(
-        f"no notebook {str(name)!r} in notebooks/{_did_you_mean(stem, known)}; "
-        f"there are: {', '.join(known) or 'none'}"
-    )
 
 
 def read_parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Parameter]:
@@ -126,7 +106,7 @@ def read_profile(profile: str, root: Path = ROOT) -> dict[str, dict[str, object]
     """
     if profile not in PROFILES:
         known = ", ".join(PROFILES)
-        raise ValueError(f"no profile {profile!r}{_did_you_mean(profile, PROFILES)}; there are: {known}")
+        raise ValueError(f"no profile {profile!r}{did_you_mean(profile, PROFILES)}; there are: {known}")
     path = root / "data" / "profiles" / f"{profile}.yml"
     if not path.is_file():
         raise FileNotFoundError(f"profile {profile}: no file data/profiles/{profile}.yml")
@@ -160,7 +140,7 @@ def merge_parameters(
         for key, value in values.items():
             if key not in parameters:
                 raise ValueError(
-                    f"notebook {name} has no parameter {key!r}{place}{_did_you_mean(key, parameters)}; "
+                    f"notebook {name} has no parameter {key!r}{place}{did_you_mean(key, parameters)}; "
                     f"it has: {', '.join(parameters) or 'none'}"
                 )
             parameter = parameters[key]
@@ -174,11 +154,6 @@ def merge_parameters(
                 ) from None
     passed = {key: passed[key] for key in parameters if key in passed}
     return {key: parameter.default for key, parameter in parameters.items()} | passed, passed
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def _literal(text: str) -> object:

@@ -80,21 +80,26 @@ def _docstring_rows(node: ast.AST, lines: list[str]) -> range:
 
 def hash_code(path: Path | str) -> str:
     """Return the SHA-256 (hex) of a Python file's code; comments and docstrings do not count."""
-    return digest(code_text(Path(path).read_text(encoding="utf-8")))
+    source = Path(path).read_text(encoding="utf-8")
+    try:
+        return digest(code_text(source))
+    except (SyntaxError, tokenize.TokenError):  # a file that cannot be imported: no hash to preserve
+        return digest(source)
 
 
-def hash_library(root: Path = ROOT) -> str:
+def hash_library(root: Path = ROOT, package: Path = ROOT / "zsclib") -> str:
     """Return the SHA-256 (hex) of what a result may depend on besides its notebook and parameters.
 
     That is the code of `zsclib`, the prompts and claims, and the shipped models (weights, configurations,
     vocabularies; not their cards).
 
     Args:
-        root: the clone whose `data/` is meant; `zsclib` is always the one that is imported.
+        root: the clone whose `data/` is meant.
+        package: the library; default: the one that is imported.
     """
     parts = []
-    for path in sorted((ROOT / "zsclib").rglob("*.py")):
-        name = path.relative_to(ROOT).as_posix()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package.parent).as_posix()
         if name not in NOT_RESULTS:
             parts += [name, hash_code(path)]
     for folder in ("prompts", "claims", "models"):

@@ -1,0 +1,216 @@
+"""Runs notebooks: checked parameters, a fixed environment, all or nothing, and a stamp of what was run.
+
+A run leaves `results/<profile>/<notebook>/{executed.ipynb, record.json, stamp.json, artefacts/}`; a failing
+one leaves `failed.ipynb` there and touches nothing else. Plain papermill and Jupyter run the same notebooks:
+with the clone installed (`pip install -e .`), `zsclib` is found from everywhere; in its root, even without.
+There, `record` only shows its values, and artefacts go to `results/interactive/artefacts`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from zsclib.study import kernel
+from zsclib.study.kernel import RunError
+from zsclib.study.notebooks import find_notebook, hash_notebook, publishable, read_notebook, write_notebook
+from zsclib.study.parameters import Parameter, merge_parameters, read_parameters, read_profile
+from zsclib.study.provenance import ROOT, Neutral, hardware, hash_json, hash_library, software, write_json
+
+
+class Plan(NamedTuple):
+    """All that determines a run before it starts."""
+
+    name: str
+    source: Path
+    folder: Path
+    profile: str
+    known: dict[str, Parameter]
+    parameters: dict[str, object]  # the values of all of them
+    passed: dict[str, object]  # those not left to the notebook
+    identity: dict[str, str]  # hashes of notebook, library and parameters
+
+
+def plan(
+    notebook: str | Path,
+    parameters: Mapping[str, object] | None = None,
+    profile: str = "book",
+    root: Path = ROOT,
+) -> Plan:
+    """Return what a run would be, checked.
+
+    Args:
+        notebook: name (`world`) or path (`notebooks/world.ipynb`) of a notebook of the clone.
+        parameters: values for this run, above the profile's, which are above the notebook's own; a string is
+            read as `zsclib.study.parameters.Parameter.parse` says.
+        profile: ci, book, study or paper.
+        root: the clone, whose `notebooks/`, `data/` and `results/` are meant.
+
+    Raises:
+        FileNotFoundError: no such notebook or profile file.
+        ValueError: an unknown parameter or profile, a value of the wrong kind, a malformed notebook.
+    """
+    root = Path(root).resolve()
+    source = find_notebook(notebook, root)
+    name = source.stem
+    node = read_notebook(source)
+    known = read_parameters(node, name)
+    values = read_profile(profile, root).get(name, {})
+    merged, passed = merge_parameters(name, known, values, parameters or {}, profile)
+    identity = {
+        "notebook_hash": hash_notebook(node),
+        "library_hash": hash_library(root),
+        "parameters_hash": hash_json(merged),
+    }
+    return Plan(name, source, root / "results" / profile / name, profile, known, merged, passed, identity)
+
+
+def stale_because(
+    notebook: str | Path,
+    profile: str = "book",
+    parameters: Mapping[str, object] | None = None,
+    root: Path = ROOT,
+) -> str | None:
+    """Return why the kept result is not that of the present notebook, parameters and library, or None."""
+    return _stale_because(plan(notebook, parameters, profile, root))
+
+
+def is_stale(
+    notebook: str | Path,
+    profile: str = "book",
+    parameters: Mapping[str, object] | None = None,
+    root: Path = ROOT,
+) -> bool:
+    """Return whether a run is due (see `stale_because`)."""
+    return stale_because(notebook, profile, parameters, root) is not None
+
+
+def run(
+    notebook: str | Path,
+    parameters: Mapping[str, object] | None = None,
+    profile: str = "book",
+    force: bool = False,
+    root: Path = ROOT,
+    stream: TextIO | None = None,
+) -> Path:
+    """Run a notebook unless its result is up to date, and return its folder.
+
+    The notebook runs in this Python, in the root of the clone, offline except under the profile `paper` or
+    with a parameter `allow_network=True`. What a killed run kept in `artefacts/` is used again.
+
+    Args:
+        notebook, parameters, profile, root: as in `plan`.
+        force: run even if the result is up to date.
+        stream: where progress and the notebook's own output are shown; default: standard output.
+
+    Raises:
+        FileNotFoundError, ValueError: as in `plan`.
+        RunError: a cell failed, the kernel died or did not start, or another run is at work in the folder.
+    """
+    stream, root = stream or sys.stdout, Path(root).resolve()
+    todo = plan(notebook, parameters, profile, root)
+    if not force and _stale_because(todo) is None:
+        print(f"{todo.name} ({profile}): up to date", file=stream)
+        return todo.folder
+    with _lock(todo):
+        shown = ", ".join(f"{key}={value!r}" for key, value in todo.parameters.items())
+        print(f"{todo.name} ({profile}): {shown or 'no parameters'}", file=stream, flush=True)
+        neutral = Neutral([ROOT, root])
+        partial, values, reused = (todo.folder / f".running.{kind}" for kind in ("ipynb", "json", "reused"))
+        for path in (partial, values, reused):
+            path.unlink(missing_ok=True)
+        network = profile == "paper" or todo.parameters.get("allow_network") is True
+        variables = kernel.environment(network) | {
+            "ZSC_PROFILE": profile,
+            "ZSC_RUN_DIR": str(todo.folder),
+            "ZSC_RECORD": str(values),
+            "ZSC_REUSED": str(reused),
+        }
+        started, clock = datetime.now(UTC), time.monotonic()
+        try:
+            executed = kernel.execute(todo.source, partial, todo.passed, variables, root, stream)
+        except RunError as error:
+            failed = todo.folder / "failed.ipynb"
+            failed.unlink(missing_ok=True)
+            if partial.is_file():
+                write_notebook(publishable(read_notebook(partial), neutral), failed)
+                partial.unlink()
+            upto = f"\n  the notebook up to there: {failed.relative_to(root)}" if failed.is_file() else ""
+            raise RunError(f"{neutral(str(error))}{upto}") from None
+        seconds = time.monotonic() - clock
+        stamp = _stamp(todo, started, seconds, reused, neutral)
+        (todo.folder / "stamp.json").unlink(
+            missing_ok=True
+        )  # nothing is up to date until the new one is there
+        write_json(
+            todo.folder / "record.json", json.loads(values.read_text("utf-8")) if values.is_file() else {}
+        )
+        write_notebook(publishable(executed, neutral, stamp), todo.folder / "executed.ipynb")
+        write_json(todo.folder / "stamp.json", stamp)
+        for path in (partial, values, reused, todo.folder / "failed.ipynb"):
+            path.unlink(missing_ok=True)
+    print(f"{todo.name} ({profile}): done in {seconds:.1f} s", file=stream, flush=True)
+    return todo.folder
+
+
+@contextmanager
+def _lock(todo: Plan) -> Iterator[None]:
+    """Keep other runs out of the folder; the system drops the lock with this process, however it ends."""
+    import fcntl
+
+    todo.folder.mkdir(parents=True, exist_ok=True)
+    with open(todo.folder / ".lock", "a+", encoding="utf-8") as file:
+        file.seek(0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"notebook {todo.name} is being run under profile {todo.profile} by process "
+                f"{file.read().strip() or '?'}; wait for it, or end it"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _stale_because(todo: Plan) -> str | None:
+    files = [todo.folder / name for name in ("stamp.json", "executed.ipynb", "record.json")]
+    if not all(path.is_file() for path in files):
+        return "the last run failed" if (todo.folder / "failed.ipynb").is_file() else "never run"
+    stamp = json.loads(files[0].read_text(encoding="utf-8"))
+    if stamp.get("notebook_hash") != todo.identity["notebook_hash"]:
+        return "the notebook has changed"
+    if stamp.get("parameters_hash") != todo.identity["parameters_hash"]:
+        now, before = json.loads(json.dumps(todo.parameters)), stamp.get("parameters", {})
+        changed = [f"{key}: {before.get(key)!r} → {now[key]!r}" for key in now if before.get(key) != now[key]]
+        return f"the parameters have changed ({', '.join(changed)})"
+    if stamp.get("library_hash") != todo.identity["library_hash"]:
+        return "the library or its data has changed"
+    return None
+
+
+def _stamp(
+    todo: Plan, started: datetime, seconds: float, reused: Path, neutral: Neutral
+) -> dict[str, object]:
+    """Return what a page says about its run; no host name, no path of this machine."""
+    earlier = [float(line) for line in reused.read_text().split()] if reused.is_file() else []
+    return {
+        "notebook": todo.name,
+        "profile": todo.profile,
+        "parameters": neutral(todo.parameters),
+        **({"seed": todo.parameters["seed"]} if "seed" in todo.parameters else {}),
+        **todo.identity,
+        "started": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": round(seconds, 1),
+        "seconds_reused": round(sum(earlier), 1),  # what the artefacts taken from earlier runs had cost
+        "hardware": hardware(),
+        "software": software(),
+    }
