@@ -19,16 +19,24 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one stage, or all of them in order."""
     parser = argparse.ArgumentParser(prog="python -m zsclib.models.pretrain", description=__doc__)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--pool-cache", type=Path, default=Path("checkpoints/pool"), help="where the pool is kept")
-    parser.add_argument("--pool-size", type=int, default=None, help="pairs in the pool (default: the pool's own)")
+    parser.add_argument(
+        "--pool-cache", type=Path, default=Path("checkpoints/pool"), help="where the pool is kept"
+    )
+    parser.add_argument(
+        "--pool-size", type=int, default=None, help="pairs in the pool (default: the pool's own)"
+    )
     parser.add_argument("--pool-seed", type=int, default=0)
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     parser.add_argument("--models", type=Path, default=Path("data/models"))
-    parser.add_argument("--samples", type=int, help="planned total; the learning rate falls over its last fifth")
+    parser.add_argument(
+        "--samples", type=int, help="planned total; the learning rate falls over its last fifth"
+    )
     parser.add_argument("--minutes", type=float, help="stop after so many minutes, to be resumed")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training, not of the pool")
-    parser.add_argument("--limit", type=int, help="evaluate: images per set (default: as many as the page shows)")
+    parser.add_argument(
+        "--limit", type=int, help="evaluate: images per set (default: as many as the page shows)"
+    )
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,4 +1,4 @@
-"""The pocket autoencoder: 32×32×3 pictures ↔ 8×8×4 latents (Rombach et al. 2022, without the adversarial part)."""
+"""The pocket autoencoder: 32×32×3 pictures ↔ 8×8×4 latents (Rombach et al. 2022, with no adversary)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def augment(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def psnr(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> float:
-    """Return the mean peak signal-to-noise ratio in dB of uint8 pictures (n, 32, 32, 3) after encoding and decoding."""
+    """Return the mean peak signal-to-noise ratio, in dB, of reconstructed uint8 pictures (n, 32, 32, 3)."""
     device = next(model.parameters()).device
     values = []
     with torch.no_grad():
@@ -71,10 +71,15 @@ def psnr(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> float:
 
 
 def train_autoencoder(
-    images: np.ndarray, held_out: np.ndarray, folder: Path, plan: Plan = PLAN, facts: dict | None = None,
-    channels: tuple[int, ...] = CHANNELS, device: str = "cpu",
+    images: np.ndarray,
+    held_out: np.ndarray,
+    folder: Path,
+    plan: Plan = PLAN,
+    facts: dict | None = None,
+    channels: tuple[int, ...] = CHANNELS,
+    device: str = "cpu",
 ) -> list[dict]:
-    """Train on pictures uint8 (n, 32, 32, 3) with L1 + L2 and a slight pull to unit Gaussians; return the history."""
+    """Train on pictures uint8 (n, 32, 32, 3) with L1 + L2 and a slight KL term; return the history."""
     torch.manual_seed(plan.seed)  # initial weights only
     model = new_autoencoder(channels).to(device, memory_format=torch.channels_last)
 
@@ -83,17 +88,21 @@ def train_autoencoder(
         x = to_tensor(augment(picked, rng(plan.seed, "augment", plan.name, step)))
         x = x.to(device, memory_format=torch.channels_last)
         posterior = model.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch_generator(plan.seed, "noise", plan.name, step))
+        noise = torch.randn(
+            posterior.mean.shape, generator=torch_generator(plan.seed, "noise", plan.name, step)
+        )
         seen = model.decode(posterior.mean + posterior.std * noise.to(device)).sample
         return F.l1_loss(seen, x) + F.mse_loss(seen, x) + KL_WEIGHT * posterior.kl().mean()
 
-    return train(plan, model, loss, folder, facts, lambda mean_model: {"psnr": psnr(mean_model, held_out[:512])})
+    return train(
+        plan, model, loss, folder, facts, lambda mean_model: {"psnr": psnr(mean_model, held_out[:512])}
+    )
 
 
 def centre(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Make the latents of `images` zero-mean per channel and set `scaling_factor` = 1 / their standard deviation.
+    """Make the latents of `images` zero-mean per channel and set `scaling_factor` = 1 / their deviation.
 
-    The mean is folded into the two 1×1 convolutions around the latents, so reconstructions stay what they were.
+    The mean is folded into the two 1×1 convolutions around the latents; reconstructions stay what they were.
 
     Returns: the scaled latents, float16 (n, 4, 8, 8), as a diffusion model is trained on them.
     """

@@ -15,7 +15,14 @@ from zsclib.models.pretrain.tokenizer import LENGTH, token_ids, train_tokenizer
 from zsclib.seeds import rng
 
 PLAN = Plan(
-    "clip", samples=600_000, batch=256, rate=1e-3, betas=(0.9, 0.98), weight_decay=0.1, log_every=50, validate_every=200
+    "clip",
+    samples=600_000,
+    batch=256,
+    rate=1e-3,
+    betas=(0.9, 0.98),
+    weight_decay=0.1,
+    log_every=50,
+    validate_every=200,
 )
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
@@ -28,7 +35,10 @@ def new_clip(tokenizer: CLIPTokenizer, text: dict = TEXT, vision: dict = VISION,
     common = {"hidden_act": "gelu", "projection_dim": text["hidden_size"]}
     return CLIPModel(
         CLIPConfig(
-            text_config=text | marks | common | {"vocab_size": len(tokenizer), "max_position_embeddings": LENGTH},
+            text_config=text
+            | marks
+            | common
+            | {"vocab_size": len(tokenizer), "max_position_embeddings": LENGTH},
             vision_config=vision | common | {"image_size": 32, "patch_size": patch},
             projection_dim=text["hidden_size"],
         )
@@ -38,15 +48,20 @@ def new_clip(tokenizer: CLIPTokenizer, text: dict = TEXT, vision: dict = VISION,
 def new_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
     """Return the processor that feeds pictures of any size to the pocket CLIP; Pillow only."""
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        size={"shortest_edge": 32},
+        crop_size={"height": 32, "width": 32},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
     )
     return CLIPProcessor(images, tokenizer)
 
 
 def similarities(model: CLIPModel, images: Tensor, ids: Tensor) -> Tensor:
-    """Return exp(logit_scale) · cosine, float32 (images, texts); ids beyond the longest text are not computed."""
+    """Return exp(logit_scale) · cosine, float32 (images, texts), skipping the padding all texts share."""
     end = model.config.text_config.eos_token_id
-    longest = int((ids == end).int().argmax(1).max()) + 1  # the text tower is causal: the first end mark sees all
+    longest = (
+        int((ids == end).int().argmax(1).max()) + 1
+    )  # the text tower is causal: the first end mark sees all
     # bfloat16 made the towers' training about 1.5 times as fast on two CPU cores; logits stay in float32
     with torch.autocast(images.device.type, torch.bfloat16, enabled=model.training):
         u = model.get_image_features(pixel_values=images).pooler_output
@@ -57,7 +72,7 @@ def similarities(model: CLIPModel, images: Tensor, ids: Tensor) -> Tensor:
 
 
 def contrastive_loss(logits: Tensor, same: Tensor) -> Tensor:
-    """Return the symmetric InfoNCE loss where every pair marked in `same` (n, n) is a positive, equally weighted."""
+    """Return the symmetric InfoNCE loss; all pairs marked in `same` (n, n) are positives of equal weight."""
     target = same.float() / same.sum(1, keepdim=True)
     rows = -(target * logits.log_softmax(1)).sum(1).mean()
     columns = -(target * logits.T.log_softmax(1)).sum(1).mean()
@@ -65,7 +80,7 @@ def contrastive_loss(logits: Tensor, same: Tensor) -> Tensor:
 
 
 def top1(model: CLIPModel, images: np.ndarray, ids: Tensor, batch: int = 256) -> float:
-    """Return how often a picture finds its own caption among `batch` of them (equal captions count as found)."""
+    """Return how often a picture finds its own caption, or one equal to it, among `batch` of them."""
     device = next(model.parameters()).device
     found = []
     with torch.no_grad():
@@ -78,10 +93,16 @@ def top1(model: CLIPModel, images: np.ndarray, ids: Tensor, batch: int = 256) ->
 
 
 def train_clip(
-    images: np.ndarray, captions: list[str], folder: Path, held_out: int, plan: Plan = PLAN,
-    facts: dict | None = None, device: str = "cpu", **sizes: dict,
+    images: np.ndarray,
+    captions: list[str],
+    folder: Path,
+    held_out: int,
+    plan: Plan = PLAN,
+    facts: dict | None = None,
+    device: str = "cpu",
+    **sizes: dict,
 ) -> list[dict]:
-    """Train on pictures uint8 (n, 32, 32, 3) and their captions, all but the last `held_out`; return the history."""
+    """Train on pictures uint8 (n, 32, 32, 3) and captions but the last `held_out`; return the history."""
     tokenizer = open_tokenizer(folder, captions[: len(captions) - held_out])
     ids = token_ids(tokenizer, captions)
     n = len(images) - held_out

@@ -1,15 +1,13 @@
-"""The training loop the pocket models share: one optimiser, averaged weights, checkpoints that survive a kill.
+"""The training loop of the pocket models: one optimiser, averaged weights, checkpoints that survive a kill.
 
-Every batch and every noise map is a function of (seed, step), so a run that was stopped and resumed, here or on
-another machine, sees the same data as one that was not.
+Every batch and every noise map is a function of (seed, step), so a run that was stopped and resumed, here or
+on another machine, sees the same data as one that was not.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,16 +17,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from zsclib.models.pretrain.checkpoint import (
+    checkpoints,
+    digest_path,
+    read_meta,
+    read_tensors,
+    write_checkpoint,
+)
 from zsclib.seeds import rng
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides a training run; `samples` is the planned total, of which the learning rate is a function."""
+    """What decides a training run; the learning rate is a function of `samples`, the planned total."""
 
     name: str
     samples: int
@@ -58,7 +61,7 @@ class Plan:
 
 
 def learning_rate(step: int, plan: Plan) -> float:
-    """Return the rate of a 0-based step: linear warm-up, constant, linear fall to 0 (Hu et al. 2024, MiniCPM)."""
+    """Return the rate of a 0-based step: warm-up, constant, linear fall to 0 (Hu et al. 2024, MiniCPM)."""
     warm = min(1.0, (step + 1) / max(plan.warmup, 1))
     fall = min(1.0, (plan.steps - step) / max(plan.steps - plan.stable_steps, 1))
     return plan.rate * warm * fall
@@ -69,7 +72,10 @@ def batch_indices(plan: Plan, step: int, n: int) -> np.ndarray:
     position = np.arange(step * plan.batch, (step + 1) * plan.batch)
     epochs = position // n
     return np.concatenate(
-        [_order(plan.seed, plan.name, int(epoch), n)[position[epochs == epoch] % n] for epoch in np.unique(epochs)]
+        [
+            _order(plan.seed, plan.name, int(epoch), n)[position[epochs == epoch] % n]
+            for epoch in np.unique(epochs)
+        ]
     )
 
 
@@ -113,7 +119,7 @@ def train(
     facts: dict | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> list[dict]:
-    """Train until the planned samples or the minutes are spent, resuming from the newest checkpoint in `folder`.
+    """Train until the planned samples or the minutes are spent, resuming from the newest checkpoint.
 
     Args:
         plan: the settings.
@@ -123,8 +129,8 @@ def train(
         facts: what else determines the run (pool, frozen parts); a checkpoint with other facts is refused.
         validate: averaged model → named numbers, recorded every `validate_every` steps and at the end.
 
-    Returns: the history, one row per `log_every` steps: step, samples, loss, rate, seconds and validation values.
-    Raises: ValueError for an altered checkpoint or other facts, FloatingPointError when the loss is not finite.
+    Returns: the history, a row per `log_every` steps: step, samples, loss, rate, seconds, validation values.
+    Raises: ValueError for an altered checkpoint or other facts, FloatingPointError for a loss not finite.
     """
     folder = Path(folder)
     facts = json.loads(json.dumps(facts or {}))
@@ -153,13 +159,15 @@ def train(
         step += 1
         losses.append(value.item())
         if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"{plan.name}: the loss is {losses[-1]} at step {step}; lower the rate and resume")
+            raise FloatingPointError(
+                f"{plan.name}: the loss is {losses[-1]} at step {step}; lower the rate and resume"
+            )
         now = time.monotonic()
         spent = plan.minutes is not None and now - begun >= 60 * plan.minutes
         last = step >= plan.steps or spent
         if plan.milestones and _doubled(step, plan.batch):
             path = folder / f"{plan.name}-ema-{step * plan.batch:09d}.safetensors"
-            _write(path, {k: v.half() for k, v in ema.items()}, {"samples": step * plan.batch})
+            write_checkpoint(path, {k: v.half() for k, v in ema.items()}, {"samples": step * plan.batch})
         if not (last or step % plan.log_every == 0 or step == plan.stable_steps):
             continue
         row = {"step": step, "samples": step * plan.batch, "loss": float(np.mean(losses))}
@@ -170,13 +178,20 @@ def train(
         history.append(row)
         speed = len(losses) * plan.batch / (now - logged)
         left = (plan.steps - step) * plan.batch / speed / 60
-        extra = " ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "samples", "loss", "seconds"))
-        print(f"{plan.name} {row['samples']}/{plan.samples} loss {row['loss']:.4f} {extra}"
-              f" | {speed:.0f} samples/s, {left:.0f} min left", flush=True)
+        extra = " ".join(
+            f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "samples", "loss", "seconds")
+        )
+        print(
+            f"{plan.name} {row['samples']}/{plan.samples} loss {row['loss']:.4f} {extra}"
+            f" | {speed:.0f} samples/s, {left:.0f} min left",
+            flush=True,
+        )
         losses, logged = [], time.monotonic()
         if last or step == plan.stable_steps or logged - saved >= 60 * plan.save_minutes:
             meta = {"step": step, "seconds": row["seconds"], "plan": asdict(plan), "facts": facts}
-            _save(plan, folder, model, ema, optimizer, meta | {"device": _hardware(device), "history": history})
+            _save(
+                plan, folder, model, ema, optimizer, meta | {"device": _hardware(device), "history": history}
+            )
             saved = logged = time.monotonic()
         if spent:
             break
@@ -190,72 +205,26 @@ def _doubled(step: int, batch: int) -> bool:
 
 
 def _hardware(device: torch.device) -> str:
-    return torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    return (
+        torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
+    )
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------
-
-
-def _save(plan: Plan, folder: Path, model: nn.Module, ema: dict, optimizer: torch.optim.AdamW, meta: dict) -> None:
+def _save(
+    plan: Plan, folder: Path, model: nn.Module, ema: dict, optimizer: torch.optim.AdamW, meta: dict
+) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in ema.items()}
     for name, parameter in model.named_parameters():
         state = optimizer.state[parameter]
         tensors |= {f"first.{name}": state["exp_avg"], f"second.{name}": state["exp_avg_sq"]}
-    _write(folder / f"{plan.name}-{meta['step']:07d}.safetensors", tensors, meta)
-    for old in checkpoints(folder, plan.name)[:-1]:
+    write_checkpoint(folder / f"{plan.name}-{meta['step']:07d}.safetensors", tensors, meta)
+    for old in checkpoints(folder, plan.name):
         step = int(old.stem.rsplit("-", 1)[1])
-        if step != plan.stable_steps:  # the last one at the full rate is kept: a longer run starts from there
+        # the last one at the full rate is kept: a longer run starts from there
+        if step not in (meta["step"], plan.stable_steps):
             old.unlink()
-            _digest_path(old).unlink(missing_ok=True)
-
-
-def _write(path: Path, tensors: dict[str, Tensor], meta: dict) -> None:
-    """Write a checkpoint so that a kill at any moment leaves either the old files or a complete new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    save_file(plain, draft, metadata={"meta": json.dumps(meta)})
-    _digest_path(path).write_text(digest(draft) + "\n")
-    os.replace(draft, path)
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest_path(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
-def checkpoints(folder: Path, name: str) -> list[Path]:
-    """Return the checkpoints of one training in `folder`, oldest first."""
-    found = Path(folder).glob(f"{name}-*.safetensors")
-    return sorted(p for p in found if p.stem.removeprefix(f"{name}-").isdigit())
-
-
-def read_meta(path: Path) -> dict:
-    """Return what a checkpoint says of itself: step, seconds, plan, facts, device, history.
-
-    Raises: ValueError when the file is not the one that was written (compared with its `.sha256`).
-    """
-    expected = _digest_path(path).read_text().strip() if _digest_path(path).exists() else "no .sha256 file beside it"
-    found = digest(path)
-    if found != expected:
-        raise ValueError(
-            f"checkpoint {path.name} was cut short or altered: its SHA-256 is {found}, expected {expected}; "
-            "delete it to go on from the one before, or to start anew"
-        )
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["meta"])
-
-
-def read_tensors(path: Path, part: str) -> dict[str, Tensor]:
-    """Return one part ("model", "ema", "first", "second") of a checkpoint, by parameter name."""
-    with safe_open(path, "pt") as file:
-        return {k.removeprefix(f"{part}."): file.get_tensor(k) for k in file.keys() if k.startswith(f"{part}.")}
+            digest_path(old).unlink(missing_ok=True)
 
 
 def load_averaged(model: nn.Module, folder: Path, name: str) -> dict:
@@ -272,7 +241,7 @@ def load_averaged(model: nn.Module, folder: Path, name: str) -> dict:
 def _resume(
     plan: Plan, model: nn.Module, ema: dict, optimizer: torch.optim.AdamW, folder: Path, facts: dict
 ) -> tuple[int, float, list[dict]]:
-    """Restore the newest usable checkpoint; one whose rate already fell under a shorter plan is passed over."""
+    """Restore the newest checkpoint; one whose rate already fell under a shorter plan is passed over."""
     for path in reversed(checkpoints(folder, plan.name)):
         meta = read_meta(path)
         if meta["facts"] != facts:
@@ -283,7 +252,10 @@ def _resume(
             )
         before = Plan(**meta["plan"] | {"betas": tuple(meta["plan"]["betas"])})
         if meta["step"] > before.stable_steps and before.samples < plan.samples:
-            print(f"{plan.name}: {path.name} had ended a shorter plan; looking for one before its decay", flush=True)
+            print(
+                f"{plan.name}: {path.name} had ended a shorter plan; looking for one before its decay",
+                flush=True,
+            )
             continue
         model.load_state_dict(read_tensors(path, "model"))
         averages, first, second = (read_tensors(path, part) for part in ("ema", "first", "second"))

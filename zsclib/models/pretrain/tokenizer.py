@@ -1,4 +1,4 @@
-"""A byte-level CLIP tokenizer learnt from the pool's captions: every pool word is short, no word is unknown."""
+"""A byte-level CLIP tokenizer learnt from the pool's captions: pool words are short, no word is unknown."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ def train_tokenizer(captions: Iterable[str], folder: Path, merges: int = 1000) -
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
-        vocab_size=2 * len(alphabet) + merges, initial_alphabet=alphabet, end_of_word_suffix="</w>",
+        vocab_size=2 * len(alphabet) + merges,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
         show_progress=False,
     )
     # a word repeated as often as its square root: rare names get merges too
-    learner.train_from_iterator((" ".join([word] * int(count**0.5)) for word, count in sorted(words.items())), trainer)
+    learner.train_from_iterator(
+        (" ".join([word] * int(count**0.5)) for word, count in sorted(words.items())), trainer
+    )
     pairs = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]][:merges]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     known = set(tokens)
@@ -43,8 +47,13 @@ def train_tokenizer(captions: Iterable[str], folder: Path, merges: int = 1000) -
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = CLIPTokenizer(
-        vocab=vocabulary, merges=pairs, model_max_length=LENGTH,
-        unk_token=END, bos_token=START, eos_token=END, pad_token=END,
+        vocab=vocabulary,
+        merges=pairs,
+        model_max_length=LENGTH,
+        unk_token=END,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
     )
     tokenizer.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
@@ -55,5 +64,9 @@ def train_tokenizer(captions: Iterable[str], folder: Path, merges: int = 1000) -
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """Return the ids int64 (n, LENGTH) of captions, padded and cut as `StableDiffusionPipeline` does."""
     return tokenizer(
-        captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+        captions,
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
     ).input_ids

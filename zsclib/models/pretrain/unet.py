@@ -1,7 +1,8 @@
-"""The pocket U-Net: noise prediction in latent space, told the caption by CLIP's text tower (Rombach et al. 2022)."""
+"""The pocket U-Net: noise prediction in latent space, conditioned on captions (Rombach et al. 2022)."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,10 +13,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from zsclib.models.pretrain.autoencoder import CHANNELS as VAE_CHANNELS
 from zsclib.models.pretrain.autoencoder import centre, new_autoencoder
+from zsclib.models.pretrain.checkpoint import digest
 from zsclib.models.pretrain.clip import new_clip
-from zsclib.models.pretrain.loop import Plan, batch_indices, digest, load_averaged, train
+from zsclib.models.pretrain.loop import Plan, batch_indices, load_averaged, train
 from zsclib.models.pretrain.tokenizer import token_ids
 from zsclib.seeds import rng, torch_generator
 
@@ -43,8 +44,14 @@ def new_unet(channels: tuple[int, ...] = CHANNELS, width: int = 128, heads: int 
 def new_scheduler() -> DDIMScheduler:
     """Return the noise schedule of Stable Diffusion 1.x."""
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000,
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
     )
 
 
@@ -55,62 +62,91 @@ def min_snr_weight(alphas_cumprod: Tensor, t: Tensor, gamma: float = GAMMA) -> T
 
 
 def spread_timesteps(n: int, steps: int, generator: np.random.Generator) -> Tensor:
-    """Return n timesteps in [0, steps), one in each n-th of the range (Kingma et al. 2021, appendix I.1), shuffled."""
+    """Return n timesteps, one in each n-th of [0, steps), shuffled (Kingma et al. 2021, appendix I.1)."""
     t = np.floor((generator.random() + np.arange(n) / n) % 1 * steps).astype(np.int64)
     return torch.from_numpy(generator.permutation(t))
 
 
 def train_unet(
-    images: np.ndarray, captions: list[str], folder: Path, held_out: int, plan: Plan = PLAN,
-    facts: dict | None = None, device: str = "cpu", channels: tuple[int, ...] = CHANNELS,
+    images: np.ndarray,
+    captions: list[str],
+    folder: Path,
+    held_out: int,
+    plan: Plan = PLAN,
+    facts: dict | None = None,
+    device: str = "cpu",
+    channels: tuple[int, ...] = CHANNELS,
 ) -> list[dict]:
     """Train on the latents and captions of a pool, all but the last `held_out`; return the history.
 
     The autoencoder and CLIP of `folder` are frozen on the first call (see `freeze`).
     """
     latents, text, tokenizer, frozen = frozen_parts(images, folder, device)
-    ids = token_ids(tokenizer, captions)
-    empty = token_ids(tokenizer, [""])
+    conditions, row = encode_captions(text, tokenizer, ["", *captions], folder)
+    empty, row = row[0], row[1:]
     ᾱ = new_scheduler().alphas_cumprod.to(device)
     n = len(latents) - held_out
     torch.manual_seed(plan.seed)  # initial weights only
     model = new_unet(channels, text.config.hidden_size).to(device, memory_format=torch.channels_last)
 
-    def predict(model: UNet2DConditionModel, z: Tensor, own: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Mean squared error per sample, (n,)."""
-        z, own, t, noise = (x.to(device) for x in (z.float(), own, t, noise))
-        with torch.no_grad():
-            condition = text(own).last_hidden_state
+    def weighted_error(
+        model: UNet2DConditionModel, z: np.ndarray, own: np.ndarray, *keys: int | str
+    ) -> Tensor:
+        """Return the loss of latents z (n, 4, 8, 8) under the captions `own` (n,), at the noise of a step."""
+        t = spread_timesteps(len(z), len(ᾱ), rng(plan.seed, "timesteps", plan.name, *keys))
+        noise = torch.randn(z.shape, generator=torch_generator(plan.seed, "noise", plan.name, *keys))
+        z, condition = torch.from_numpy(z), torch.from_numpy(conditions[own])
+        z, condition, t, noise = (x.to(device) for x in (z.float(), condition.float(), t, noise))
         a = ᾱ[t][:, None, None, None]
         z_t = (a.sqrt() * z + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
-        return ((model(z_t, t, condition).sample - noise) ** 2).mean((1, 2, 3)), t
+        errors = ((model(z_t, t, condition).sample - noise) ** 2).mean((1, 2, 3))
+        return (min_snr_weight(ᾱ, t) * errors).mean()
 
     def loss(model: UNet2DConditionModel, step: int) -> Tensor:
         picked = np.sort(batch_indices(plan, step, n))
-        generator = rng(plan.seed, "diffusion", plan.name, step)
-        t = spread_timesteps(plan.batch, len(ᾱ), generator)
-        own = ids[picked]
-        own[torch.from_numpy(generator.random(plan.batch) < EMPTY)] = empty
-        noise = torch.randn(plan.batch, *latents.shape[1:], generator=torch_generator(plan.seed, "noise", plan.name, step))
-        errors, t = predict(model, torch.from_numpy(latents[picked]), own, t, noise)
-        return (min_snr_weight(ᾱ, t) * errors).mean()
+        dropped = rng(plan.seed, "empty", plan.name, step).random(len(picked)) < EMPTY
+        return weighted_error(model, latents[picked], np.where(dropped, empty, row[picked]), step)
 
     def validate(mean_model: UNet2DConditionModel) -> dict[str, float]:
         m = min(512, held_out)
-        generator = rng(plan.seed, "diffusion", plan.name, "validation")
-        t = spread_timesteps(m, len(ᾱ), generator)
-        noise = torch.randn(m, *latents.shape[1:], generator=torch_generator(plan.seed, "noise", plan.name, "validation"))
-        errors, t = predict(mean_model, torch.from_numpy(latents[n : n + m]), ids[n : n + m], t, noise)
-        return {"held_out": (min_snr_weight(ᾱ, t) * errors).mean().item()}
+        return {
+            "held_out": weighted_error(mean_model, latents[n : n + m], row[n : n + m], "validation").item()
+        }
 
     return train(plan, model, loss, folder, (facts or {}) | frozen, validate)
+
+
+def encode_captions(
+    text: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[str], folder: Path, batch: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the text tower says of every different caption, and which of these rows each caption has.
+
+    Returns: the last hidden states, float16 (unique captions, 32, width), memory-mapped from a file in
+        `folder` (8 KB per caption at width 128), and the rows, int64 (n,).
+    """
+    unique, row = np.unique(np.array(captions), return_inverse=True)
+    key = hashlib.sha256("\n".join(unique).encode())
+    for _, weights in sorted(text.state_dict().items()):
+        key.update(weights.cpu().numpy().tobytes())
+    path = Path(folder) / f"text_states-{key.hexdigest()[:16]}.npy"
+    if not path.exists():
+        draft = path.with_suffix(".tmp")
+        shape = (len(unique), tokenizer.model_max_length, text.config.hidden_size)
+        states = np.lib.format.open_memmap(draft, "w+", np.float16, shape)
+        with torch.no_grad():
+            for start in range(0, len(unique), batch):
+                ids = token_ids(tokenizer, unique[start : start + batch].tolist()).to(text.device)
+                states[start : start + batch] = text(ids).last_hidden_state.half().cpu().numpy()
+        states.flush()
+        draft.rename(path)
+    return np.load(path, mmap_mode="r"), row.reshape(-1)
 
 
 def freeze(images: np.ndarray, folder: Path, device: str = "cpu") -> None:
     """Fix the autoencoder and CLIP that a U-Net is trained on, from their newest checkpoints.
 
-    Writes `frozen/vae` (latents centred, scaling factor set), `frozen/clip`, `frozen/text_encoder`, `frozen/tokenizer`,
-    `frozen/latents.npy` and `frozen/facts.json`, by which a later training knows that they are still the same.
+    Writes into `frozen/`: vae (latents centred, scaling factor set), clip, text_encoder, tokenizer,
+    latents.npy and facts.json, by which a later training knows that they are still the same.
     """
     draft = Path(folder) / "frozen.tmp"
     shutil.rmtree(draft, ignore_errors=True)
@@ -130,10 +166,13 @@ def freeze(images: np.ndarray, folder: Path, device: str = "cpu") -> None:
 
 
 def newest_parts(folder: Path) -> tuple[AutoencoderKL, CLIPModel, CLIPTokenizer, dict[str, dict]]:
-    """Return the autoencoder, CLIP and tokenizer of the newest checkpoints, and what the checkpoints say of them."""
+    """Return the autoencoder, CLIP and tokenizer of the newest checkpoints, and the checkpoints' metas."""
     tokenizer = CLIPTokenizer.from_pretrained(Path(folder) / "tokenizer")
     vae, clip = new_autoencoder(), new_clip(tokenizer)
-    metas = {name: load_averaged(model, folder, name) for name, model in (("autoencoder", vae), ("clip", clip))}
+    metas = {
+        "autoencoder": load_averaged(vae, folder, "autoencoder"),
+        "clip": load_averaged(clip, folder, "clip"),
+    }
     return vae.eval(), clip.eval(), tokenizer, metas
 
 
@@ -154,9 +193,9 @@ def frozen_parts(
     facts = json.loads((frozen / "facts.json").read_text())
     for name, expected in facts["sha256"].items():
         if digest(frozen / name) != expected:
-            raise ValueError(f"{frozen / name} was altered since it was frozen; delete {frozen} and retrain the U-Net")
+            raise ValueError(f"{frozen / name} is not what was frozen; delete {frozen} and retrain the U-Net")
     latents = np.load(frozen / "latents.npy")
     if len(latents) != len(images):
-        raise ValueError(f"{frozen} holds latents of {len(latents)} pictures, the pool has {len(images)}: another pool")
+        raise ValueError(f"{frozen} holds latents of {len(latents)} pictures, but the pool has {len(images)}")
     text = CLIPTextModel.from_pretrained(frozen / "text_encoder").to(device).eval()
     return latents, text, CLIPTokenizer.from_pretrained(frozen / "tokenizer"), facts
