@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zsclib.study.parameters import PROFILES, notebook_names
+from zsclib.study.notebooks import notebook_names
+from zsclib.study.parameters import PROFILES
 from zsclib.study.provenance import ROOT
 
 
