@@ -11,7 +11,7 @@ import torch
 
 from zsclib.models.pretrain import autoencoder, clip, unet
 
-STAGES = ("autoencoder", "clip", "unet", "export", "evaluate", "all")
+STAGES = ("autoencoder", "clip", "freeze", "unet", "export", "evaluate", "all")
 HELD_OUT = 2048  # pairs at the end of the pool that no training sees
 
 
@@ -40,7 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    stages = [s for s in STAGES if s != "all"] if options.stage == "all" else [options.stage]
+    stages = [options.stage]
+    if options.stage == "all":  # the U-Net freezes what it needs, and must not be disturbed on a second call
+        stages = [stage for stage in STAGES if stage not in ("freeze", "all")]
     for stage in stages:
         if stage == "export":
             from zsclib.models.pretrain.export import export
@@ -62,15 +64,19 @@ def _train(stage: str, options: argparse.Namespace) -> None:
     config = PoolConfig(seed=options.pool_seed)
     config = config if options.pool_size is None else replace(config, n=options.pool_size)
     pool = load_pool(config, options.pool_cache)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if stage == "freeze":
+        unet.freeze(pool.images, options.checkpoints, device)
+        return
     plan = {"autoencoder": autoencoder.PLAN, "clip": clip.PLAN, "unet": unet.PLAN}[stage]
     plan = replace(plan, samples=options.samples or plan.samples, minutes=options.minutes, seed=options.seed)
     common = {
         "folder": options.checkpoints,
         "plan": plan,
         "facts": {"pool": json.loads(json.dumps(asdict(config), default=str)), "seed": options.seed},
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": device,
     }
-    print(f"{stage}: {len(pool.images)} pairs, the last {HELD_OUT} held out; {common['device']}", flush=True)
+    print(f"{stage}: {len(pool.images)} pairs, the last {HELD_OUT} held out; {device}", flush=True)
     if stage == "autoencoder":
         autoencoder.train_autoencoder(pool.images[:-HELD_OUT], pool.images[-HELD_OUT:], **common)
     elif stage == "clip":

@@ -205,9 +205,8 @@ def _doubled(step: int, batch: int) -> bool:
 
 
 def _hardware(device: torch.device) -> str:
-    return (
-        torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
-    )
+    cores = torch.get_num_threads()
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"{cores} CPU core{'s'[: cores > 1]}"
 
 
 def _save(

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from zsclib.models.pretrain.autoencoder import centre, new_autoencoder
-from zsclib.models.pretrain.checkpoint import digest
+from zsclib.models.pretrain.checkpoint import checkpoints, digest
 from zsclib.models.pretrain.clip import new_clip
 from zsclib.models.pretrain.loop import Plan, batch_indices, load_averaged, train
 from zsclib.models.pretrain.tokenizer import token_ids
@@ -147,7 +147,13 @@ def freeze(images: np.ndarray, folder: Path, device: str = "cpu") -> None:
 
     Writes into `frozen/`: vae (latents centred, scaling factor set), clip, text_encoder, tokenizer,
     latents.npy and facts.json, by which a later training knows that they are still the same.
+
+    Raises: ValueError when a U-Net was already trained on what is frozen.
     """
+    if checkpoints(folder, "unet"):
+        raise ValueError(
+            f"{folder} holds a U-Net trained on other frozen parts: delete its checkpoints first"
+        )
     draft = Path(folder) / "frozen.tmp"
     shutil.rmtree(draft, ignore_errors=True)
     vae, clip, tokenizer, metas = newest_parts(folder)
@@ -162,6 +168,7 @@ def freeze(images: np.ndarray, folder: Path, device: str = "cpu") -> None:
     facts |= {name: meta["step"] for name, meta in metas.items()}
     (draft / "facts.json").write_text(json.dumps(facts, indent=1))
     (draft / "meta.json").write_text(json.dumps(metas))
+    shutil.rmtree(Path(folder) / "frozen", ignore_errors=True)
     draft.rename(Path(folder) / "frozen")
 
 
