@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+from transformers import AutoImageProcessor, CLIPModel
 
 from zsclib.models.folders import (
     check_images,
@@ -129,11 +129,10 @@ def open_clip(path: str | Path, device: str | torch.device = "cpu", allow_networ
     """
     folder = find_folder(path, "config.json", allow_network)
     model = open_part(folder, "transformers", "CLIPModel")
-    parts = []
-    for kind, options in ((AutoTokenizer, {}), (AutoImageProcessor, {"backend": "pil"})):  # no torchvision
-        try:
-            with quietly():
-                parts.append(kind.from_pretrained(folder, local_files_only=True, **options))
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(f"{folder} lacks what {kind.__name__} reads: {error}") from error
-    return Clip(model, *parts, device)
+    tokenizer = open_part(folder, "transformers", "AutoTokenizer")
+    try:
+        with quietly():
+            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"{folder} does not say how images are prepared: {error}") from error
+    return Clip(model, tokenizer, processor, device)

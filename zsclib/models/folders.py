@@ -16,6 +16,8 @@ import numpy as np
 import torch
 import transformers
 
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")  # one of them makes a tokenizer
+
 
 def find_folder(path: str | Path, must_hold: str, allow_network: bool = False) -> Path:
     """Return the local folder of a model given by folder or Hub id; FileNotFoundError if there is none."""
@@ -49,6 +51,9 @@ def open_part(folder: Path, library: str, kind: str, dtype: torch.dtype = torch.
     if not folder.is_dir():
         raise FileNotFoundError(f"the model lacks its part {folder.name!r}: no folder {folder}")
     options: dict[str, Any] = {"local_files_only": True}
+    if "Tokenizer" in kind and not any((folder / file).is_file() for file in VOCABULARIES):
+        # the class would silently open as one without words
+        raise FileNotFoundError(f"{folder} holds no vocabulary ({', '.join(VOCABULARIES)}) for {kind}")
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
         return cls.from_pretrained(folder, **options)
     if not any(folder.glob("*.safetensors")):

@@ -1,0 +1,452 @@
+"""The Diffusion Classifier: its schedules, its rules, and what must never change a result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from zsclib.models.generator import Condition, open_generator
+from zsclib.papers.diffusion_classifier import DiffusionClassifier, classify, errors, noise, result_of
+from zsclib.papers.error_matrix import (
+    as_staged,
+    evaluations,
+    exhaustive,
+    nested_stages,
+    paired_standard_errors,
+    prediction,
+    reference_stages,
+    scores_from_errors,
+    staged_prediction,
+    timesteps,
+)
+from zsclib.prompts import fill
+
+PROMPTS = fill("a photo of a {}", ["cat", "dog", "fish", "car", "7"])
+STAGES = nested_stages((2, 4, 9), (3, 2, 1))
+
+
+class Gaussians:
+    """A generator that is exactly right about a world in which class c is a normal cloud around mean c.
+
+    Images are latents times 8 plus 128; the best prediction of the noise, given the class, is linear in z_t:
+    E[eps | z_t, c] = s (z_t - a mean_c) / (a^2 width^2 + s^2).
+    """
+
+    T, image_size, device, latent_shape, width = 100, 4, torch.device("cpu"), (3, 4, 4), 0.5
+
+    def __init__(self, classes: int = 6):
+        draw = torch.Generator().manual_seed(5)
+        self.means = torch.randn(classes, *self.latent_shape, generator=draw) / 2
+        angle = torch.linspace(0.05, 1.5, self.T)
+        self.a, self.s = angle.cos(), angle.sin()
+        self.passes = 0
+
+    def encode_prompts(self, prompts):
+        return Condition(
+            torch.stack([self.means[int(prompt.split()[-1])].flatten()[None] for prompt in prompts])
+        )
+
+    def encode_images(self, images):
+        return (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 128) / 8
+
+    def signal_and_noise(self, t):
+        return self.a[t].view(-1, 1, 1, 1), self.s[t].view(-1, 1, 1, 1)
+
+    def predict_noise(self, z_t, t, condition):
+        self.passes += len(z_t)
+        a, s = self.signal_and_noise(t)
+        mean = condition.embeddings.view(-1, *self.latent_shape)
+        return s * (z_t - a * mean) / (a**2 * self.width**2 + s**2)
+
+    def fingerprint(self):
+        return "gaussians"
+
+    def draw(self, n, seed=0):
+        labels = np.arange(n) % len(self.means)
+        z = torch.randn(n, *self.latent_shape, generator=torch.Generator().manual_seed(seed)) * self.width
+        images = ((z + self.means[labels]) * 8 + 128).round().clamp(0, 255).to(torch.uint8)
+        return images.permute(0, 2, 3, 1).numpy(), labels
+
+    def bayes(self, images):
+        z = self.encode_images(images)
+        return (z[:, None] - self.means).square().flatten(2).sum(2).argmin(1).numpy()
+
+
+class Shelf(dict):
+    """A store that can die: after so many `put`s it fails, as a killed run would."""
+
+    lives = 10**9
+
+    def put(self, key, arrays):
+        if self.lives == 0:
+            raise KeyboardInterrupt
+        self.lives -= 1
+        self[key] = {name: array.copy() for name, array in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+
+
+# --- schedules ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("T", [1, 2, 10, 100, 1000, 1024])
+def test_timesteps_never_repeat_and_prefixes_are_even(T):
+    t = timesteps(T, T)
+    assert sorted(t) == list(range(T))
+    for K in range(1, T + 1, max(1, T // 60)):
+        np.testing.assert_array_equal(timesteps(K, T), t[:K])
+        # the share of the prefix below any level is near that level's share of the range
+        below = np.searchsorted(np.sort(t[:K]), np.arange(T + 1)) / K
+        assert np.abs(below - np.arange(T + 1) / T).max() <= (2 + np.log2(K)) / K
+
+
+def test_first_timesteps():
+    assert timesteps(7).tolist() == [500, 250, 750, 125, 625, 375, 875]
+
+
+@pytest.mark.parametrize(
+    ("classes", "n_samples", "to_keep", "reference", "paper"),
+    [  # what the authors' code evaluates per image, and what its stages would take if they nested
+        (101, (20, 50, 100, 500), (20, 10, 5, 1), 5_570, 5_120),  # Food-101
+        (10, (50, 500), (5, 1), 2_750, 2_750),  # CIFAR-10
+        (100, (20, 50, 100, 500), (20, 10, 5, 1), 5_550, 5_100),  # FGVC Aircraft
+        (
+            37,
+            (25, 250),
+            (5, 1),
+            2_050,
+            2_050,
+        ),  # Oxford Pets (the paper's table says 1,890, its algorithm 2,050)
+        (102, (20, 50, 100, 500), (20, 10, 5, 1), 5_590, 5_140),  # Flowers-102
+        (10, (100, 500), (5, 1), 3_000, 3_000),  # STL-10
+        (1000, (50, 100, 500, 1000), (500, 50, 10, 1), 124_500, 100_000),  # ImageNet
+        (113, (50, 100, 500, 1000), (25, 10, 5, 1), 14_400, 13_400),  # ObjectNet
+    ],
+)
+def test_evaluations_per_image(classes, n_samples, to_keep, reference, paper):
+    assert reference_stages(n_samples, to_keep).evaluations(classes) == reference
+    assert nested_stages(n_samples, to_keep).evaluations(classes) == paper
+    assert exhaustive(n_samples[-1]).evaluations(classes) == classes * n_samples[-1]
+
+
+def test_reference_grids():
+    schedule = reference_stages((20, 50, 100, 500), (20, 10, 5, 1))
+    assert schedule.until == (20, 70, 150, 500)
+    assert schedule.t[:20] == tuple(range(25, 1000, 50))
+    assert schedule.t[20:70] == tuple(range(11, 1000, 20))
+    assert sorted(schedule.t) == list(range(1, 1000, 2))
+    assert reference_stages((50, 100, 500, 1000), (500, 50, 10, 1)).until == (50, 150, 550, 1000)
+    assert (
+        max(reference_stages((300,), (1,)).t) == 898
+    )  # does not divide 1000: the range is cut, as in the original
+
+
+@pytest.mark.parametrize("stages", [nested_stages, reference_stages])
+@pytest.mark.parametrize(
+    ("n_samples", "to_keep", "says"),
+    [
+        ((), (), "one number per stage"),
+        ((10, 20), (1,), "one number per stage"),
+        ((10, 20), (5, 2), "end in 1"),
+        ((10, 20), (1, 5), "end in 1"),
+        ((20, 10), (5, 1), "must rise"),
+        ((10, 1001), (5, 1), "must rise"),
+        ((0, 10), (5, 1), "must rise"),
+    ],
+)
+def test_impossible_stages(stages, n_samples, to_keep, says):
+    with pytest.raises(ValueError, match=says):
+        stages(n_samples, to_keep)
+
+
+@pytest.mark.parametrize("K", [0, -1, 1001])
+def test_impossible_number_of_timesteps(K):
+    with pytest.raises(ValueError, match="from 1 to 1000"):
+        exhaustive(K)
+
+
+# --- rules over the matrix ------------------------------------------------------------------------
+
+
+def test_rules_on_a_matrix_known_by_hand():
+    E = np.array([[[4, 2, 6], [1, 2, 3], [3, 3, 6]]], np.float32)
+    assert prediction(E).tolist() == [1]
+    np.testing.assert_allclose(scores_from_errors(E), [[-4, -2, -4]])
+    # differences to class 1 are (3, 0, 3) and (2, 1, 3), of standard deviation sqrt(3) and 1
+    np.testing.assert_allclose(paired_standard_errors(E), [[1, 0, 3**-0.5]], rtol=1e-6)
+    assert evaluations(E, np.array([1, 2, 1])).tolist() == [12]
+
+
+def test_elimination_known_by_hand():
+    E = np.array([[[4, 0, 0], [1, 2, 3], [3, 3, 6]]], np.float32)  # class 0 starts badly and would have won
+    schedule = nested_stages((1, 3), (2, 1))
+    assert prediction(E).tolist() == [0]
+    chosen, passes = staged_prediction(E, schedule)
+    assert (chosen.tolist(), passes.tolist()) == ([1], [3 + 2 * 2])
+    staged = as_staged(E, schedule)
+    assert np.isnan(staged[0]).tolist() == [[False, True, True], [False] * 3, [False] * 3]
+    # class 0 is judged by the one level it shares: 3 worse than class 1, whose mean is 2
+    np.testing.assert_allclose(scores_from_errors(staged), [[-5, -2, -4]])
+    assert np.isnan(paired_standard_errors(staged)[0, 0])
+
+
+def test_highest_score_is_the_prediction():
+    E = np.random.default_rng(0).random((200, 8, 9)).astype(np.float32)
+    for schedule in (STAGES, exhaustive(9), nested_stages((1, 9), (4, 1)), nested_stages((3, 5), (8, 1))):
+        staged = as_staged(E, schedule)
+        np.testing.assert_array_equal(scores_from_errors(staged).argmax(1), prediction(staged))
+        assert (evaluations(staged) == schedule.evaluations(8)).all()
+    np.testing.assert_allclose(scores_from_errors(E), -E.mean(2), rtol=1e-6)
+
+
+def test_more_kept_than_there_are_changes_nothing():
+    E = np.random.default_rng(0).random((20, 4, 9)).astype(np.float32)
+    chosen, passes = staged_prediction(E, nested_stages((2, 9), (10, 1)))
+    np.testing.assert_array_equal(chosen, E.mean(2).argmin(1))
+    assert (passes == 36).all()
+
+
+def test_matrix_too_short_for_the_schedule():
+    with pytest.raises(ValueError, match="9 timesteps, the errors only 5"):
+        as_staged(np.zeros((1, 3, 5), np.float32), STAGES)
+
+
+# --- a world in which the right answer is known ---------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", [exhaustive(64, 100), nested_stages((16, 32, 64), (4, 2, 1), 100)])
+def test_agrees_with_bayes(schedule):
+    world = Gaussians()
+    images, labels = world.draw(120)
+    result = classify(world, images, fill("class {}", list("012345")), schedule)
+    assert (result.prediction == world.bayes(images)).mean() >= 0.95
+    assert (result.prediction == labels).mean() >= 0.9
+    assert world.passes == result.evaluations.sum() == 120 * schedule.evaluations(6)
+
+
+def test_errors_are_what_theory_says():
+    """Given z, E over eps of |eps_hat - eps|^2 has a closed form; the mean over many eps is close."""
+    world = Gaussians()
+    images, _ = world.draw(1)
+    z = world.encode_images(images)
+    t = torch.tensor([50])
+    a, s = world.signal_and_noise(t)
+    gain = s / (a**2 * world.width**2 + s**2)
+    expected = (gain * a * (z - world.means[2])).square().mean() + ((gain * s - 1) ** 2).mean()
+    m = 4000
+    eps = torch.stack([noise(0, 0, k, z.shape[1:]) for k in range(m)])
+    condition = world.encode_prompts(["class 2"]).take(torch.zeros(m, dtype=torch.int64))
+    found = errors(world, z.expand(m, -1, -1, -1), condition, t.expand(m), eps)
+    assert found.mean().item() == pytest.approx(expected.item(), abs=4 * found.std().item() / m**0.5)
+    assert found.std() > 0
+
+
+def test_losses():
+    world = Gaussians()
+    z, eps = torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 3.0)
+    world.predict_noise = lambda *_: torch.full((1, 3, 4, 4), 0.5)
+    found = {
+        loss: errors(world, z, None, torch.tensor([1]), eps, loss).item() for loss in ("l2", "l1", "huber")
+    }
+    assert found == {"l2": 6.25, "l1": 2.5, "huber": 2.0}
+
+
+def test_prompts_of_a_class_are_averaged():
+    world = Gaussians()
+    images, _ = world.draw(12)
+    alone = classify(world, images, fill("class {}", list("0123")), exhaustive(8, 100))
+    pooled = classify(world, images, [["class 0", "class 1"], "class 2", ["class 3"]], exhaustive(8, 100))
+    np.testing.assert_allclose(pooled.errors[:, 0], alone.errors[:, :2].mean(1), rtol=1e-5)
+    np.testing.assert_array_equal(pooled.errors[:, 1:], alone.errors[:, 2:])
+    assert (pooled.evaluations == 4 * 8).all()
+    staged = classify(world, images, [["class 0", "class 1"], "class 2"], nested_stages((4, 8), (1, 1), 100))
+    two = staged.prediction == 0
+    assert (staged.evaluations == np.where(two, 3 * 4 + 2 * 4, 3 * 4 + 4)).all()
+    assert two.any()
+    assert not two.all()
+
+
+def test_pairing_makes_decisions_less_noisy():
+    """H8: shared noise cancels in the difference of two classes, so its error is smaller than unpaired."""
+    world = Gaussians()
+    images, _ = world.draw(30)
+    result = classify(world, images, fill("class {}", list("012345")), exhaustive(64, 100))
+    unpaired = np.sqrt(2 * result.errors.var(2, ddof=1).mean() / 64)
+    others = result.standard_errors[result.standard_errors > 0]
+    assert others.size == 30 * 5
+    assert others.mean() < 0.7 * unpaired
+
+
+# --- invariances, on every layout of model --------------------------------------------------------
+
+
+def test_batch_order_and_shard_change_nothing(generator, images):
+    loss = {"epsilon": "l2", "v": "l1", "flow": "huber"}[generator.prediction]
+    keys = [f"image {i}" for i in range(len(images))]
+    whole = classify(generator, images, PROMPTS, STAGES, keys=keys, loss=loss)
+    assert whole.errors.dtype == whole.scores.dtype == np.float32
+    for batch, at_once in ((1, 3), (13, 1), (1000, 100)):
+        other = classify(
+            generator, images, PROMPTS, STAGES, keys=keys, loss=loss, batch=batch, images_at_once=at_once
+        )
+        np.testing.assert_array_equal(other.prediction, whole.prediction)
+        np.testing.assert_array_equal(np.isnan(other.errors), np.isnan(whole.errors))
+        np.testing.assert_allclose(other.scores, whole.scores, atol=1e-5)
+    for part in (np.array([4, 0, 6, 2]), np.array([5, 3, 1])):
+        other = classify(generator, images[part], PROMPTS, STAGES, keys=[keys[i] for i in part], loss=loss)
+        np.testing.assert_array_equal(other.prediction, whole.prediction[part])
+        np.testing.assert_allclose(other.scores, whole.scores[part], atol=1e-5)
+
+
+def test_order_of_classes_changes_nothing(generator, images):
+    forward = classify(generator, images, PROMPTS, exhaustive(5))
+    backward = classify(generator, images, PROMPTS[::-1], exhaustive(5))
+    np.testing.assert_allclose(backward.errors[:, ::-1], forward.errors, atol=1e-5)
+    np.testing.assert_array_equal(backward.prediction, len(PROMPTS) - 1 - forward.prediction)
+
+
+@pytest.mark.parametrize("schedule", [STAGES, reference_stages((2, 5, 9), (3, 2, 1))])
+def test_stages_are_derived_from_the_exhaustive_matrix(generator, images, schedule):
+    everything = type(schedule)(schedule.t, (len(schedule.t),), (1,))
+    full = classify(generator, images, PROMPTS, everything)
+    staged = classify(generator, images, PROMPTS, schedule, batch=17)
+    derived = result_of(as_staged(full.errors, schedule), schedule.t)
+    np.testing.assert_array_equal(np.isnan(staged.errors), np.isnan(derived.errors))
+    np.testing.assert_allclose(staged.errors, derived.errors, atol=1e-5)
+    np.testing.assert_array_equal(staged.prediction, derived.prediction)
+    np.testing.assert_array_equal(staged.evaluations, derived.evaluations)
+    assert (staged.evaluations == schedule.evaluations(len(PROMPTS))).all()
+    assert full.timesteps.tolist() == list(schedule.t)
+    assert not np.isnan(full.errors).any()
+
+
+def test_noise_follows_seed_and_key(images, folders):
+    generator = open_generator(folders["stable_diffusion_1"])
+    twice = np.stack([images[0], images[0]])
+    same = classify(generator, twice, PROMPTS, exhaustive(3), keys=["a", "a"])
+    np.testing.assert_allclose(same.errors[0], same.errors[1], atol=1e-6)
+    other = classify(generator, twice, PROMPTS, exhaustive(3), keys=["a", "b"])
+    np.testing.assert_allclose(other.errors[0], same.errors[0], atol=1e-6)
+    assert np.abs(other.errors[1] - same.errors[1]).min() > 1e-6
+    reseeded = classify(generator, twice, PROMPTS, exhaustive(3), keys=["a", "a"], seed=1)
+    assert np.abs(reseeded.errors - same.errors).min() > 1e-6
+
+
+def test_half_precision_finds_nearly_the_same(images, folders):
+    results = [
+        classify(
+            open_generator(folders["stable_diffusion_1"], dtype=dtype), images, PROMPTS, exhaustive(4)
+        ).errors
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    np.testing.assert_allclose(*results, rtol=0.02)
+    assert not np.array_equal(*results)
+
+
+def test_is_a_classifier(images, folders):
+    generator = open_generator(folders["stable_diffusion_1"])
+    classifier = DiffusionClassifier(generator, PROMPTS, STAGES, loss="l1", seed=3)
+    expected = classify(generator, images, PROMPTS, STAGES, loss="l1", seed=3)
+    np.testing.assert_array_equal(classifier.scores(images), expected.scores)
+    np.testing.assert_array_equal(expected.scores.argmax(1), expected.prediction)
+
+
+# --- resuming -------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on():
+    world = Gaussians()
+    images, _ = world.draw(10)
+    prompts, schedule = fill("class {}", list("012345")), nested_stages((4, 8), (3, 1), 100)
+    expected = classify(world, images, prompts, schedule)
+    whole, world.passes = world.passes, 0
+    shelf, seen = Shelf(), []
+    shelf.lives = 2
+    options = {"images_at_once": 3, "store": shelf, "progress": seen.append}
+    with pytest.raises(KeyboardInterrupt):
+        classify(world, images, prompts, schedule, **options)
+    assert len(shelf) == 2
+    shelf.lives, world.passes = 10**9, 0
+    seen.clear()
+    resumed = classify(world, images, prompts, schedule, **options)
+    assert world.passes == whole * 4 // 10  # six images were kept
+    assert sum(seen) == whole
+    np.testing.assert_array_equal(resumed.prediction, expected.prediction)
+    np.testing.assert_allclose(resumed.scores, expected.scores, atol=1e-6)
+
+
+def test_nothing_else_is_taken_for_a_finished_part():
+    world, shelf = Gaussians(), Shelf()
+    images, _ = world.draw(4)
+    prompts, schedule = ["class 0", "class 1"], exhaustive(3, 100)
+    given = {"images": images, "prompts": prompts, "schedule": schedule, "store": shelf}
+    classify(world, **given)
+    world.passes = 0
+    classify(world, **given, batch=3)
+    assert world.passes == 0
+    changes = (
+        {"images": images[::-1].copy()},
+        {"prompts": ["class 0", "class 2"]},
+        {"prompts": [["class 0", "class 1"], "class 2"]},
+        {"schedule": exhaustive(4, 100)},
+        {"seed": 1},
+        {"loss": "l1"},
+        {"keys": list("abcd")},
+        {"keys": list("0123")},
+    )
+    for number, change in enumerate(changes, 2):
+        classify(world, **given | change)
+        assert len(shelf) == number
+    world.fingerprint = lambda: "another model"
+    classify(world, **given)
+    assert len(shelf) == len(changes) + 2
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"prompts": []}, "for each class"),
+        ({"prompts": "class 0"}, "for each class"),
+        ({"prompts": ["class 0", " "]}, "some text"),
+        ({"prompts": ["class 0", []]}, "needs a prompt"),
+        ({"prompts": ["class 0", "class 1", "class 0"]}, r"repeated: \['class 0'\]"),
+        ({"prompts": [["class 0", "class 1"], ["class 1"]]}, r"repeated: \['class 1'\]"),
+        ({"prompts": ["class 0", "the same class 0"]}, "cannot tell"),
+        ({"keys": [1, 2]}, "4 and 2 keys"),
+        ({"images": np.zeros((0, 4, 4, 3), np.uint8)}, "needs images"),
+        ({"images": np.zeros((4, 4, 4, 3))}, "uint8"),
+        ({"loss": "l3"}, "l2, l1, huber"),
+        ({"batch": 0}, "1 or more"),
+        ({"images_at_once": 0}, "1 or more"),
+        ({"schedule": exhaustive(10)}, "this model stops at 99"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(change, says):
+    world = Gaussians()
+    images, _ = world.draw(4)
+    given = {"images": images, "prompts": ["class 0", "class 1"], "schedule": exhaustive(3, 100)}
+    with pytest.raises(ValueError, match=says):
+        classify(world, **given | change)
+    assert world.passes == 0
+
+
+def test_broken_latents_name_the_image():
+    world = Gaussians()
+    images, _ = world.draw(4)
+    encode = world.encode_images
+
+    def encode_badly(images):
+        z = encode(images)
+        z[2] = torch.nan
+        return z
+
+    world.encode_images = encode_badly
+    with pytest.raises(ValueError, match="image 'c'"):
+        classify(world, images, ["class 0", "class 1"], exhaustive(3, 100), keys=list("abcd"))

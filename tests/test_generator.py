@@ -1,0 +1,310 @@
+"""Opening Stable-Diffusion-like folders, and what their predictions mean."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import tiny
+from zsclib.models.generator import Condition, open_generator
+
+PROMPTS = ["a photo of a cat", "a photo of a dog", "7"]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def broken(folders, tmp_path):
+    """A copy of a folder, free to be broken."""
+    return shutil.copytree(folders["stable_diffusion_1"], tmp_path / "broken")
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+class Oracle(torch.nn.Module):
+    """A network that knows the clean latents and the noise, and says them as its kind of prediction."""
+
+    def __init__(self, generator, z, eps):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.kind, self.z, self.eps = generator.prediction, z, eps
+        self.alphas_cumprod, self.told = generator.alphas_cumprod, None
+
+    def forward(self, z_t, timestep, encoder_hidden_states, return_dict, **more):
+        self.told = timestep
+        if self.kind == "epsilon":
+            return (self.eps,)
+        if self.kind == "flow":
+            return (self.eps - self.z,)
+        alpha = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
+        return (alpha.sqrt() * self.eps - (1 - alpha).sqrt() * self.z,)
+
+
+def test_layouts_are_read_from_configuration(folders):
+    one, two, three = (open_generator(folders[f"stable_diffusion_{i}"]) for i in (1, 2, 3))
+    assert [g.prediction for g in (one, two, three)] == ["epsilon", "v", "flow"]
+    assert [g.latent_shape for g in (one, two, three)] == [(4, 8, 8), (4, 8, 8), (8, 8, 8)]
+    assert [g.image_size for g in (one, two, three)] == [16, 16, 16]
+    assert [g.T for g in (one, two, three)] == [1000] * 3
+    assert open_generator(folders["stable_diffusion_3"], image_size=8).latent_shape == (8, 4, 4)
+    assert not one.unet.training
+    assert not any(parameter.requires_grad for parameter in one.unet.parameters())
+
+
+def test_schedule_is_computed_in_full_precision(folders):
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2  # scaled linear, in float64
+    alphas_cumprod = np.cumprod(1 - betas)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        generator = open_generator(folders["stable_diffusion_1"], dtype=dtype)
+        assert generator.alphas_cumprod.dtype == torch.float32
+        a, s = generator.signal_and_noise(torch.arange(1000))
+        assert a.shape == s.shape == (1000, 1, 1, 1)
+        assert a.dtype == s.dtype == torch.float32
+        np.testing.assert_allclose(a.flatten(), np.sqrt(alphas_cumprod), rtol=1e-4)
+        np.testing.assert_allclose(
+            s.flatten(), np.sqrt(1 - alphas_cumprod), rtol=2e-4
+        )  # float16: 7 % off at t = 0
+
+
+def test_flow_goes_straight_from_image_to_noise(folders):
+    a, s = open_generator(folders["stable_diffusion_3"]).signal_and_noise(torch.arange(1000))
+    torch.testing.assert_close(a + s, torch.ones_like(a))
+    assert s[0].item() == pytest.approx(0.001)
+    assert s[-1].item() == 1.0
+
+
+def test_every_kind_of_prediction_becomes_noise(folders):
+    """With a network that is right, the noise comes out, at every level, whatever the network says it as."""
+    draw = torch.Generator().manual_seed(0)
+    t = torch.tensor([0, 1, 250, 500, 750, 999])
+    for name in ("stable_diffusion_1", "stable_diffusion_2", "stable_diffusion_3"):
+        generator = open_generator(folders[name])
+        z, eps = (torch.randn(len(t), *generator.latent_shape, generator=draw) for _ in range(2))
+        generator.unet = Oracle(generator, z, eps)
+        a, s = generator.signal_and_noise(t)
+        eps_hat = generator.predict_noise(a * z + s * eps, t, Condition(torch.zeros(len(t), 1, 1)))
+        torch.testing.assert_close(eps_hat, eps, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            generator.unet.told, t if generator.prediction != "flow" else t.float() + 1
+        )
+
+
+def test_v_is_what_the_scheduler_calls_velocity(folders):
+    """Our z, eps relation is the one diffusers trains v-prediction with."""
+    generator = open_generator(folders["stable_diffusion_2"])
+    z, eps = torch.randn(2, 3, *generator.latent_shape, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([3, 400, 998])
+    a, s = generator.signal_and_noise(t)
+    torch.testing.assert_close(a * z + s * eps, generator.scheduler.add_noise(z, eps, t))
+    torch.testing.assert_close(a * eps - s * z, generator.scheduler.get_velocity(z, eps, t))
+
+
+def test_latents_are_the_posterior_mean_shifted_and_scaled(generator, images):
+    x = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        mean = generator.vae.encode(x).latent_dist.mean
+    shift, scale = {"flow": (0.0609, 1.5305), "v": (0, 0.2), "epsilon": (0, 0.18215)}[generator.prediction]
+    z = generator.encode_images(images)
+    torch.testing.assert_close(z, (mean - shift) * scale)
+    with torch.no_grad():
+        back = ((generator.vae.decode(mean).sample + 1) * 127.5).clamp(0, 255).round()
+    decoded = generator.decode(z)
+    assert decoded.dtype == np.uint8
+    assert np.abs(decoded.astype(int) - back.permute(0, 2, 3, 1).numpy()).max() <= 1
+
+
+def test_prompts_are_encoded_as_the_pipeline_does(generator):
+    condition = generator.encode_prompts(PROMPTS)
+    again = generator.encode_prompts(PROMPTS[::-1])
+    torch.testing.assert_close(condition.embeddings, again.embeddings.flip(0))
+    assert (condition.pooled is not None) == (generator.prediction == "flow")
+    assert not torch.equal(condition.embeddings[0], condition.embeddings[1])
+    row = condition.take(torch.tensor([2, 2, 0]))
+    assert torch.equal(row.embeddings[0], row.embeddings[1])
+    assert torch.equal(row.embeddings[2], condition.embeddings[0])
+    if (
+        generator.prediction != "flow"
+    ):  # Stable Diffusion 1 and 2: the last hidden state of all tokens, padding too
+        tokens = generator.tokenizer(
+            PROMPTS, padding="max_length", max_length=tiny.LENGTH, return_tensors="pt"
+        )
+        with torch.no_grad():
+            hidden = generator.text_encoder(tokens.input_ids).last_hidden_state
+        torch.testing.assert_close(condition.embeddings, hidden)
+
+
+def test_the_pipeline_samples_with_the_same_parts(generator):
+    pipeline = generator.pipeline()
+    noise = torch.randn(1, *generator.latent_shape, generator=torch.Generator().manual_seed(0))
+    sampled = pipeline(
+        "a cat", num_inference_steps=2, latents=noise, height=16, width=16, output_type="latent"
+    )[0]
+    assert generator.decode(sampled).shape == (1, 16, 16, 3)
+    assert pipeline.vae is generator.vae
+
+
+def test_prediction_does_not_depend_on_the_batch(generator, images):
+    z, t = generator.encode_images(images), torch.tensor([0, 10, 500, 900, 999])
+    condition = generator.encode_prompts(PROMPTS).take(torch.tensor([0, 1, 2, 0, 1]))
+    whole = generator.predict_noise(z, t, condition)
+    assert whole.dtype == torch.float32
+    one_by_one = [
+        generator.predict_noise(z[[i]], int(t[i]), condition.take(torch.tensor([i]))) for i in range(len(t))
+    ]
+    torch.testing.assert_close(whole, torch.cat(one_by_one), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_is_close_and_returns_float32(folders, images):
+    z, t = None, torch.tensor([5, 100, 500, 900, 999])
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        generator = open_generator(folders["stable_diffusion_1"], dtype=dtype)
+        assert {parameter.dtype for parameter in generator.unet.parameters()} == {torch.float32}
+        z = generator.encode_images(images)
+        condition = generator.encode_prompts(["a cat"]).take(torch.zeros(5, dtype=torch.int64))
+        results.append(generator.predict_noise(z, t, condition))
+    assert results[1].dtype == torch.float32
+    assert not torch.equal(*results)
+    torch.testing.assert_close(*results, rtol=0, atol=0.05)
+
+
+def test_gradients_flow_only_if_asked(generator, images):
+    z, condition = generator.encode_images(images), generator.encode_prompts(["a cat"])
+    condition = condition.take(torch.zeros(5, dtype=torch.int64))
+    assert not generator.predict_noise(z, 500, condition).requires_grad
+    wanted = z.clone().requires_grad_()
+    generator.predict_noise(wanted, 500, condition).sum().backward()
+    assert wanted.grad.abs().sum() > 0
+
+
+def test_fingerprint_follows_the_weights(folders):
+    first, again = (open_generator(folders["stable_diffusion_1"]) for _ in range(2))
+    assert first.fingerprint() == again.fingerprint()
+    assert (
+        first.fingerprint()
+        != open_generator(folders["stable_diffusion_1"], dtype=torch.bfloat16).fingerprint()
+    )
+    with torch.no_grad():
+        next(again.unet.parameters()).view(-1)[0] += 1e-3
+    assert first.fingerprint() != again.fingerprint()
+
+
+def test_prompts_cut_to_the_same_tokens_are_refused(generator):
+    long = "a very long story about nothing at all that goes on and on " * 3
+    generator.encode_prompts([long, "a cat"])
+    with pytest.raises(ValueError, match="cannot tell them apart"):
+        generator.encode_prompts([long + "cat", "a cat", long + "dog"])
+
+
+def test_no_prompts(generator):
+    for prompts in ([], "a cat", ["a cat", 7]):
+        with pytest.raises(ValueError, match="list of one or more texts"):
+            generator.encode_prompts(prompts)
+
+
+def test_wrong_images(generator, images):
+    with pytest.raises(ValueError, match="16 x 16 pixels, got 8 x 16"):
+        generator.encode_images(images[:, :8])
+    for wrong in (images.astype(np.float32), images[0], images.transpose(0, 3, 1, 2), "image.png"):
+        with pytest.raises(ValueError, match="uint8"):
+            generator.encode_images(wrong)
+    assert generator.encode_images(images[:0]).shape == (0, *generator.latent_shape)
+
+
+def test_wrong_levels_and_counts(generator):
+    z, condition = torch.zeros(2, *generator.latent_shape), generator.encode_prompts(["a cat", "a dog"])
+    for t in (-1, 1000, 0.5):
+        with pytest.raises(ValueError, match="from 0 to 999"):
+            generator.predict_noise(z, t, condition)
+    with pytest.raises(ValueError, match="2 latents but 1 prompts"):
+        generator.predict_noise(z, 5, condition.take(torch.tensor([0])))
+
+
+def test_not_a_number_names_the_level(folders):
+    generator = open_generator(folders["stable_diffusion_1"])
+    z, t = torch.zeros(3, *generator.latent_shape), torch.tensor([10, 20, 30])
+    z[1] = torch.nan
+    condition = generator.encode_prompts(["a cat", "a dog", "a fish"])
+    with pytest.raises(ValueError, match=r"t = \[20\]"):
+        generator.predict_noise(z, t, condition)
+    with pytest.raises(ValueError, match="NaN"):
+        generator.decode(z)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_generator(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no model_index.json"):
+        open_generator(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_missing_part_is_named(broken, part):
+    shutil.rmtree(broken / part)
+    with pytest.raises(FileNotFoundError, match=f"lacks its part '{part}'"):
+        open_generator(broken)
+
+
+def test_part_not_in_the_index(broken):
+    edit(broken / "model_index.json", vae=[None, None])
+    with pytest.raises(FileNotFoundError, match="'vae'"):
+        open_generator(broken)
+
+
+def test_pickled_weights_are_not_opened(broken):
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="no .safetensors"):
+        open_generator(broken)
+
+
+@pytest.mark.parametrize(
+    "file", ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"]
+)
+def test_incomplete_weights_are_refused(broken, file):
+    weights = load_file(broken / file)
+    lost = weights.popitem()[0]
+    save_file(weights, broken / file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=lost.removeprefix("text_model.")):
+        open_generator(broken)
+
+
+def test_unknown_prediction_type(broken):
+    edit(broken / "scheduler" / "scheduler_config.json", prediction_type="sample")
+    with pytest.raises(ValueError, match="prediction_type='sample'"):
+        open_generator(broken)
+
+
+def test_code_beside_a_model_is_not_run(broken):
+    edit(broken / "model_index.json", unet=["my_unet", "MyUNet"])
+    with pytest.raises(ValueError, match="supported are"):
+        open_generator(broken)
+    edit(broken / "model_index.json", unet=["my_unet", "UNet2DConditionModel"])
+    with pytest.raises(ValueError, match="code that comes with a model is not run"):
+        open_generator(broken)
+
+
+def test_models_of_another_shape(broken):
+    with pytest.raises(ValueError, match="multiple of 2"):
+        open_generator(broken, image_size=15)
+    edit(broken / "unet" / "config.json", sample_size=[8, 16])
+    with pytest.raises(ValueError, match="square"):
+        open_generator(broken)
+
+
+def test_sd3_without_its_third_encoder(tmp_path):
+    generator = open_generator(tiny.stable_diffusion_3(tmp_path / "small", t5=False))
+    condition = generator.encode_prompts(["a cat", "a dog"])
+    z = torch.zeros(2, *generator.latent_shape)
+    assert generator.predict_noise(z, torch.tensor([1, 999]), condition).shape == z.shape

@@ -1,0 +1,182 @@
+"""What the Diffusion Classifier does without a model: which noise levels it looks at, which classes stay, and
+what follows from the errors found (Li et al., ICCV 2023, section 3 and algorithm 2).
+
+A run is one matrix, errors (n images, C classes, K levels), NaN where a class was out. Every rule is a
+function of it, so an exhaustive matrix also answers what elimination would have said, and at what cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Stage j looks at t[until[j-1]:until[j]] for all classes that are left, then keeps the keep[j] best."""
+
+    t: tuple[int, ...]  # (K,) noise levels, in the order of evaluation
+    until: tuple[int, ...]
+    keep: tuple[int, ...]
+
+    def stages(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (first, last, keep) of every stage."""
+        return zip((0, *self.until[:-1]), self.until, self.keep, strict=True)
+
+    def evaluations(self, classes: int) -> int:
+        """Return how many passes of the network an image takes, with one prompt per class."""
+        total = 0
+        for first, last, keep in self.stages():
+            total += classes * (last - first)
+            classes = min(classes, keep)
+        return total
+
+
+def timesteps(K: int, T: int = 1000) -> np.ndarray:
+    """Return K different noise levels in 0..T-1, any prefix of which is spread almost evenly.
+
+    They are T times the van der Corput sequence 1/2, 1/4, 3/4, 1/8, 5/8, ..., rounded down, without repeats.
+
+    Returns:
+        int64 (K,).
+
+    Raises:
+        ValueError: K is not in 1..T.
+    """
+    if not 1 <= K <= T:
+        raise ValueError(f"the number of timesteps must be from 1 to {T}, got {K}")
+    bits = max(1, (T - 1).bit_length())
+    mirrored = (int(f"{i:0{bits}b}"[::-1], 2) for i in (*range(1, 2**bits), 0))
+    return np.array(list(dict.fromkeys(j * T >> bits for j in mirrored))[:K], dtype=np.int64)
+
+
+def exhaustive(K: int, T: int = 1000) -> Schedule:
+    """Return one stage: every class meets the same K `timesteps`."""
+    return Schedule(tuple(timesteps(K, T).tolist()), (K,), (1,))
+
+
+def nested_stages(n_samples: Sequence[int], to_keep: Sequence[int], T: int = 1000) -> Schedule:
+    """Return stages over `timesteps`, after which survivors hold exactly n_samples[j] errors (algorithm 2).
+
+    Args:
+        n_samples: rising numbers of levels done by the end of each stage, such as (20, 50, 100, 500).
+        to_keep: classes kept after each stage, such as (20, 10, 5, 1); ends in 1.
+
+    Raises:
+        ValueError: lengths differ, n_samples does not rise within 1..T, to_keep does not fall to 1.
+    """
+    _check_stages(n_samples, to_keep, T)
+    return Schedule(tuple(timesteps(n_samples[-1], T).tolist()), tuple(n_samples), tuple(to_keep))
+
+
+def reference_stages(n_samples: Sequence[int], to_keep: Sequence[int], T: int = 1000) -> Schedule:
+    """Return the stages of the authors' code, whose grids do not nest: survivors hold more than n_samples[j].
+
+    With M = max(n_samples), stage j takes every (M // n)-th level of an even grid of M, beginning amid the
+    first stride, leaves out those already done, and ranks by all errors so far. Arguments as `nested_stages`.
+    """
+    _check_stages(n_samples, to_keep, T)
+    M = n_samples[-1]
+    grid = range(T // M // 2, T, T // M)[:M]
+    done: dict[int, None] = {}
+    until = []
+    for n in n_samples:
+        done |= dict.fromkeys(grid[M // n // 2 :: M // n][:n])
+        until.append(len(done))
+    return Schedule(tuple(done), tuple(until), tuple(to_keep))
+
+
+def eliminate(
+    measure: Callable[[np.ndarray, int, int], np.ndarray], n: int, C: int, schedule: Schedule
+) -> np.ndarray:
+    """Run the stages for n images at once: measure, rank by the mean of all errors so far, keep the lowest.
+
+    Args:
+        measure: (alive bool (n, C), first, last) -> errors (n, C, last - first), NaN where not alive.
+
+    Returns:
+        float32 (n, C, K), NaN where a class was out.
+    """
+    errors = np.full((n, C, len(schedule.t)), np.nan, np.float32)
+    alive = np.ones((n, C), bool)
+    for first, last, keep in schedule.stages():
+        errors[:, :, first:last] = measure(alive, first, last)
+        mean = np.where(alive, errors[:, :, :last].mean(2, dtype=np.float64), np.inf)
+        rank = mean.argsort(axis=1, kind="stable").argsort(axis=1)
+        alive &= rank < keep
+    return errors
+
+
+def as_staged(errors: np.ndarray, schedule: Schedule) -> np.ndarray:
+    """Return what a staged run would have measured of exhaustive errors (n, C, K or more); NaN elsewhere.
+
+    The errors must have been measured at schedule.t, in that order, as `nested_stages` shares its levels with
+    `exhaustive`.
+    """
+    n, C, K = errors.shape
+    if len(schedule.t) > K:
+        raise ValueError(f"the schedule has {len(schedule.t)} timesteps, the errors only {K}")
+
+    def look_up(alive: np.ndarray, first: int, last: int) -> np.ndarray:
+        return np.where(alive[:, :, None], errors[:, :, first:last], np.nan)
+
+    return eliminate(look_up, n, C, schedule)
+
+
+def staged_prediction(errors: np.ndarray, schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
+    """Return what elimination says on exhaustive errors, and the passes it takes: int64 (n,) and (n,)."""
+    staged = as_staged(errors, schedule)
+    return prediction(staged), evaluations(staged)
+
+
+def prediction(errors: np.ndarray) -> np.ndarray:
+    """Return the class of lowest mean error among those that stayed to the end, int64 (n,)."""
+    return np.where(np.isnan(errors).any(2), np.inf, errors.mean(2, dtype=np.float64)).argmin(1)
+
+
+def evaluations(errors: np.ndarray, prompts_each: np.ndarray | int = 1) -> np.ndarray:
+    """Return the passes of the network behind the errors of each image, int64 (n,)."""
+    return ((~np.isnan(errors)).sum(2) * prompts_each).sum(1)
+
+
+def scores_from_errors(errors: np.ndarray) -> np.ndarray:
+    """Return scores, float32 (n, C), highest for the prediction.
+
+    Without elimination a score is minus the mean error. A class that went out early met less noise than those
+    that stayed, so their means do not compare: its score is the prediction's, less their mean difference over
+    the noise that both met.
+    """
+    best, difference = _differences(errors)
+    mean = best.mean(2, dtype=np.float64) + np.nanmean(difference, axis=2, dtype=np.float64)
+    return -mean.astype(np.float32)
+
+
+def paired_standard_errors(errors: np.ndarray) -> np.ndarray:
+    """Return the standard error of each class's mean difference to the prediction, over the noise both met.
+
+    Returns:
+        float32 (n, C); 0 for the prediction itself, NaN where fewer than two noises are shared.
+    """
+    difference = _differences(errors)[1]
+    shared = (~np.isnan(difference)).sum(2)
+    square = (difference - np.nanmean(difference, axis=2, keepdims=True)) ** 2
+    variance = np.nansum(square, axis=2) / np.where(shared > 1, shared - 1, np.nan)
+    return np.sqrt(variance / shared).astype(np.float32)
+
+
+def _differences(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the errors of the prediction, (n, 1, K), and the differences of all classes to it, (n, C, K)."""
+    errors = errors.astype(np.float64)
+    best = np.take_along_axis(errors, prediction(errors)[:, None, None], axis=1)
+    return best, errors - best
+
+
+def _check_stages(n_samples: Sequence[int], to_keep: Sequence[int], T: int) -> None:
+    if not n_samples or len(n_samples) != len(to_keep):
+        raise ValueError(f"n_samples and to_keep need one number per stage, got {n_samples} and {to_keep}")
+    if list(n_samples) != sorted(set(n_samples)) or not 1 <= n_samples[0] <= n_samples[-1] <= T:
+        raise ValueError(f"n_samples must rise within 1..{T}, got {n_samples}")
+    if to_keep[-1] != 1 or list(to_keep) != sorted(to_keep, reverse=True):
+        raise ValueError(f"to_keep must fall and end in 1, the prediction; got {to_keep}")
