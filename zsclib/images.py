@@ -115,10 +115,16 @@ class ImageSet:
             raise ValueError(f"{path}: the manifest cannot be written as Parquet ({error})") from error
         label = {"names": list(self.classes), "_type": "ClassLabel"}
         hub = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
-        metadata = extra.schema.metadata | {b"huggingface": json.dumps(hub).encode()}
+        ours = {
+            "shape": self.images.shape,
+            "fingerprint": self.fingerprint(),
+            "manifest": _manifest_hash(extra),
+        }
+        metadata = extra.schema.metadata | {
+            b"huggingface": json.dumps(hub).encode(),
+            b"zsclib": json.dumps(ours).encode(),
+        }
         schema = pa.schema([("image", IMAGE_TYPE), ("label", pa.int64()), *extra.schema], metadata)
-        ours = {"shape": self.images.shape, "fingerprint": self.fingerprint(), "schema": _schema_hash(schema)}
-        schema = schema.with_metadata(metadata | {b"zsclib": json.dumps(ours).encode()})
         options = {"compression": "zstd", "write_page_checksum": True}
         with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
             for start in range(0, max(len(self), 1), ROWS_PER_GROUP):
@@ -152,10 +158,10 @@ class ImageSet:
                     row += 1
             table = file.read(columns=[name for name in file.schema_arrow.names if name != "image"])
             classes = tuple(hub["info"]["features"]["label"]["names"])
-            manifest = manifest_of(table.drop_columns("label"))
-            loaded = cls(images, table["label"].to_numpy(), classes, manifest)
-            saved = (ours["fingerprint"], ours["schema"])
-            if (loaded.fingerprint(), _schema_hash(file.schema_arrow)) != saved:
+            extra = table.drop_columns("label")
+            loaded = cls(images, table["label"].to_numpy(), classes, manifest_of(extra))
+            saved = (ours["fingerprint"], ours["manifest"])
+            if (loaded.fingerprint(), _manifest_hash(extra)) != saved:
                 raise ValueError("the content is not what was saved; delete the file and make it again")
         return loaded
 
@@ -239,10 +245,10 @@ def readable(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: not usable as a Parquet file of images: {error}") from error
 
 
-def _schema_hash(schema: pa.Schema) -> str:
-    """Hash names, types and metadata of columns: page checksums, which guard the rest, leave them out."""
-    kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"zsclib"}
-    text = repr([schema.names, list(map(str, schema.types)), sorted(kept.items())])
+def _manifest_hash(extra: pa.Table) -> str:
+    """Hash a manifest's names, types and values; Parquet's own checksums leave some of them out."""
+    dtypes = (extra.schema.metadata or {}).get(b"pandas")
+    text = repr([list(map(str, extra.schema.types)), dtypes, extra.to_pydict()])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
