@@ -23,6 +23,7 @@ from zsclib.study.provenance import ROOT, digest, hash_file
 
 INPUTS = ("_config.yml", "requirements.lock", "book", "zsclib")  # what a page depends on, besides its run
 
+ROOMS = ("zsclib.papers", "zsclib", "zsclib.world", "zsclib.models", "zsclib.models.pretrain", "zsclib.study")
 API_INTRO = """\
 `zsclib` has three floors. The papers (`zsclib.papers`) stand on the pocket world, the models and the data
 sets (`zsclib.world`, `zsclib.models`, `zsclib.datasets`), and those on images and seeds. Beside them,
@@ -99,7 +100,7 @@ def api_page() -> str:
     """Return the page that documents every module of the library, from their docstrings."""
     found = [module.name for module in pkgutil.walk_packages(zsclib.__path__, "zsclib.") if not module.ispkg]
     shown = [name for name in found if name != "zsclib.cli" and not name.endswith(".__main__")]
-    shown.sort(key=lambda name: (name.count(".") > 1, name))  # the top floor of the package first
+    shown.sort(key=lambda name: (ROOMS + (name.rpartition(".")[0],)).index(name.rpartition(".")[0]))
     parts = [f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in shown]
     return "\n".join([f"# The library\n\n{API_INTRO}\n", *parts])
 
