@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zsclib.prompts import FOLDER, fill, load_prompts
+from zsclib.prompts import FOLDER, fill, load_prompts, prompts_of
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yml")))
@@ -81,3 +81,11 @@ def test_faults_of_a_file_are_named(tmp_path, change, message):
 def test_a_missing_file_lists_those_there_are():
     with pytest.raises(FileNotFoundError, match="names with prompts: .*digits"):
         load_prompts("digit")
+
+
+def test_prompts_of_a_set_come_from_its_own_words_its_class_names_or_a_template():
+    assert prompts_of("objects", ["star"])[:2] == ["a photo of a star", "a photo of a car"]
+    assert prompts_of("folder:my/pets", ["cat", "dog"]) == ["a photo of a cat", "a photo of a dog"]
+    assert prompts_of("digits", ["0", "1"], "digit {}") == ["digit 0", "digit 1"]
+    with pytest.raises(ValueError, match="{}"):
+        prompts_of("folder:my/pets", ["cat"], "a photo")

@@ -100,3 +100,22 @@ def fill(template: str, classes: Sequence[str]) -> list[str]:
     if repeated := sorted({name for name in classes if list(classes).count(name) > 1}):
         raise ValueError(f"class names must differ, repeated: {repeated}")
     return [template.replace("{}", name) for name in classes]
+
+
+def prompts_of(name: str, classes: Sequence[str], template: str = "") -> list[str]:
+    """Return one sentence per class of a data set: its own words, or a template filled with its class names.
+
+    Args:
+        name: the data set, as `zsclib.datasets.load` takes it.
+        classes: its class names, in label order.
+        template: a sentence with {}; empty: the one of `data/prompts/<name>.yml`, else "a photo of a {}".
+
+    Raises:
+        ValueError: the template lacks {}, or class names are empty or repeated.
+    """
+    if template:
+        return fill(template, classes)
+    if (FOLDER / f"{name}.yml").is_file():
+        words = load_prompts(name)
+        return fill(words.template, words.classes)
+    return fill("a photo of a {}", classes)
