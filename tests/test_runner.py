@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import io
@@ -19,6 +20,7 @@ import nbformat
 import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from zsclib import cli
 from zsclib.study import kernel, parameters, runner
@@ -38,7 +40,7 @@ DEMO = [
     "# told to\nassert name != 'fail', 'told to\\nfail'",
     "for _ in tqdm(range(3), file=sys.stdout, leave=False): pass",
     "print(Path.cwd() / 'data', Path.home() / 'x', sys.executable)\nwarnings.warn('careful')",
-    "plt.plot([1, 2]); plt.show()",
+    "from zsclib.study.plots import use_style\nuse_style()\nplt.plot([1, 2]); plt.show()",
     "record(accuracy=wilson(8, 10), n=n, rate=rate, classes=classes,\n"
     "       python=hashlib.sha256(sys.executable.encode()).hexdigest(),\n"
     "       environment={k: os.environ.get(k) for k in ('HF_HUB_OFFLINE', 'TOKENIZERS_PARALLELISM',\n"
@@ -175,7 +177,9 @@ def test_the_stamp_says_what_was_run_and_where_in_general_words(finished: tuple[
 def test_the_executed_notebook_shows_figures_and_readable_results(finished: tuple[Path, str]) -> None:
     executed = nbformat.read(finished[0] / "results/ci/demo/executed.ipynb", as_version=4)
     outputs = [output for cell in executed.cells[1:] for output in cell.outputs]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
+    (figure,) = (output for output in outputs if "image/png" in output.get("data", {}))
+    assert Image.open(io.BytesIO(base64.b64decode(figure["data"]["image/png"]))).width == 1440
+    assert figure["metadata"]["image/png"]["width"] == 720
     shown = next(output for output in outputs if "zsc_record" in output.get("metadata", {}))
     assert shown["metadata"]["zsc_record"]["n"] == 3
     assert "accuracy" in shown["data"]["text/plain"]

@@ -16,7 +16,7 @@ from zsclib.study.provenance import ROOT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 when done, 1 when a notebook or the build failed, 2 for wrong usage."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a kernel is shut down, not left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kernel is shut down, not left behind
     try:
         return options.command(options) or 0
     except (ValueError, FileNotFoundError) as error:
@@ -54,6 +54,8 @@ def _book(options: argparse.Namespace) -> None:
 def _list(options: argparse.Namespace) -> None:
     from zsclib.study import runner
 
+    if not notebook_names(options.root):
+        print("there are no notebooks in notebooks/")
     for name in notebook_names(options.root):
         plans = {profile: runner.plan(name, profile=profile, root=options.root) for profile in PROFILES}
         print(name)

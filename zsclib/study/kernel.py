@@ -84,7 +84,7 @@ def execute(
             # No start-up files and no history of the user's, and not the kernel that may be installed as
             # `python3`: that one can be another Python's.
             spec = KernelSpec(
-                **get_kernel_dict(["--log-level=ERROR"]), env={**variables, "IPYTHONDIR": ipython}
+                **get_kernel_dict(["--log-level=CRITICAL"]), env={**variables, "IPYTHONDIR": ipython}
             )
             manager = type("ThisPython", (AsyncKernelManager,), {"kernel_spec": spec})
             try:
