@@ -11,6 +11,8 @@ from pathlib import Path
 
 from zsclib.study.record import read_records
 
+PERCENT = "\N{NO-BREAK SPACE}%"
+
 
 class Record(dict):
     """The texts of one notebook's values; a missing name is an error that says what there is."""
@@ -26,7 +28,7 @@ def text(value, percent=False) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if percent:
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:.1f}{PERCENT}"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) > 999 else f"{value:.3g}"
 
 
@@ -38,7 +40,8 @@ def texts(values: dict) -> Record:
             share = 0 <= value["low"] <= value["high"] <= 1
             part = {key: text(number, share and key != "n") for key, number in value.items()}
             out |= {f"{name}_{key}": word for key, word in part.items()}
-            out[name] = "{value} ({low}–{high})".format(**part).replace(" %–", "–").replace(" %)", ")")
+            low, high = (part[end].removesuffix(PERCENT) for end in ("low", "high"))
+            out[name] = f"{part['value']} ({low}–{high})"
             point = {key: f"{100 * number:+.1f}".replace("-", "−") for key, number in value.items()}
             out[f"{name}_points"] = f"{point['value']} points ({point['low']} to {point['high']})"
         elif isinstance(value, dict):

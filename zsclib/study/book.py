@@ -73,6 +73,7 @@ def render(profile: str = "book", root: Path = ROOT) -> Path:
         return index
     seal.unlink(missing_ok=True)
     seal.parent.mkdir(exist_ok=True)
+    print("Rendering the book …", flush=True)
     jupyter_book(root, profile)
     seal.write_text(inputs)
     print(f"Rendered in {_duration(time.perf_counter() - start)}. Open {_shown(index)}")
@@ -85,7 +86,11 @@ def jupyter_book(root: Path, profile: str) -> None:
     command = [sys.executable, "-c", call, "build", "book", "--config", "_config.yml", "--path-output", "."]
     command += ["-q", "-n", "-W", "--keep-going"]
     places = {"ZSC_PROFILE": profile, "ZSC_RESULTS": str(root / "results")}
-    if subprocess.run(command, cwd=root, env=os.environ | places, check=False).returncode:
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | places, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="\n", flush=True)
         raise RuntimeError("book: the build failed; its warnings, all of them errors, are above")
 
 
