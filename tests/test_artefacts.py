@@ -234,6 +234,14 @@ def test_several_processes_at_once(store: Artefacts) -> None:
     assert [path.name for path in store.folder.iterdir()] == ["k.safetensors"]
 
 
+def test_a_store_of_a_module_forgets_what_other_code_made(store: Artefacts) -> None:
+    of_seeds, of_stats = (Artefacts(store.folder, code=module) for module in (zsclib.seeds, stats))
+    of_seeds.put("k", {"x": np.array([1])})
+    assert of_stats.get("k") is None
+    assert store.get("k") is None
+    assert Artefacts(store.folder, code=zsclib.seeds).get("k")["x"].tolist() == [1]
+
+
 def test_the_default_folder_is_that_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZSC_RUN_DIR", str(tmp_path))
     assert Artefacts().folder == tmp_path / "artefacts"

@@ -35,9 +35,9 @@ seed = 0
 """
 # A notebook that does all a run has to carry out of it, and that can be told to fail.
 DEMO = [
+    "# told to\nassert name != 'fail', 'told to\\nfail'",
     "import hashlib, os, sys, time, warnings\nfrom pathlib import Path\nimport matplotlib.pyplot as plt\n"
     "from tqdm import tqdm\nfrom zsclib.study.record import record\nfrom zsclib.study.stats import wilson",
-    "# told to\nassert name != 'fail', 'told to\\nfail'",
     "for _ in tqdm(range(3), file=sys.stdout, leave=False): pass",
     "print(Path.cwd() / 'data', Path.home() / 'x', sys.executable)\nwarnings.warn('careful')",
     "from zsclib.study.plots import use_style\nuse_style()\nplt.plot([1, 2]); plt.show()",
@@ -199,9 +199,9 @@ def test_no_path_of_this_machine_is_in_any_output(finished: tuple[Path, str]) ->
 
 def test_progress_is_shown(finished: tuple[Path, str]) -> None:
     lines = finished[1].splitlines()
-    assert lines[0] == "demo (ci): n=3, rate=2.0, name='x', classes=['a', 'b'], seed=0"
-    assert "[3/8] import hashlib, os, sys, time, warnings" in lines
-    assert "[4/8] assert name != 'fail', 'told to\\nfail'" in lines
+    assert lines[:2] == ["demo (ci): never run", "  n=3, rate=2.0, name='x', classes=['a', 'b'], seed=0"]
+    assert "[4/8] import hashlib, os, sys, time, warnings" in lines
+    assert "[3/8] assert name != 'fail', 'told to\\nfail'" in lines
     assert any("UserWarning: careful" in line for line in lines)
     assert lines[-1].startswith("demo (ci): done in")
 
@@ -426,7 +426,7 @@ def test_a_failing_cell_leaves_the_older_result(result: Path, capsys: pytest.Cap
     assert cli.main(arguments) == 1
     said = capsys.readouterr().err
     assert (
-        "notebook demo, cell 4/8 (`assert name != 'fail', 'told to\\nfail'`): AssertionError: told to" in said
+        "notebook demo, cell 3/8 (`assert name != 'fail', 'told to\\nfail'`): AssertionError: told to" in said
     )
     assert "results/ci/demo/failed.ipynb" in said
     assert "Traceback" not in said

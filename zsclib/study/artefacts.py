@@ -28,15 +28,18 @@ from zsclib.study.provenance import ROOT, digest, hash_code, hash_file
 class Artefacts:
     """A folder of artefacts; several processes may use it at once."""
 
-    def __init__(self, folder: Path | str | None = None) -> None:
+    def __init__(self, folder: Path | str | None = None, code: ModuleType | None = None) -> None:
         """Open the folder, made on the first `put`.
 
         Args:
             folder: default: `artefacts/` of the current run; outside a run (plain papermill, Jupyter)
                 `results/interactive/artefacts` of the clone, shared by all notebooks.
+            code: a module that makes the results: when its code, or that of a `zsclib` module it imports,
+                changes, what was kept before is no longer found.
         """
         run = os.environ.get("ZSC_RUN_DIR")
         self.folder = Path(folder or (Path(run) if run else ROOT / "results" / "interactive") / "artefacts")
+        self._code = f"-{digest(_canonical(code, 'code'))[:8]}" if code else ""
         self._made: set[str] = set()
         self._missed_at: dict[str, float] = {}
         self._last_put = 0.0
@@ -119,8 +122,8 @@ class Artefacts:
         if not key:
             raise ValueError("Artefacts: the key is empty")
         if re.fullmatch(r"[\w.-]{1,80}", key) and not key.startswith("."):
-            return self.folder / f"{key}.safetensors"
-        return self.folder / f"{digest(key)[:32]}.safetensors"
+            return self.folder / f"{key}{self._code}.safetensors"
+        return self.folder / f"{digest(key)[:32]}{self._code}.safetensors"
 
     def _read(self, key: str) -> tuple[dict[str, np.ndarray], dict[str, object]] | None:
         path = self._path(key)

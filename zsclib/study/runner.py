@@ -116,12 +116,14 @@ def run(
     """
     stream, root = stream or sys.stdout, Path(root).resolve()
     todo = plan(notebook, parameters, profile, root)
-    if not force and _stale_because(todo) is None:
+    why = _stale_because(todo)
+    if why is None and not force:
         print(f"{todo.name} ({profile}): up to date", file=stream)
         return todo.folder
     with _lock(todo):
         shown = ", ".join(f"{key}={value!r}" for key, value in todo.parameters.items())
-        print(f"{todo.name} ({profile}): {shown or 'no parameters'}", file=stream, flush=True)
+        print(f"{todo.name} ({profile}): {why or 'up to date, run by force'}", file=stream)
+        print(f"  {shown or 'no parameters'}", file=stream, flush=True)
         neutral = Neutral([ROOT, root])
         partial, values, reused = (todo.folder / f".running.{kind}" for kind in ("ipynb", "json", "reused"))
         for path in (partial, values, reused):
