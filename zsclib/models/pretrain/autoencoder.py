@@ -34,7 +34,7 @@ def new_autoencoder(channels: tuple[int, ...] = CHANNELS) -> AutoencoderKL:
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 (n, h, w, 3) → float32 (n, 3, h, w) in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def shifted(images: np.ndarray, generator: np.random.Generator, most: int = 3) -> np.ndarray:
