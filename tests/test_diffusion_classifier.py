@@ -270,6 +270,31 @@ def test_prompts_of_a_class_are_averaged():
     assert not two.all()
 
 
+def test_every_class_meets_the_noise_of_its_image_and_number():
+    world = Gaussians()
+    images, _ = world.draw(3)
+    z, met = world.encode_images(images), []
+    predict = world.predict_noise
+
+    def listen(z_t, t, condition):
+        met.extend(zip(z_t, t.tolist(), condition.embeddings.sum((1, 2)).tolist(), strict=True))
+        return predict(z_t, t, condition)
+
+    world.predict_noise = listen
+    schedule = nested_stages((3, 7), (2, 1), 100)
+    classify(world, images, fill("class {}", list("0123")), schedule, keys=["a", "b", "c"], seed=9, batch=10)
+    expected = {(i, k): noise(9, "abc"[i], k, z.shape[1:]) for i in range(3) for k in range(7)}
+    counts = dict.fromkeys(expected, 0)
+    for z_t, t, _ in met:
+        k = schedule.t.index(t)
+        a, s = world.signal_and_noise(torch.tensor([t]))
+        near = [i for i in range(3) if torch.allclose((z_t - a[0] * z[i]) / s[0], expected[i, k], atol=1e-3)]
+        assert len(near) == 1
+        counts[near[0], k] += 1
+    assert counts == {(i, k): 4 if k < 3 else 2 for i, k in expected}
+    assert len({(t, c) for _, t, c in met}) > 7 * 2  # several classes, not one many times
+
+
 def test_pairing_makes_decisions_less_noisy():
     """H8: shared noise cancels in the difference of two classes, so its error is smaller than unpaired."""
     world = Gaussians()
