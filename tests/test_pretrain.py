@@ -63,6 +63,7 @@ def trainings(pool, tmp_path_factory):
         ),
         "clip": lambda folder, plan: clip.train_clip(images, captions, folder, HELD_OUT, plan, **SIZES),
         "unet": lambda folder, plan: unet.train_unet(images, captions, folder, HELD_OUT, plan, channels=UNET),
+        "clip-image": lambda folder, plan: clip.train_image_tower(images, captions, folder, HELD_OUT, plan),
     }
     folder = tmp_path_factory.mktemp("trained")
     for name, run in functions.items():
@@ -71,7 +72,7 @@ def trainings(pool, tmp_path_factory):
     patch.undo()
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "clip", "unet"])
+@pytest.mark.parametrize("name", ["autoencoder", "clip", "unet", "clip-image"])
 def test_a_run_stopped_after_every_step_is_the_uninterrupted_run(trainings, tmp_path, name):
     functions, trained = trainings
     for part in ("frozen", "tokenizer"):  # as on another machine: the folder was copied
@@ -286,6 +287,14 @@ def test_text_states_are_those_of_the_text_tower(trainings, pool, tmp_path):
             expected = text(token_ids(tokenizer, captions)).last_hidden_state
         assert len(states) == 3
         np.testing.assert_allclose(states[row].astype(np.float32), expected, atol=4e-3)
+
+
+def test_the_image_tower_learns_under_a_locked_text_tower(exported, trainings):
+    folder = trainings[1]
+    before = CLIPModel.from_pretrained(folder / "frozen" / "clip").state_dict()
+    after = CLIPModel.from_pretrained(exported / "pocket-clip").state_dict()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"vision_model", "visual_projection", "text_projection", "logit_scale"}
 
 
 def test_what_was_frozen_may_not_change(trainings, pool):

@@ -24,7 +24,9 @@ def generator(request, tmp_path_factory):
 def test_pictures_are_those_of_the_diffusers_pipeline(folder, tmp_path):
     generator = open_generator(getattr(tiny, folder)(tmp_path / "folder"))
     pipeline = generator.pipeline()
-    pipeline.scheduler = DDIMScheduler.from_config(generator.scheduler.config, clip_sample=False)  # latents exceed 1
+    pipeline.scheduler = DDIMScheduler.from_config(
+        generator.scheduler.config, clip_sample=False
+    )  # latents exceed 1
     size = generator.image_size
     theirs = [
         pipeline(
@@ -41,9 +43,16 @@ def test_neither_batch_nor_order_nor_neighbours_change_a_picture(generator):
     scales = [1.0, 2.5, 7.5, 1.0, 0.0]
     together = sample(generator, PROMPTS, SEEDS, scales, steps=4)
     for batch in (1, 2):
-        assert np.abs(sample(generator, PROMPTS, SEEDS, scales, steps=4, batch=batch).astype(int) - together).max() <= 1
+        assert (
+            np.abs(
+                sample(generator, PROMPTS, SEEDS, scales, steps=4, batch=batch).astype(int) - together
+            ).max()
+            <= 1
+        )
     order = [3, 0, 4, 2, 1]
-    shuffled = sample(generator, [PROMPTS[i] for i in order], [SEEDS[i] for i in order], [scales[i] for i in order], steps=4)
+    shuffled = sample(
+        generator, [PROMPTS[i] for i in order], [SEEDS[i] for i in order], [scales[i] for i in order], steps=4
+    )
     assert np.abs(shuffled.astype(int) - together[order]).max() <= 1
 
 

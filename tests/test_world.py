@@ -105,7 +105,11 @@ def test_truthful_captions_name_everything():
     two = Scene("pair", "clip art", "grass", (Thing("star", "red"), Thing("key", "blue")), relation="left of")
     assert "a red star left of a blue key" in caption(two, draws, TRUTHFUL)
     assert "red" not in caption(replace(scene, style="sketch"), draws, TRUTHFUL), "a sketch shows no colour"
-    assert [with_article(w) for w in ("umbrella", "orange star", "farmland")] == ["an umbrella", "an orange star", "farmland"]
+    assert [with_article(w) for w in ("umbrella", "orange star", "farmland")] == [
+        "an umbrella",
+        "an orange star",
+        "farmland",
+    ]
 
 
 def test_omission_and_noise_do_what_their_numbers_say():
@@ -123,7 +127,9 @@ def test_every_thing_shows_its_colour_and_stays_inside_the_picture(noun):
     changed = (shown != empty).any(-1)
     assert 0.05 < changed.mean() < 0.8
     assert not (changed[0].any() or changed[-1].any() or changed[:, 0].any() or changed[:, -1].any())
-    purple = (shown[..., 2].astype(int) > shown[..., 1] + 60) & (shown[..., 0].astype(int) > shown[..., 1] + 30)
+    purple = (shown[..., 2].astype(int) > shown[..., 1] + 60) & (
+        shown[..., 0].astype(int) > shown[..., 1] + 30
+    )
     assert purple.sum() > 12
 
 
@@ -157,7 +163,9 @@ def test_pairs_swap_words_and_nothing_else():
     rows = target("pairs", n=60).manifest
     assert rows.groupby("swap").example.nunique().to_dict() == {"object": 10, "relation": 10, "both": 10}
     for row in rows.itertuples():
-        assert sorted(row.caption_0.replace(" an ", " a ").split()) == sorted(row.caption_1.replace(" an ", " a ").split())
+        assert sorted(row.caption_0.replace(" an ", " a ").split()) == sorted(
+            row.caption_1.replace(" an ", " a ").split()
+        )
         own = row.caption_0 if row.index % 2 == 0 else row.caption_1
         assert f"{row.colour} {row.noun}" in own and f"{row.colour2} {row.noun2}" in own
         if row.swap != "object":

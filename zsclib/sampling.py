@@ -44,9 +44,15 @@ def sample(
             fit the model's schedule.
     """
     n = len(prompts)
-    scales = np.broadcast_to(np.asarray(guidance, np.float32), (n,)) if np.ndim(guidance) == 0 else np.asarray(guidance)
+    scales = (
+        np.broadcast_to(np.asarray(guidance, np.float32), (n,))
+        if np.ndim(guidance) == 0
+        else np.asarray(guidance)
+    )
     if n == 0 or len(seeds) != n or len(scales) != n:
-        raise ValueError(f"sample: {n} prompts need as many seeds and scales, got {len(seeds)} and {len(scales)}")
+        raise ValueError(
+            f"sample: {n} prompts need as many seeds and scales, got {len(seeds)} and {len(scales)}"
+        )
     if (scales < 0).any() or not np.isfinite(scales).all():
         raise ValueError(f"sample: guidance must be a number of at least 0, got {scales.min()}")
     unique = list(dict.fromkeys(prompts))
@@ -79,7 +85,12 @@ def sampling_timesteps(generator: Generator, steps: int) -> list[int]:
 
 @torch.inference_mode()
 def _ddim(
-    generator: Generator, z: Tensor, encoded: Condition, rows: Tensor, scales: Tensor, timesteps: Sequence[int]
+    generator: Generator,
+    z: Tensor,
+    encoded: Condition,
+    rows: Tensor,
+    scales: Tensor,
+    timesteps: Sequence[int],
 ) -> Tensor:
     """Turn noise z (n, c, h, w) into latents; the last row of `encoded` is the empty prompt."""
     z, s = z.to(generator.device), scales.to(generator.device, torch.float32).view(-1, 1, 1, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zsclib.world import pixels as px
-from zsclib.world.pixels import EDGE, N, X, Y
+from zsclib.world.pixels import X, Y
 from zsclib.world.shapes import box, cos_sin
 
 GREENS = ((0.30, 0.46, 0.20), (0.42, 0.52, 0.24), (0.24, 0.40, 0.18))

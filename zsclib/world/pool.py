@@ -72,7 +72,9 @@ def item(config: PoolConfig, index: int) -> Pair:
         parent = int(draws.integers(index))
         original = item(config, parent)
         dx, dy = int(draws.integers(-1, 2)), int(draws.integers(-1, 2))
-        moved = np.roll(original.image, (dy, dx), axis=(0, 1)).astype(np.float32) * (0.9 + 0.2 * draws.random())
+        moved = np.roll(original.image, (dy, dx), axis=(0, 1)).astype(np.float32) * (
+            0.9 + 0.2 * draws.random()
+        )
         image = np.floor(np.clip(moved, 0, 255) + 0.5).astype(np.uint8)
         return Pair(image, caption(original.scene, draws, config.captions), original.scene, parent)
     scene = pool_scene(draws, config.scenes)

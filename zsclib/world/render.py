@@ -148,7 +148,7 @@ def _printed(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return px.over(canvas, ink, px.alpha(d, EDGE * (1 + rng.random())))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _glyph(font: str, symbol: str) -> np.ndarray:
     """Signed distance (128, 128) to a glyph whose height fills [-1, 1], sampled on [-1.6, 1.6]²."""
     import matplotlib
@@ -192,7 +192,8 @@ def _painted(thing: Thing, rng: np.random.Generator) -> list[tuple[np.ndarray, n
     base = px.jittered(COLOURS[thing.colour], rng)
     skin = _skin(thing, base, rng)
     return [
-        (skin if role == "body" else px.flat(np.asarray(ROLE_COLOURS[role], np.float32)), d) for role, d in _parts(thing)
+        (skin if role == "body" else px.flat(np.asarray(ROLE_COLOURS[role], np.float32)), d)
+        for role, d in _parts(thing)
     ]
 
 
@@ -228,7 +229,9 @@ def _lit(colour: np.ndarray, d: np.ndarray, thing: Thing, lx: float) -> np.ndarr
     facing = np.maximum((-hx * lx - hy * LIGHT[1] + LIGHT[2]) * nz, 0)[..., None]
     gloss = facing * facing
     gloss = gloss * gloss * gloss * gloss
-    return np.clip(colour * (0.42 + 0.68 * facing) + (0.30 if thing.material == "metal" else 0.14) * gloss, 0, 1)
+    return np.clip(
+        colour * (0.42 + 0.68 * facing) + (0.30 if thing.material == "metal" else 0.14) * gloss, 0, 1
+    )
 
 
 # ------------------------------------------------------------------------------------------- places
@@ -252,7 +255,7 @@ def _backdrop(name: str, rng: np.random.Generator) -> np.ndarray:
     if name == "street":  # a row of house fronts
         for _ in range(3):
             x, w, top = 2 * rng.random() - 1, 0.2 + 0.2 * rng.random(), horizon + 0.3 + 0.6 * rng.random()
-            front = (np.abs(X - x) < w) & (Y < top)
+            front = (np.abs(X - x) < w) & (top > Y)
             sky = np.where(front[..., None], (0.4 + 0.4 * rng.random(3)).astype(np.float32), sky)
     return px.over(sky, ground, px.alpha(Y - np.float32(horizon), 2 * EDGE))
 

@@ -126,7 +126,13 @@ def place(rng: np.random.Generator, thing: Thing) -> Thing:
 
 
 def pair(
-    rng: np.random.Generator, nouns: list[str], colours: list[str], relation: str, style: str, background: str, seed: int
+    rng: np.random.Generator,
+    nouns: list[str],
+    colours: list[str],
+    relation: str,
+    style: str,
+    background: str,
+    seed: int,
 ) -> Scene:
     """Two things, the first standing in `relation` to the second ("" puts them side by side in either order)."""
     shown = relation or _pick(rng, ("left of", "right of"))

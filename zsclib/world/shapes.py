@@ -114,7 +114,10 @@ def house(x: Array, y: Array) -> list[Part]:
 
 
 def tree(x: Array, y: Array) -> list[Part]:
-    crown = union(polygon(x, y, [(-0.72, -0.5), (0.72, -0.5), (0, 0.4)]), polygon(x, y, [(-0.55, 0.02), (0.55, 0.02), (0, 0.98)]))
+    crown = union(
+        polygon(x, y, [(-0.72, -0.5), (0.72, -0.5), (0, 0.4)]),
+        polygon(x, y, [(-0.55, 0.02), (0.55, 0.02), (0, 0.98)]),
+    )
     return [("wood", box(x, y, 0, -0.72, 0.13, 0.28)), ("body", crown)]
 
 
@@ -178,13 +181,20 @@ def apple(x: Array, y: Array) -> list[Part]:
 
 
 def bell(x: Array, y: Array) -> list[Part]:
-    dome = union(ellipse(x, y, 0, 0.2, 0.52, 0.62), polygon(x, y, [(-0.52, 0.25), (0.52, 0.25), (0.85, -0.55), (-0.85, -0.55)]))
+    dome = union(
+        ellipse(x, y, 0, 0.2, 0.52, 0.62),
+        polygon(x, y, [(-0.52, 0.25), (0.52, 0.25), (0.85, -0.55), (-0.85, -0.55)]),
+    )
     return [("dark", circle(x, y, 0, -0.68, 0.2)), ("dark", ring(x, y, 0, 0.86, 0.1, 0.05)), ("body", dome)]
 
 
 def bottle(x: Array, y: Array) -> list[Part]:
     glass = union(box(x, y, 0, -0.35, 0.42, 0.6, 0.15), box(x, y, 0, 0.45, 0.15, 0.4))
-    return [("body", glass), ("dark", box(x, y, 0, 0.86, 0.19, 0.1)), ("light", box(x, y, 0, -0.4, 0.42, 0.2))]
+    return [
+        ("body", glass),
+        ("dark", box(x, y, 0, 0.86, 0.19, 0.1)),
+        ("light", box(x, y, 0, -0.4, 0.42, 0.2)),
+    ]
 
 
 def flower(x: Array, y: Array) -> list[Part]:
@@ -213,7 +223,10 @@ def arrow(x: Array, y: Array) -> list[Part]:
 
 
 def key(x: Array, y: Array) -> list[Part]:
-    shaft = union(box(x, y, 0.32, 0, 0.62, 0.1), union(box(x, y, 0.8, -0.22, 0.1, 0.2), box(x, y, 0.5, -0.18, 0.09, 0.16)))
+    shaft = union(
+        box(x, y, 0.32, 0, 0.62, 0.1),
+        union(box(x, y, 0.8, -0.22, 0.1, 0.2), box(x, y, 0.5, -0.18, 0.09, 0.16)),
+    )
     return [("body", union(shaft, ring(x, y, -0.56, 0, 0.3, 0.13)))]
 
 
@@ -228,7 +241,10 @@ def bird(x: Array, y: Array) -> list[Part]:
     body = union(ellipse(x, y, 0.05, -0.15, 0.62, 0.42), circle(x, y, -0.5, 0.32, 0.3))
     return [
         ("gold", polygon(x, y, [(-0.72, 0.42), (-0.72, 0.2), (-1.0, 0.28)])),
-        ("dark", union(segment(x, y, -0.1, -0.5, -0.1, -0.85, 0.04), segment(x, y, 0.2, -0.5, 0.2, -0.85, 0.04))),
+        (
+            "dark",
+            union(segment(x, y, -0.1, -0.5, -0.1, -0.85, 0.04), segment(x, y, 0.2, -0.5, 0.2, -0.85, 0.04)),
+        ),
         ("body", union(body, polygon(x, y, [(0.5, -0.1), (1.0, 0.3), (0.95, -0.1)]))),
         ("dark", union(circle(x, y, -0.56, 0.4, 0.07), ellipse(x, y, 0.2, -0.1, 0.32, 0.13))),
     ]
@@ -283,7 +299,11 @@ def wug(x: Array, y: Array) -> list[Part]:
 
 def blicket(x: Array, y: Array) -> list[Part]:
     plate = cut(box(x, y, -0.1, -0.1, 0.7, 0.6, 0.1), circle(x, y, -0.1, -0.1, 0.3))
-    return [("gold", polygon(x, y, [(0.5, 0.1), (1.0, 0.8), (0.5, 0.5)])), ("body", plate), ("gold", box(x, y, -0.1, -0.82, 0.75, 0.1))]
+    return [
+        ("gold", polygon(x, y, [(0.5, 0.1), (1.0, 0.8), (0.5, 0.5)])),
+        ("body", plate),
+        ("gold", box(x, y, -0.1, -0.82, 0.75, 0.1)),
+    ]
 
 
 def fep(x: Array, y: Array) -> list[Part]:
@@ -292,7 +312,10 @@ def fep(x: Array, y: Array) -> list[Part]:
 
 
 def toma(x: Array, y: Array) -> list[Part]:
-    glass = union(polygon(x, y, [(-0.7, 0.9), (0.7, 0.9), (0, -0.05)]), polygon(x, y, [(-0.7, -0.9), (0.7, -0.9), (0, 0.05)]))
+    glass = union(
+        polygon(x, y, [(-0.7, 0.9), (0.7, 0.9), (0, -0.05)]),
+        polygon(x, y, [(-0.7, -0.9), (0.7, -0.9), (0, 0.05)]),
+    )
     return [("body", glass), ("dark", box(x, y, 0, 0, 0.6, 0.11))]
 
 
@@ -323,7 +346,24 @@ def pilk(x: Array, y: Array) -> list[Part]:
 THINGS: dict[str, Callable[[Array, Array], list[Part]]] = {
     f.__name__: f
     for f in (
-        *(star, car, tree, ball, fish, house, apple, heart, boat, mug, flower, mushroom, bird, umbrella, hat, bottle),
+        *(
+            star,
+            car,
+            tree,
+            ball,
+            fish,
+            house,
+            apple,
+            heart,
+            boat,
+            mug,
+            flower,
+            mushroom,
+            bird,
+            umbrella,
+            hat,
+            bottle,
+        ),
         *(key, moon, cube, bell, lamp, leaf, chair, arrow, cross, hoop),
     )
 }  # in order of frequency in the pool, the commonest first

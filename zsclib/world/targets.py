@@ -66,7 +66,9 @@ def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) 
         raise ValueError(f"target: there is no split {split!r}; choose one of {', '.join(SPLITS)}")
     n = DEFAULT_SIZE if n is None else n
     if n < 1 or (name == "pairs" and n % 2):
-        raise ValueError(f"target: n of {name!r} must be a positive{' even' if name == 'pairs' else ''} number, got {n}")
+        raise ValueError(
+            f"target: n of {name!r} must be a positive{' even' if name == 'pairs' else ''} number, got {n}"
+        )
     if name == "pairs":
         return _pairs(split, n, seed)
     images, rows, classes = [], [], CLASSES[name]
@@ -161,7 +163,10 @@ def _pairs(split: str, n: int, seed: int) -> ImageSet:
         draws = rng(seed, "target", "pairs", split, example)
         swap = SWAPS[example % len(SWAPS)]
         scene = pool_scene(draws, mix)
-        (a, b), relation = scene.things, "" if swap == "object" else RELATIONS[int(draws.integers(len(RELATIONS)))]
+        (a, b), relation = (
+            scene.things,
+            "" if swap == "object" else RELATIONS[int(draws.integers(len(RELATIONS)))],
+        )
         if swap == "relation":
             orders = ((a.noun, a.colour, b.noun, b.colour), (b.noun, b.colour, a.noun, a.colour))
         else:
@@ -171,7 +176,9 @@ def _pairs(split: str, n: int, seed: int) -> ImageSet:
             for n1, c1, n2, c2 in orders
         ]
         for label, (n1, c1, n2, c2) in enumerate(orders):
-            shown = pair(draws, [n1, n2], [c1, c2], relation, "photo", scene.background, int(draws.integers(2**62)))
+            shown = pair(
+                draws, [n1, n2], [c1, c2], relation, "photo", scene.background, int(draws.integers(2**62))
+            )
             images.append(render(shown))
             rows.append({
                 "source": "pairs", "split": split, "index": 2 * example + label, **shown.row(),

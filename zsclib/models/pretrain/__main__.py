@@ -11,7 +11,7 @@ import torch
 
 from zsclib.models.pretrain import autoencoder, clip, unet
 
-STAGES = ("autoencoder", "clip", "freeze", "unet", "export", "evaluate", "all")
+STAGES = ("autoencoder", "clip", "freeze", "clip-image", "unet", "export", "evaluate", "all")
 HELD_OUT = 2048  # pairs at the end of the pool that no training sees
 
 
@@ -68,7 +68,7 @@ def _train(stage: str, options: argparse.Namespace) -> None:
     if stage == "freeze":
         unet.freeze(pool.images, options.checkpoints, device)
         return
-    plan = {"autoencoder": autoencoder.PLAN, "clip": clip.PLAN, "unet": unet.PLAN}[stage]
+    plan = {plan.name: plan for plan in (autoencoder.PLAN, clip.PLAN, clip.IMAGE_PLAN, unet.PLAN)}[stage]
     plan = replace(plan, samples=options.samples or plan.samples, minutes=options.minutes, seed=options.seed)
     common = {
         "folder": options.checkpoints,
@@ -81,6 +81,10 @@ def _train(stage: str, options: argparse.Namespace) -> None:
         autoencoder.train_autoencoder(pool.images[:-HELD_OUT], pool.images[-HELD_OUT:], **common)
     elif stage == "clip":
         clip.train_clip(pool.images, pool.captions, held_out=HELD_OUT, **common)
+    elif stage == "clip-image":
+        if not (options.checkpoints / "frozen").exists():
+            unet.freeze(pool.images, options.checkpoints, device)
+        clip.train_image_tower(pool.images, pool.captions, held_out=HELD_OUT, **common)
     else:
         unet.train_unet(pool.images, pool.captions, held_out=HELD_OUT, **common)
 

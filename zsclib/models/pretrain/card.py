@@ -28,7 +28,7 @@ CARDS = {
         "diffusers",
     ),
 }
-VALIDATION = {"autoencoder": "psnr", "clip": "top1_of_256", "unet": "held_out"}
+VALIDATION = {"autoencoder": "psnr", "clip": "top1_of_256", "clip-image": "top1_of_256", "unet": "held_out"}
 
 
 def thinned(history: list[dict], most: int = 300) -> list[dict]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ PLAN = Plan(
     log_every=50,
     validate_every=200,
 )
+IMAGE_PLAN = replace(PLAN, name="clip-image", samples=400_000)
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
 
@@ -119,6 +122,52 @@ def train_clip(
     def validate(mean_model: CLIPModel) -> dict[str, float]:
         return {"top1_of_256": top1(mean_model, images[n:][:1024], ids[n:][:1024])}
 
+    return train(plan, model, loss, folder, facts, validate)
+
+
+def train_image_tower(
+    images: np.ndarray,
+    captions: list[str],
+    folder: Path,
+    held_out: int,
+    plan: Plan = IMAGE_PLAN,
+    facts: dict | None = None,
+    device: str = "cpu",
+) -> list[dict]:
+    """Train CLIP's image tower on under its locked text tower (Zhai et al. 2022, LiT); return the history.
+
+    A U-Net reads the text tower that was frozen for it, so that tower may not move any more; the image tower,
+    the two projections and the temperature may, and profit from more pictures.
+    """
+    frozen = Path(folder) / "frozen"
+    tokenizer = CLIPTokenizer.from_pretrained(frozen / "tokenizer")
+    model = CLIPModel.from_pretrained(frozen / "clip").to(device)
+    model.text_model.requires_grad_(False)
+    unique, row = np.unique(np.array(captions), return_inverse=True)
+    with torch.no_grad():  # what the locked tower says, once per caption
+        ids = token_ids(tokenizer, unique.tolist())
+        said = torch.cat([model.text_model(part.to(device)).pooler_output for part in ids.split(512)])
+    n = len(images) - held_out
+
+    def logits_of(model: CLIPModel, pictures: np.ndarray, own: np.ndarray) -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=model.training):
+            u = model.get_image_features(pixel_values=to_tensor(pictures).to(device)).pooler_output
+        u, v = u.float(), model.text_projection(said[own])
+        u, v = u / u.norm(dim=1, keepdim=True), v / v.norm(dim=1, keepdim=True)
+        return model.logit_scale.exp().clamp(max=100) * u @ v.T
+
+    def loss(model: CLIPModel, step: int) -> Tensor:
+        picked = np.sort(batch_indices(plan, step, n))
+        pictures = shifted(images[picked], rng(plan.seed, "augment", plan.name, step), most=2)
+        same = torch.from_numpy(row[picked][:, None] == row[picked][None]).to(device)
+        return contrastive_loss(logits_of(model, pictures, row[picked]), same)
+
+    def validate(mean_model: CLIPModel) -> dict[str, float]:
+        own = row[n:][:256]
+        best = logits_of(mean_model, images[n:][:256], own).argmax(1).cpu().numpy()
+        return {"top1_of_256": float((own[best] == own).mean())}
+
+    facts = (facts or {}) | json.loads((frozen / "facts.json").read_text())
     return train(plan, model, loss, folder, facts, validate)
 
 

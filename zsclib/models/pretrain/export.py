@@ -39,12 +39,15 @@ def export(folder: Path, models: Path, channels: tuple[int, ...] = CHANNELS) -> 
             print(f"export: {name} was frozen at step {meta['step']}; {newest[-1].name} is not exported")
     tokenizer = CLIPTokenizer.from_pretrained(frozen / "tokenizer")
 
-    draft = _draft(models / "pocket-clip")
-    CLIPModel.from_pretrained(frozen / "clip").save_pretrained(draft)
+    draft, clip = _draft(models / "pocket-clip"), CLIPModel.from_pretrained(frozen / "clip")
+    trained = {"clip": metas["clip"]}
+    if checkpoints(folder, "clip-image"):
+        trained["clip-image"] = load_averaged(clip, folder, "clip-image")
+    clip.save_pretrained(draft)
     new_processor(tokenizer).save_pretrained(draft)
     new_processor(tokenizer).image_processor.save_pretrained(draft)
     _copy_words(frozen / "tokenizer", draft)
-    _finish(draft, models / "pocket-clip", {"clip": metas["clip"]})
+    _finish(draft, models / "pocket-clip", trained)
 
     if checkpoints(folder, "unet"):
         vae = AutoencoderKL.from_pretrained(frozen / "vae")

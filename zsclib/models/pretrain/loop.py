@@ -95,7 +95,7 @@ def update_ema(ema: dict[str, Tensor], model: nn.Module, step: int, decay: float
 @contextmanager
 def averaged(model: nn.Module, ema: dict[str, Tensor]) -> Iterator[nn.Module]:
     """Lend the model with its averaged weights, in eval mode; the trained weights come back afterwards."""
-    kept = {name: p.detach().clone() for name, p in model.named_parameters()}
+    kept = {name: p.detach().clone() for name, p in model.named_parameters() if name in ema}
     training = model.training
     try:
         _copy(model, ema)
@@ -106,9 +106,10 @@ def averaged(model: nn.Module, ema: dict[str, Tensor]) -> Iterator[nn.Module]:
 
 
 def _copy(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    named = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
+        for name, value in weights.items():
+            named[name].copy_(value)
 
 
 def train(
@@ -123,7 +124,7 @@ def train(
 
     Args:
         plan: the settings.
-        model: the network, on its device; trained in place.
+        model: the network, on its device; trained in place, except what requires no gradient.
         loss: (model, step) → scalar; must draw its batch and its noise from the step number alone.
         folder: where checkpoints lie, as `<name>-<step>.safetensors` with a `.sha256` beside each.
         facts: what else determines the run (pool, frozen parts); a checkpoint with other facts is refused.
@@ -135,7 +136,7 @@ def train(
     folder = Path(folder)
     facts = json.loads(json.dumps(facts or {}))
     device = next(model.parameters()).device
-    named = dict(model.named_parameters())
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = [
         {"params": [p for p in named.values() if p.ndim > 1], "weight_decay": plan.weight_decay},
         {"params": [p for p in named.values() if p.ndim <= 1], "weight_decay": 0.0},
@@ -214,8 +215,9 @@ def _save(
 ) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in ema.items()}
-    for name, parameter in model.named_parameters():
-        state = optimizer.state[parameter]
+    named = dict(model.named_parameters())
+    for name in ema:
+        state = optimizer.state[named[name]]
         tensors |= {f"first.{name}": state["exp_avg"], f"second.{name}": state["exp_avg_sq"]}
     write_checkpoint(folder / f"{plan.name}-{meta['step']:07d}.safetensors", tensors, meta)
     for old in checkpoints(folder, plan.name):
@@ -258,7 +260,9 @@ def _resume(
             continue
         model.load_state_dict(read_tensors(path, "model"))
         averages, first, second = (read_tensors(path, part) for part in ("ema", "first", "second"))
-        for name, parameter in model.named_parameters():
+        named = dict(model.named_parameters())
+        for name in ema:
+            parameter = named[name]
             ema[name].copy_(averages[name])
             optimizer.state[parameter] = {
                 "step": torch.tensor(float(meta["step"]), device=parameter.device),
