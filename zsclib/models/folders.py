@@ -18,10 +18,17 @@ import transformers
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")  # one of them makes a tokenizer
 
+CLONE = Path(__file__).resolve().parents[2]
+
 
 def find_folder(path: str | Path, must_hold: str, allow_network: bool = False) -> Path:
-    """Return the local folder of a model given by folder or Hub id; FileNotFoundError if there is none."""
+    """Return the local folder of a model given by folder or Hub id; FileNotFoundError if there is none.
+
+    A relative path is looked up in the working directory, then in this clone.
+    """
     folder = Path(path)
+    if not folder.is_dir() and (CLONE / folder).is_dir():
+        folder = CLONE / folder
     if folder.is_dir():
         if not (folder / must_hold).is_file():
             raise FileNotFoundError(f"{folder} holds no {must_hold}: is it the right folder?")
