@@ -130,7 +130,8 @@ def classify(
         seed, keys: of the noise. Keys name the images (default 0..n-1): a part of a set, given the keys it
             has in the whole, gets the noise and result it has there, in any order and batch size.
         batch: passes of the network at once, over images, classes and levels alike.
-        images_at_once: images per part; the errors of a part are stored together.
+        images_at_once: images per part; the errors of a part are stored together. Lists of the part's passes
+            take about 50 bytes a pass: fewer at once for a thousand classes.
         progress: called with the number of passes just done, for instance `tqdm(...).update`.
 
     Raises:
