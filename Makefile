@@ -48,7 +48,7 @@ lock: $(READY)  ## write requirements.lock anew from pyproject.toml
 	   cat requirements.lock; } > requirements.lock.bak && mv requirements.lock.bak requirements.lock
 
 clean:  ## remove the rendered book (results/ and .venv stay)
-	rm -rf _build book/notebooks
+	rm -rf _build book/notebooks book/generated
 
 # torch goes first and by itself, so that one plain version is taken on every machine; -c keeps what it pulls in at
 # the locked versions.

@@ -12,7 +12,9 @@ from zsclib.study import runner
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-EXPECTATIONS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "data/expectations").glob("*.yml")}
+EXPECTATIONS = {
+    path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "data/expectations").glob("*.yml")
+}
 
 
 def deviations(record: dict, expected: dict) -> list[str]:
@@ -24,13 +26,17 @@ def deviations(record: dict, expected: dict) -> list[str]:
         if not isinstance(value, int | float):
             found.append(f"{name} is {value!r}, expected {wanted['value']}")
         elif abs(value - wanted["value"]) > wanted["tolerance"]:
-            found.append(f"{name} is {value:.4g}, expected {wanted['value']} ± {wanted['tolerance']}: {wanted['why']}")
+            found.append(
+                f"{name} is {value:.4g}, expected {wanted['value']} ± {wanted['tolerance']}: {wanted['why']}"
+            )
     return found
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS)
 def run(request) -> tuple[str, dict]:
-    folder = runner.run(request.param, profile="ci")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS", raising=False)  # the tests take one thread, a notebook all of them
+        folder = runner.run(request.param, profile="ci")
     return request.param, json.loads((folder / "record.json").read_text())
 
 
@@ -55,4 +61,6 @@ def test_an_expectation_can_fail(name, value):
     assert deviations({value: wanted["broken"]}, {value: wanted})
     assert deviations({value: {"value": wanted["broken"], "low": 0, "high": 1, "n": 1}}, {value: wanted})
     assert deviations({}, {value: wanted})
-    assert wanted["tolerance"] <= 0.6 * abs(wanted["value"] - wanted["broken"]), "wide enough to let broken work through"
+    assert wanted["tolerance"] <= 0.6 * abs(wanted["value"] - wanted["broken"]), (
+        "wide enough to let broken work through"
+    )

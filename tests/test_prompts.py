@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zsclib.prompts import FOLDER, fill, load_prompts, prompts_of
+from zsclib.world.targets import CLASSES
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yml")))
@@ -84,7 +85,11 @@ def test_a_missing_file_lists_those_there_are():
 
 
 def test_prompts_of_a_set_come_from_its_own_words_its_class_names_or_a_template():
-    assert prompts_of("objects", ["star"])[:2] == ["a photo of a star", "a photo of a car"]
+    assert prompts_of("objects", CLASSES["objects"])[:2] == ["a photo of a star", "a photo of a car"]
+    with pytest.raises(ValueError, match="prompts for 10 classes, got 1"):
+        prompts_of("objects", ["star"])
+    with pytest.raises(ValueError, match="captions of their own"):
+        prompts_of("pairs", ["first caption", "second caption"])
     assert prompts_of("folder:my/pets", ["cat", "dog"]) == ["a photo of a cat", "a photo of a dog"]
     assert prompts_of("digits", ["0", "1"], "digit {}") == ["digit 0", "digit 1"]
     with pytest.raises(ValueError, match="{}"):

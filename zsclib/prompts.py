@@ -115,7 +115,15 @@ def prompts_of(name: str, classes: Sequence[str], template: str = "") -> list[st
     """
     if template:
         return fill(template, classes)
+    if name == "pairs":
+        raise ValueError(
+            "prompts_of: the images of 'pairs' have captions of their own (see its manifest), not classes"
+        )
     if (FOLDER / f"{name}.yml").is_file():
         words = load_prompts(name)
+        if len(words.classes) != len(classes):
+            raise ValueError(
+                f"prompts_of: {name!r} has prompts for {len(words.classes)} classes, got {len(classes)}"
+            )
         return fill(words.template, words.classes)
     return fill("a photo of a {}", classes)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, CLIPModel
 
+from zsclib.codec import check_images
 from zsclib.models.folders import (
-    check_images,
     check_prompts,
     check_truncation,
     find_folder,
@@ -55,7 +55,7 @@ class Clip:
         Returns:
             float32 (n, d) on the model's device.
         """
-        check_images(images)
+        check_images(images, "encode_images")
         rows = [torch.empty(0, self.model.config.projection_dim, device=self.device)]
         for start in range(0, len(images), AT_ONCE):
             chunk = list(images[start : start + AT_ONCE])

@@ -12,7 +12,6 @@ from typing import Any
 
 import diffusers
 import huggingface_hub
-import numpy as np
 import torch
 import transformers
 
@@ -94,13 +93,6 @@ def check_truncation(tokenizers: Sequence[Any], prompts: Sequence[str]) -> None:
                 f"two prompts differ only beyond the {tokenizers[0].model_max_length} tokens this model "
                 f"reads, so it cannot tell them apart; shorten them: {other!r} and {prompt!r}"
             )
-
-
-def check_images(images: np.ndarray) -> None:
-    """Raise ValueError unless images are uint8 (n, H, W, 3)."""
-    if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
-        raise ValueError(f"images must be uint8 (n, H, W, 3), got {got}")
 
 
 @contextlib.contextmanager

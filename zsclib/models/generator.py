@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsclib.codec import check_images
 from zsclib.models.folders import (
-    check_images,
     check_prompts,
     check_truncation,
     find_folder,
@@ -160,7 +160,7 @@ class Generator:
             ValueError: another dtype, shape or image size.
         """
         side, (shift, scale) = self.image_size, self._shift_and_scale()
-        check_images(images)
+        check_images(images, "encode_images")
         if images.shape[1:3] != (side, side):
             raise ValueError(
                 f"encode_images: this model reads images of {side} x {side} pixels, got {images.shape[1]} x "

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsclib.models.folders import check_images
+from zsclib.codec import check_images
 from zsclib.models.generator import Condition, Generator
 from zsclib.papers.error_matrix import (
     Schedule,
@@ -168,9 +168,10 @@ def classify(
         return eliminate(measure, len(z), len(sizes), schedule)
 
     fingerprint, parts = None if store is None else generator.fingerprint(), []
+    read = hashlib.blake2b(condition.embeddings.float().cpu().numpy().tobytes()).hexdigest()  # as tokenised
     for start in range(0, len(keys), images_at_once):
         part = slice(start, start + images_at_once)
-        facts = repr((fingerprint, images[part].shape, keys[part], prompts, schedule, loss, seed))
+        facts = repr((fingerprint, read, images[part].shape, keys[part], prompts, schedule, loss, seed))
         name = hashlib.blake2b(facts.encode() + images[part].tobytes(), digest_size=16).hexdigest()
         kept = None if store is None else store.get(name)
         parts.append(errors_of(images[part], keys[part]) if kept is None else kept["errors"])
@@ -219,7 +220,7 @@ def _noises(seed: int, keys: list[int | str], i: np.ndarray, k: np.ndarray, shap
 
 
 def _check(images: np.ndarray, keys: list[int | str], loss: str, batch: int, images_at_once: int) -> None:
-    check_images(images)
+    check_images(images, "classify")
     if not keys or len(keys) != len(images):
         raise ValueError(f"classify needs images, and a key for each; got {len(images)} and {len(keys)} keys")
     if loss not in LOSSES:

@@ -32,6 +32,7 @@ COLOURS = {
     "synthetic": "#CC79A7",  # networks trained on generated images
     "retrieved": "#E69F00",  # networks trained on retrieved images
     "features": "#56B4E9",  # heads on a generator's features
+    "elimination": "#000000",  # the diffusion classifier with staged elimination
     "published": "#222222",  # numbers of a paper
     "chance": "#8C8C8C",  # guessing
 }

@@ -67,9 +67,26 @@ def plan(
     identity = {
         "notebook_hash": hash_notebook(node),
         "library_hash": hash_library(root),
-        "parameters_hash": hash_json(merged),
+        "parameters_hash": hash_json([merged, own_files(merged, root)]),
     }
     return Plan(name, source, root / "results" / profile / name, profile, known, merged, passed, identity)
+
+
+def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of all files that parameters name outside the clone's `data/`.
+
+    A parameter names files if it is a path, or `folder:PATH` or `parquet:PATH`, or a list of these.
+    """
+    found: list[tuple[str, int, int]] = []
+    for value in parameters.values():
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str) or not text:
+                continue
+            path = root / text.removeprefix("folder:").removeprefix("parquet:")
+            if len(text) < 4096 and path.exists() and not path.resolve().is_relative_to(root / "data"):
+                files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+                found += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return found
 
 
 def stale_because(
@@ -193,7 +210,7 @@ def _stale_because(todo: Plan) -> str | None:
     if stamp.get("parameters_hash") != todo.identity["parameters_hash"]:
         now, before = json.loads(json.dumps(todo.parameters)), stamp.get("parameters", {})
         changed = [f"{key}: {before.get(key)!r} → {now[key]!r}" for key in now if before.get(key) != now[key]]
-        return f"the parameters have changed ({', '.join(changed)})"
+        return f"the parameters have changed ({', '.join(changed) or 'the files they name'})"
     if stamp.get("library_hash") != todo.identity["library_hash"]:
         return "the library or its data has changed"
     return None

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from zsclib.models.pretrain import autoencoder, clip, unet
+from zsclib.world.pool import Pool, PoolConfig, load_pool
 
 STAGES = ("autoencoder", "clip", "freeze", "clip-image", "unet", "export", "evaluate", "all")
 HELD_OUT = 2048  # pairs at the end of the pool that no training sees
@@ -52,18 +53,21 @@ def main(arguments: list[str] | None = None) -> None:
             from zsclib.models.pretrain.evaluate import evaluate
             from zsclib.models.pretrain.export import write_cards
 
-            evaluate(options.models, limit=options.limit)
+            evaluate(options.models, limit=options.limit, pool=_pool(options).images)
             write_cards(options.models)
         else:
             _train(stage, options)
 
 
-def _train(stage: str, options: argparse.Namespace) -> None:
-    from zsclib.world.pool import PoolConfig, load_pool
-
+def _pool(options: argparse.Namespace) -> Pool:
     config = PoolConfig(seed=options.pool_seed)
     config = config if options.pool_size is None else replace(config, n=options.pool_size)
-    pool = load_pool(config, options.pool_cache)
+    return load_pool(config, options.pool_cache)
+
+
+def _train(stage: str, options: argparse.Namespace) -> None:
+    pool = _pool(options)
+    config = pool.config
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if stage == "freeze":
         unet.freeze(pool.images, options.checkpoints, device)

@@ -1,0 +1,94 @@
+"""The models that ship: whole, small, opened by the libraries alone, and as good as the book needs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from zsclib import datasets
+from zsclib.models.clip import open_clip
+from zsclib.models.generator import open_generator
+from zsclib.models.pretrain.autoencoder import psnr
+from zsclib.papers.diffusion_classifier import classify
+from zsclib.papers.error_matrix import exhaustive
+from zsclib.prompts import prompts_of
+
+MODELS = Path(__file__).resolve().parents[1] / "data/models"
+QUALITY = json.loads((MODELS / "quality.json").read_text())
+
+ALONE = """
+import sys, torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPModel, CLIPProcessor
+pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1] + "/pocket-sd")
+pipeline.set_progress_bar_config(disable=True)
+image = pipeline("a photo of a red star", num_inference_steps=2, guidance_scale=3.0).images[0]
+model = CLIPModel.from_pretrained(sys.argv[1] + "/pocket-clip")
+inputs = CLIPProcessor.from_pretrained(sys.argv[1] + "/pocket-clip")(
+    text=["a photo of a star", "a photo of a car"], images=[image], return_tensors="pt", padding=True
+)
+with torch.no_grad():
+    logits = model(**inputs).logits_per_image
+print(image.size, tuple(logits.shape), bool(torch.isfinite(logits).all()), "zsclib" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "model, measure, least",
+    [
+        ("pocket-sd", "psnr pool", 24.0),
+        ("pocket-clip", "objects", 0.80),
+        ("pocket-clip", "printed-digits", 0.85),
+        ("pocket-sd", "objects", 0.60),
+        ("pocket-sd", "digits", 0.50),
+    ],
+)
+def test_measured_quality_is_what_the_book_needs(model, measure, least):
+    found = QUALITY[model][measure]
+    assert found["n"] >= 200 and found["value"] >= least
+
+
+def test_no_test_picture_was_found_in_the_whole_pool():
+    found = QUALITY["pool"]["overlap"]
+    assert found["value"] == 0 and found["n"] > 5000
+
+
+def test_the_libraries_open_the_models_without_this_project(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(MODELS)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.stdout.split("\n")[0] == "(32, 32) (1, 2) True False", done.stderr[-2000:]
+
+
+def test_all_weights_together_are_small():
+    assert sum(path.stat().st_size for path in MODELS.rglob("*.safetensors")) <= 40e6
+
+
+def test_text_tower_is_shared():
+    tower = open_generator(MODELS / "pocket-sd").text_encoder.state_dict()
+    clip = open_clip(MODELS / "pocket-clip").model.text_model.state_dict()
+    assert all(torch.equal(clip[name.removeprefix("text_model.")], value) for name, value in tower.items())
+
+
+def test_the_models_answer_as_measured():
+    """A few pictures, far above guessing: a folder that was exported wrongly would guess."""
+    generator, clip = open_generator(MODELS / "pocket-sd"), open_clip(MODELS / "pocket-clip")
+    pictures = datasets.load("objects", "validation", n=30)
+    prompts = prompts_of("objects", pictures.classes)
+    by_noise = classify(generator, pictures.images, prompts, exhaustive(8)).prediction
+    by_match = clip.zero_shot(prompts, ["{}"]).scores(pictures.images).argmax(1)
+    assert (by_noise == pictures.labels).mean() > 0.5
+    assert (by_match == pictures.labels).mean() > 0.5
+    shuffled = classify(generator, pictures.images, prompts[3:] + prompts[:3], exhaustive(8)).prediction
+    assert (shuffled == pictures.labels).mean() < 0.3
+
+
+def test_handwriting_survives_the_autoencoder():
+    digits = datasets.load("digits", "validation", n=50).images
+    vae = open_generator(MODELS / "pocket-sd").vae
+    assert psnr(vae, digits) > 20
