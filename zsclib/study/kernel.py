@@ -34,6 +34,7 @@ def environment(network: bool) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # they go to stderr, which marks a page as faulty
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm.auto, imported by others, misses its widgets
     }
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return fixed if network else fixed | offline
