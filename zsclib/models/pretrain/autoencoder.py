@@ -13,7 +13,7 @@ from torch import Tensor
 from zsclib.models.pretrain.loop import Plan, batch_indices, train
 from zsclib.seeds import rng, torch_generator
 
-PLAN = Plan("autoencoder", samples=800_000, batch=64, rate=1.5e-3, weight_decay=1e-3)
+PLAN = Plan("autoencoder", samples=92_000, batch=64, rate=1.5e-3, weight_decay=1e-3)
 KL_WEIGHT = 1e-6
 CHANNELS = (16, 48, 96)
 

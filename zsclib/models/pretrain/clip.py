@@ -18,7 +18,7 @@ from zsclib.seeds import rng
 
 PLAN = Plan(
     "clip",
-    samples=600_000,
+    samples=150_000,
     batch=256,
     rate=1e-3,
     betas=(0.9, 0.98),
@@ -26,7 +26,7 @@ PLAN = Plan(
     log_every=50,
     validate_every=200,
 )
-IMAGE_PLAN = replace(PLAN, name="clip-image", samples=400_000)
+IMAGE_PLAN = replace(PLAN, name="clip-image", samples=460_000)
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
 
