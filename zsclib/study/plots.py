@@ -284,7 +284,7 @@ def image_grid(
             raise ValueError(f"image_grid: need {wanted} {name}, got {len(texts)}")
     # All in pixels of the sheet, so that no picture's pixel is wider than its neighbour.
     page, gap, border, point = round(WIDTH * 2 * DPI), 14, 6, 2 * DPI / 72
-    left = round(max(map(len, row_titles)) * 9 * 0.6 * point) + gap if row_titles else 0
+    left = round(max(map(len, row_titles)) * 9 * 0.72 * point) + gap if row_titles else 0
     cell = (page - left) // columns
     zoom = max(1, min(zoom_limit, (cell - gap) // width))
     step = min(cell, zoom * width + 4 * gap)
