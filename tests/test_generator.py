@@ -12,6 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from zsclib.models.generator import Condition, open_generator
+from zsclib.papers.diffusion_classifier import classify
+from zsclib.papers.error_matrix import exhaustive
+from zsclib.sampling import sample
 
 PROMPTS = ["a photo of a cat", "a photo of a dog", "7"]
 
@@ -19,6 +22,11 @@ PROMPTS = ["a photo of a cat", "a photo of a dog", "7"]
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory):
+    return open_generator(tiny.dit(tmp_path_factory.mktemp("dit") / "folder"))
 
 
 @pytest.fixture
@@ -308,3 +316,89 @@ def test_sd3_without_its_third_encoder(tmp_path):
     condition = generator.encode_prompts(["a cat", "a dog"])
     z = torch.zeros(2, *generator.latent_shape)
     assert generator.predict_noise(z, torch.tensor([1, 999]), condition).shape == z.shape
+
+
+def test_class_names_are_found_by_synonym_and_number(dit):
+    condition = dit.encode_prompts(["dog", "Felis catus", "cat", "cat, Felis catus", "", "#2"])
+    assert condition.class_ids.tolist() == [1, 0, 0, 0, 3, 2]
+    taken = condition.take(torch.tensor([4, 4, 0]))
+    assert taken.class_ids.tolist() == [3, 3, 1]
+    assert torch.equal(taken.embeddings[2], condition.embeddings[0])
+    assert not torch.equal(taken.embeddings[2], taken.embeddings[0])
+
+
+def test_unknown_and_shared_class_names_are_refused(dit, tmp_path):
+    for name in ("horse", "a photo of a cat", "#3", " "):
+        with pytest.raises(ValueError, match=r"class name, got .*\. It knows cat, Felis catus, dog, bird"):
+            dit.encode_prompts(["cat", name])
+    cranes = open_generator(tiny.dit(tmp_path / "cranes", id2label={0: "crane", 1: "crane, bird", 2: "bird"}))
+    with pytest.raises(ValueError, match="got 'crane'; its classes #0, #1 share"):
+        cranes.encode_prompts(["crane"])
+    assert cranes.encode_prompts(["crane, bird", "#0"]).class_ids.tolist() == [1, 0]
+    nameless = open_generator(tiny.dit(tmp_path / "nameless"))
+    nameless.id2label = {}
+    with pytest.raises(ValueError, match="knows no names"):
+        nameless.encode_prompts(["cat"])
+
+
+def test_learned_variance_is_dropped(dit, images):
+    """The noise is the first half of what the class-conditional network says, at its own linear schedule."""
+    z, t, ids = dit.encode_images(images), torch.tensor([0, 10, 500, 900, 999]), torch.tensor([2, 1, 0, 3, 1])
+    condition = dit.encode_prompts(["cat", "dog", "bird", ""]).take(ids)
+    with torch.no_grad():
+        said = dit.unet(z, timestep=t, class_labels=ids).sample
+    assert said.shape[1] == 8
+    torch.testing.assert_close(dit.predict_noise(z, t, condition), said[:, :4])
+    betas = np.linspace(1e-4, 0.02, 1000)
+    np.testing.assert_allclose(dit.alphas_cumprod, np.cumprod(1 - betas), rtol=1e-4)
+
+
+def test_class_conditional_samples_are_those_of_diffusers(tmp_path):
+    """DiTPipeline takes 1000 for no class, so its guidance fits only models of a thousand classes."""
+    names = {i: f"class {i}" for i in range(1000)}
+    for variance in (True, False):
+        generator = open_generator(tiny.dit(tmp_path / str(variance), id2label=names, variance=variance))
+        pipeline, seeds = generator.pipeline(), [3, 4, 5]
+        assert pipeline.get_label_ids(["class 7"]) == [7]
+        for guidance in (1.0, 4.0):
+            theirs = pipeline(
+                [7, 999, 0],
+                guidance_scale=guidance,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                num_inference_steps=5,
+                output_type="np",
+            ).images
+            ours = sample(generator, ["class 7", "class 999", "class 0"], seeds, guidance, steps=5)
+            assert np.abs(ours - 255 * theirs).max() < 1.01
+
+
+def test_a_class_conditional_model_classifies(dit, images):
+    result = classify(dit, images, ["cat", "dog", "bird"], exhaustive(4), batch=7)
+    again = classify(dit, images[:2], [["bird"], ["dog", "cat"]], exhaustive(4))
+    np.testing.assert_allclose(result.errors[:2, 2], again.errors[:, 0], rtol=1e-4)
+    assert np.ptp(result.scores, axis=1).min() > 0
+    with pytest.raises(ValueError, match="cannot tell 'cat' from 'Felis catus'"):
+        classify(dit, images, ["cat", "Felis catus"], exhaustive(4))
+
+
+def test_class_conditional_folders_as_first_published(dit, tmp_path):
+    """Their network was then named Transformer2DModel."""
+    folder = tiny.dit(tmp_path / "old")
+    edit(folder / "model_index.json", transformer=["diffusers", "Transformer2DModel"])
+    edit(folder / "transformer" / "config.json", _class_name="Transformer2DModel")
+    assert open_generator(folder).fingerprint() == dit.fingerprint()
+    edit(folder / "model_index.json", id2label={"0": "bird", "1": "dog", "2": "cat"})
+    assert open_generator(folder).fingerprint() != dit.fingerprint()
+    edit(folder / "model_index.json", id2label={"0": "bird", "3": "dog"})
+    with pytest.raises(ValueError, match="labels up to 3, but 3 classes"):
+        open_generator(folder)
+    edit(folder / "model_index.json", _class_name="StableDiffusionPipeline")
+    with pytest.raises(ValueError, match="supported are"):
+        open_generator(folder)
+
+
+def test_class_conditional_parts_are_needed(tmp_path):
+    folder = tiny.dit(tmp_path / "dit")
+    shutil.rmtree(folder / "transformer")
+    with pytest.raises(FileNotFoundError, match="lacks its part 'transformer'"):
+        open_generator(folder)

@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DiTTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
     SD3Transformer2DModel,
@@ -198,6 +199,33 @@ def stable_diffusion_3(folder: Path, seed: int = 0, t5: bool = True) -> Path:
     )
 
 
+def dit(folder: Path, seed: int = 0, id2label: dict[int, str] | None = None, variance: bool = True) -> Path:
+    """Write a folder as DiT-XL has it: class-conditional, linear schedule, a learned variance, no text."""
+    torch.manual_seed(seed)
+    id2label = {0: "cat, Felis catus", 1: "dog", 2: "bird"} if id2label is None else id2label
+    autoencoder(scaling_factor=0.18215).save_pretrained(folder / "vae")
+    DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8 if variance else 4,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        norm_num_groups=4,
+        num_embeds_ada_norm=len(id2label),
+    ).save_pretrained(folder / "transformer")
+    DDIMScheduler(clip_sample=False, set_alpha_to_one=False).save_pretrained(folder / "scheduler")
+    return _index(
+        folder,
+        "DiTPipeline",
+        id2label={str(i): label for i, label in id2label.items()},
+        scheduler=["diffusers", "DDIMScheduler"],
+        transformer=["diffusers", "DiTTransformer2DModel"],
+        vae=["diffusers", "AutoencoderKL"],
+    )
+
+
 def clip(folder: Path, seed: int = 0, size: int = 16) -> Path:
     """Write a CLIPModel folder with its tokenizer and preprocessor_config.json, for images of size x size."""
     torch.manual_seed(seed)
@@ -236,7 +264,7 @@ def _name_as_on_the_hub(file: Path) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-def _index(folder: Path, pipeline: str, **parts: list) -> Path:
+def _index(folder: Path, pipeline: str, **parts: list | dict) -> Path:
     index = {"_class_name": pipeline, "_diffusers_version": "0.20.0", **parts}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     return folder

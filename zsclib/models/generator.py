@@ -1,9 +1,10 @@
 """Open a Stable-Diffusion-like folder and ask it the two questions this study needs: what is the latent of
 an image, and which noise does the model see in a noisy latent, given a prompt.
 
-Epsilon-, v- and flow-predicting models (Stable Diffusion 1, 2 and 3) answer through the same methods. What
-may differ between models (image and latent size, noise schedule, scale and shift of the latents, kind of
-prediction) is read from their configuration files.
+Epsilon-, v- and flow-predicting models (Stable Diffusion 1, 2 and 3), and models conditioned on a class
+instead of a text (DiT), answer through the same methods. What may differ between models (image and latent
+size, noise schedule, scale and shift of the latents, kind of prediction) is read from their configuration
+files.
 
     generator = open_generator("data/models/pocket-sd")
     z = generator.encode_images(images)                     # uint8 (n, H, W, 3) -> float32 (n, c, h, w)
@@ -20,7 +21,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from zsclib.codec import check_images
+from zsclib.models.condition import Condition, class_ids
 from zsclib.models.folders import (
     check_prompts,
     check_truncation,
@@ -39,27 +41,17 @@ from zsclib.models.folders import (
 PROMPTS_AT_ONCE = 100
 PIXELS_AT_ONCE = 2**22  # in one pass of the autoencoder: 4,096 images of 32 x 32, 16 of 512 x 512
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "flow_prediction": "flow"}
-NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel")
+NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel", "DiTTransformer2DModel")
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
-class Condition(NamedTuple):
-    """Encoded prompts, one per row."""
-
-    embeddings: Tensor  # (n, L, d), what cross-attention reads
-    pooled: Tensor | None = None  # (n, p), only where the model needs it (Stable Diffusion 3)
-
-    def take(self, rows: Tensor) -> Condition:
-        """Return the prompts at the given rows (int64 (m,)), repeated as often as asked."""
-        return Condition(self.embeddings[rows], None if self.pooled is None else self.pooled[rows])
-
-
 class Generator:
-    """A text-to-image diffusion model; made by `open_generator`.
+    """A diffusion model that draws what a text or a class name says; made by `open_generator`.
 
     Attributes:
-        unet: the network that predicts (Stable Diffusion 3: its transformer), frozen and in eval mode, as are
-            vae, text_encoder and any further encoder in parts; tokenizer, scheduler as the model names them.
+        unet: the network that predicts (Stable Diffusion 3, DiT: their transformer), frozen and in eval mode,
+            as are vae, text_encoder and any further encoder in parts; tokenizer, scheduler as the model names
+            them. Class-conditional models (DiT) have neither text_encoder nor tokenizer, but id2label.
         latent_shape: (c, h, w) of one latent. image_size: side H = W of the images, in pixels.
         T: number of noise levels; t counts them from 0 (least noise) to T - 1.
         prediction: "epsilon", "v" or "flow".
@@ -78,7 +70,8 @@ class Generator:
         self.device, self.dtype = torch.device(device), dtype
         self.unet = parts["unet"] if "unet" in parts else parts["transformer"]
         self.vae, self.scheduler = parts["vae"], parts["scheduler"]
-        self.text_encoder, self.tokenizer = parts["text_encoder"], parts["tokenizer"]
+        self.text_encoder, self.tokenizer = parts.get("text_encoder"), parts.get("tokenizer")
+        self.id2label: dict[int, str] | None = parts.get("id2label")
         for part in parts.values():
             if isinstance(part, torch.nn.Module):
                 part.eval().requires_grad_(False).to(self.device)
@@ -94,6 +87,14 @@ class Generator:
                 f"the network reads {self.unet.config.in_channels} channels but a latent has {channels}: "
                 "inpainting and depth models are not supported"
             )
+        if self.id2label and max(self.id2label) >= self.unet.config.num_embeds_ada_norm:
+            raise ValueError(
+                f"the model has labels up to {max(self.id2label)}, but {self.unet.config.num_embeds_ada_norm} "
+                "classes"
+            )
+        # Beside its noise, DiT may predict a variance, which nothing here reads.
+        if self.unet.config.out_channels not in (None, channels, 2 * channels):
+            raise ValueError(f"the network predicts {self.unet.config.out_channels} channels of {channels}")
         self._read_schedule()
 
     def _read_schedule(self) -> None:
@@ -122,16 +123,21 @@ class Generator:
         """Encode prompts as the model's own pipeline does, without the empty prompt that guidance adds.
 
         Args:
-            prompts: n texts.
+            prompts: n texts. For a class-conditional model n names of its classes, or "" for none of them.
 
         Returns:
             A `Condition` of n rows on the generator's device.
 
         Raises:
             ValueError: no prompts, a prompt that is no text, or two different prompts that become one because
-                the tokenizer cuts them at its longest length.
+                the tokenizer cuts them at its longest length, or a class the model does not know.
         """
         prompts = check_prompts(prompts)
+        if self.id2label is not None:
+            table = self.unet.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
+            ids = class_ids(prompts, self.id2label, self.unet.config.num_embeds_ada_norm)
+            rows = torch.tensor(ids, device=self.device)
+            return Condition(table(rows)[:, None], class_ids=rows)
         check_truncation([part for name, part in self.parts.items() if name.startswith("tokenizer")], prompts)
         pipeline, embeddings, pooled = self.pipeline(), [], []
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
@@ -231,16 +237,15 @@ class Generator:
         """Run the network, float32 out: the one place for precision, compilation and memory layout."""
         weights = next(self.unet.parameters()).dtype
         half_on_cpu = self.device.type == "cpu" and self.dtype != torch.float32
-        more = {} if condition.pooled is None else {"pooled_projections": condition.pooled.to(weights)}
+        if condition.class_ids is not None:
+            asked = {"class_labels": condition.class_ids}
+        else:
+            asked = {"encoder_hidden_states": condition.embeddings.to(weights)}
+        if condition.pooled is not None:
+            asked["pooled_projections"] = condition.pooled.to(weights)
         with torch.autocast("cpu", self.dtype) if half_on_cpu else contextlib.nullcontext():
-            output = self.unet(
-                z_t.to(weights),
-                timestep=told,
-                encoder_hidden_states=condition.embeddings.to(weights),
-                return_dict=False,
-                **more,
-            )
-        return output[0].float()
+            output = self.unet(z_t.to(weights), timestep=told, return_dict=False, **asked)
+        return output[0][:, : z_t.shape[1]].float()  # without a learned variance
 
     def pipeline(self) -> diffusers.DiffusionPipeline:
         """Return the diffusers pipeline over these very sub-models, without a safety checker.
@@ -260,6 +265,7 @@ class Generator:
         facts = (self.prediction, self.T, str(self.dtype), self.image_size, self._shift_and_scale())
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
         digest.update(self._signal.cpu().numpy())
+        digest.update(b"" if self.id2label is None else repr(sorted(self.id2label.items())).encode())
         for part in self.parts.values():
             if isinstance(part, torch.nn.Module):
                 for name, value in sorted(part.state_dict().items()):
@@ -284,7 +290,7 @@ def open_generator(
     allow_network: bool = False,
     image_size: int | None = None,
 ) -> Generator:
-    """Open a Stable-Diffusion-like model from its folder.
+    """Open a Stable-Diffusion-like or class-conditional model from its folder.
 
     Args:
         path: folder that holds model_index.json, or a Hub id (in the local cache, unless allow_network).
@@ -307,16 +313,21 @@ def open_generator(
     }
     with quietly():
         pipeline_class = getattr(diffusers, str(index.get("_class_name")), None)
+    by_class = index.get("_class_name") == "DiTPipeline"
+    if by_class and named.get("transformer") == ["diffusers", "Transformer2DModel"]:
+        named["transformer"] = ["diffusers", "DiTTransformer2DModel"]  # its name when DiT was published
     network = (named.get("unet") or named.get("transformer") or [None, None])[1]
-    if pipeline_class is None or network not in NETWORKS:
+    if pipeline_class is None or network not in NETWORKS or by_class != (network == NETWORKS[2]):
         raise ValueError(
             f"{folder} is a {index.get('_class_name')} around {network}; supported are Stable Diffusion 1, 2 "
-            f"({NETWORKS[0]}) and 3 ({NETWORKS[1]})"
+            f"({NETWORKS[0]}) and 3 ({NETWORKS[1]}), and a DiTPipeline ({NETWORKS[2]})"
         )
-    for name in ("vae", "scheduler", "text_encoder", "tokenizer"):
+    for name in ("vae", "scheduler", *(() if by_class else ("text_encoder", "tokenizer"))):
         if name not in named:
             raise FileNotFoundError(f"{folder}/model_index.json names no {name!r}: a generator needs it")
-    parts = {}
+    parts: dict[str, Any] = {}
+    if by_class:
+        parts["id2label"] = {int(i): label for i, label in (index.get("id2label") or {}).items()}
     for name, (library, kind) in named.items():
         # On a CPU, autocast keeps float32 weights. The autoencoder, cheap but touchy, always does.
         whole = name == "vae" or torch.device(device).type == "cpu"
