@@ -172,6 +172,18 @@ def test_prediction_does_not_depend_on_the_batch(generator, images):
     torch.testing.assert_close(whole, torch.cat(one_by_one), rtol=1e-4, atol=1e-5)
 
 
+def test_prompts_may_share_latents_and_levels(generator, images):
+    z, t = generator.encode_images(images), torch.tensor([0, 10, 500, 900, 999])
+    copies = torch.tensor([3, 0, 0, 1, 3, 4, 4, 4])  # in any order; nothing asks about latent 2
+    condition = generator.encode_prompts(PROMPTS).take(torch.tensor([0, 1, 2, 2, 1, 0, 1, 2]))
+    apart = generator.predict_noise(z[copies], t[copies], condition)
+    torch.testing.assert_close(
+        generator.predict_noise(z, t, condition, copies=copies), apart, rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="7 latents but 8 prompts"):
+        generator.predict_noise(z, t, condition, copies=copies[1:])
+
+
 def test_bfloat16_is_close_and_returns_float32(folders, images):
     z, t = None, torch.tensor([5, 100, 500, 900, 999])
     results = []

@@ -201,7 +201,9 @@ class Generator:
         t = self._levels(t)
         return self._signal[t].view(-1, 1, 1, 1), self._noise[t].view(-1, 1, 1, 1)
 
-    def predict_noise(self, z_t: Tensor, t: Tensor | int, condition: Condition) -> Tensor:
+    def predict_noise(
+        self, z_t: Tensor, t: Tensor | int, condition: Condition, copies: Tensor | None = None
+    ) -> Tensor:
         """Return the noise the model sees in z_t: one conditional pass, no guidance, whatever it predicts.
 
         v = a eps - s z (Salimans & Ho 2022) gives eps = a v + s z_t; the flow's velocity v = eps - z gives
@@ -210,16 +212,20 @@ class Generator:
         Args:
             z_t: noisy latents (n, c, h, w).
             t: noise levels, int64 (n,), or one integer for all.
-            condition: n encoded prompts.
+            condition: m = n encoded prompts, or with copies any number m.
+            copies: int64 (m,), the row of z_t and t that each prompt meets, where prompts share them.
 
         Returns:
-            float32 (n, c, h, w).
+            float32 (m, c, h, w).
 
         Raises:
             ValueError: counts of latents, levels and prompts differ, a level is outside 0..T-1, or the
                 network returned NaN or infinity (the levels are named).
         """
         t = self._levels(t).expand(len(z_t))
+        if copies is not None:
+            copies = copies.to(z_t.device)
+            z_t, t = z_t[copies], t[copies]
         if len(condition.embeddings) != len(z_t):
             raise ValueError(f"predict_noise: {len(z_t)} latents but {len(condition.embeddings)} prompts")
         output = self._network(z_t, self._told[t], condition)
