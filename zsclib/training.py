@@ -1,0 +1,339 @@
+"""Labelled images become a classifier: one recipe for every network and every source of images.
+
+Batches and augmentation are functions of (seed, update) alone: sets of any size get the same number of updates of
+the same size, so arms differ in their images only.
+
+recipe = Recipe(updates=150)
+trained = train(new_network("resnet50", images.classes), images, recipe, seed=0, validation=held_out)
+trained.scores(test.images)                             # uint8 (n, H, W, 3) -> float32 (n, classes)
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from zsclib.images import ImageSet
+from zsclib.models.networks import open_network, save_network
+from zsclib.seeds import rng, seed_of
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; the convention of all five networks
+DEVIATION = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; one recipe serves all architectures and all arms of a comparison.
+
+    Args:
+        updates: optimiser steps; equal for equal effort, whatever the size of a set.
+        batch: images a step.
+        rate: peak learning rate of AdamW (Loshchilov & Hutter 2019); it rises linearly, then falls as a cosine to 0.
+        warmup: share of the updates in which the rate rises.
+        weight_decay: of matrices and kernels; biases and normalisation have none.
+        label_smoothing: share of the target spread evenly over the classes.
+        clip: largest gradient norm.
+        flip: whether images are mirrored, left to right, half the time; False for digits and letters.
+        shift: images are moved by up to so many pixels, their edges repeated.
+        crop: smallest side of the random crop that is enlarged to the whole image, as a share; 1 is no cropping.
+        checkpoints: how often, evenly spaced and at the end, the network is judged on held-out images.
+    """
+
+    updates: int = 150
+    batch: int = 32
+    rate: float = 4e-3
+    warmup: float = 0.2
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    clip: float = 1.0
+    flip: bool = True
+    shift: int = 3
+    crop: float = 1.0
+    checkpoints: int = 4
+
+    def __post_init__(self) -> None:
+        for name, low in (("updates", 1), ("batch", 1), ("shift", 0), ("checkpoints", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+                raise ValueError(f"Recipe: {name} must be an integer of at least {low}, got {value!r}")
+        for name, allowed, ok in (
+            ("rate", "above 0", self.rate > 0),
+            ("clip", "above 0", self.clip > 0),
+            ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
+            ("weight_decay", "at least 0", self.weight_decay >= 0),
+            ("label_smoothing", "in [0, 1)", 0 <= self.label_smoothing < 1),
+            ("crop", "in (0, 1]", 0 < self.crop <= 1),
+        ):
+            if not ok:
+                raise ValueError(f"Recipe: {name} must be {allowed}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """A classifier: what `train` and `fit` return.
+
+    Attributes:
+        network: in eval mode, with the weights of the checkpoint that was kept.
+        recipe, seed: what it was trained with.
+        history: a row per checkpoint: update, loss (mean since the last row), and the accuracy on `validation` and
+            on every watched set.
+        kept: the row of `history` whose weights these are: the best on validation (the later of equals), else the last.
+        watched: name → scores at every checkpoint, float32 (checkpoints, n, classes).
+    """
+
+    network: nn.Module
+    recipe: Recipe
+    seed: int
+    history: pd.DataFrame
+    kept: int
+    watched: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def scores(self, inputs: np.ndarray, batch: int = 64, batch_statistics: bool = False) -> np.ndarray:
+        """Return logits, float32 (n, classes).
+
+        Args:
+            inputs: uint8 images (n, H, W, 3), or what `fit` was given.
+            batch: inputs in one pass; it changes no score beyond rounding, unless `batch_statistics`.
+            batch_statistics: score as code does that never calls eval(): BatchNorm normalises with the statistics of
+                each test batch, dropout and stochastic depth are active. For measuring that fault only: scores
+                then depend on the batch and on the order of the images.
+        """
+        if not batch_statistics:
+            return _in_batches(self.network, self.network, inputs, batch)
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        try:
+            with _own_randomness(_device(self.network), self.seed, "dropout at test"):
+                return _in_batches(self.network.train(), self.network, inputs, batch)
+        finally:
+            self.network.eval()
+            for name, buffer in self.network.named_buffers():
+                buffer.copy_(buffers[name])
+
+    def features(self, inputs: np.ndarray, batch: int = 64) -> np.ndarray:
+        """Return what the network's last, linear layer sees: float32 (n, d)."""
+        return _in_batches(self.network, self.network.features, inputs, batch)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the network as a transformers folder, with training.json beside it."""
+        save_network(self.network, folder)
+        about = {"recipe": asdict(self.recipe), "seed": self.seed, "kept": self.kept}
+        about["history"] = self.history.to_dict("list")
+        (Path(folder) / "training.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def open_trained(folder: Path | str, device: str | torch.device = "cpu") -> TrainedNetwork:
+    """Open what `TrainedNetwork.save` wrote; scores of watched sets are not kept."""
+    network = open_network(folder, device)
+    path = Path(folder) / "training.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} does not say how it was trained (training.json); use open_network")
+    about = json.loads(path.read_text(encoding="utf-8"))
+    history = pd.DataFrame(about["history"])
+    return TrainedNetwork(network, Recipe(**about["recipe"]), about["seed"], history, about["kept"])
+
+
+def train(
+    network: nn.Module,
+    images: ImageSet,
+    recipe: Recipe,
+    seed: int,
+    validation: ImageSet | None = None,
+    watch: Mapping[str, ImageSet] | None = None,
+    device: str | torch.device = "cpu",
+) -> TrainedNetwork:
+    """Train a copy of a network on labelled images.
+
+    Args:
+        network: from `new_network`, for the classes of `images`; not changed.
+        images: the training set, every image labelled.
+        recipe: the settings.
+        seed: of batches and augmentation; that of the initial weights is `new_network`'s.
+        validation: held-out images from the *same source as `images`* that choose the checkpoint; without them the
+            last is kept.
+        watch: sets, such as the test set, that are scored at every checkpoint and choose nothing: from one training
+            an audit reads what choosing on them would have given.
+        device: where to compute, in float32.
+
+    Raises:
+        ValueError: no images, an image without a label, or classes or sizes that do not fit the network.
+        FloatingPointError: the loss is not finite.
+    """
+    sets = {"images": images, "validation": validation, **(watch or {})}
+    for name, one in sets.items():
+        if one is None and name == "validation":
+            continue
+        if len(one) == 0:
+            raise ValueError(f"train: {name} holds no image")
+        if one.classes != tuple(network.classes):
+            raise ValueError(f"train: {name} has the classes {one.classes}, the network {network.classes}")
+        if one.images.shape[1:3] != (network.size, network.size):
+            raise ValueError(
+                f"train: {name} has images of {one.images.shape[1:3]} pixels, the network takes {network.size}; "
+                "bring them to one size with zsclib.codec.resize"
+            )
+    pairs = {name: (one.images, one.labels) for name, one in sets.items() if one is not None}
+    inputs, labels = pairs.pop("images")
+    return fit(network, inputs, labels, recipe, seed, pairs.pop("validation", None), pairs, device)
+
+
+def fit(
+    network: nn.Module,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    recipe: Recipe,
+    seed: int,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    watch: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    device: str | torch.device = "cpu",
+) -> TrainedNetwork:
+    """Train a copy of any network on arrays; `train` is this on image sets.
+
+    Args:
+        network: a module from tensors to logits (n, classes).
+        inputs: uint8 images (n, H, W, 3), augmented and standardised; or float32 features (n, ...), taken as they are.
+        labels: integers (n,), 0 to classes - 1.
+        recipe, seed, device: as for `train`.
+        validation, watch: pairs of inputs and labels; an input labelled -1 counts in no accuracy.
+    """
+    watch = dict(watch or {})
+    if "validation" in watch or {"update", "loss"} & watch.keys():
+        raise ValueError("fit: a watched set cannot be called validation, update or loss")
+    inputs, labels = np.asarray(inputs), np.asarray(labels)
+    if len(inputs) == 0 or labels.shape != (len(inputs),) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"fit: {len(inputs)} inputs, {labels.dtype} labels {labels.shape}; give one label each"
+        )
+    if labels.min() < 0:
+        raise ValueError(f"fit: {int((labels < 0).sum())} of {len(labels)} inputs have no label (-1)")
+    device = torch.device(device)
+    network = copy.deepcopy(network).to(device, memory_format=torch.channels_last).train()
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, fused=True)
+    x, y = torch.from_numpy(inputs), torch.from_numpy(labels.astype(np.int64))
+    judged = ({"validation": validation} if validation is not None else {}) | watch
+    due = {round(recipe.updates * (k + 1) / recipe.checkpoints) for k in range(recipe.checkpoints)}
+    rows, scores, losses, best, weights = [], {name: [] for name in judged}, [], 0, None
+
+    for step in range(recipe.updates):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        index = torch.from_numpy(batch_indices(seed, step, recipe.batch, len(x)))
+        chunk = augment(x[index], recipe, seed, step) if x.dtype == torch.uint8 else x[index]
+        with _own_randomness(device, seed, "dropout", step):
+            logits = network(_tensor(chunk, device))
+        loss = nn.functional.cross_entropy(
+            logits.float(), y[index].to(device), label_smoothing=recipe.label_smoothing
+        )
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.detach())
+        if step + 1 not in due:
+            continue
+        row = {"update": step + 1, "loss": float(torch.stack(losses).mean())}
+        if not math.isfinite(row["loss"]):
+            raise FloatingPointError(f"fit: the loss is {row['loss']} by update {step + 1}; lower the rate")
+        network.eval()
+        for name, (held_out, truth) in judged.items():
+            scores[name].append(_in_batches(network, network, held_out, 64))
+            row[name] = accuracy(scores[name][-1], truth)
+        network.train()
+        rows.append(row)
+        losses = []
+        if weights is None or validation is None or row["validation"] >= rows[best]["validation"]:
+            best, weights = len(rows) - 1, copy.deepcopy(network.state_dict())
+
+    network.load_state_dict(weights)
+    watched = {name: np.stack(kept) for name, kept in scores.items()}
+    return TrainedNetwork(network.eval(), recipe, seed, pd.DataFrame(rows), best, watched)
+
+
+def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of labelled inputs whose highest score (n, classes) is their label's; NaN without any."""
+    known = np.asarray(labels) >= 0
+    return float(np.mean(scores.argmax(1)[known] == np.asarray(labels)[known])) if known.any() else math.nan
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Return the rate of a 0-based update: linear warm-up, then half a cosine to 0."""
+    warm = recipe.warmup * recipe.updates
+    if step + 1 < warm:
+        return recipe.rate * (step + 1) / warm
+    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (recipe.updates - warm + 1)))
+
+
+def batch_indices(seed: int, step: int, batch: int, n: int) -> np.ndarray:
+    """Return the indices int64 (batch,) of an update: n inputs in a new order every epoch, nothing left over."""
+    position = np.arange(step * batch, (step + 1) * batch)
+    epochs = np.unique(position // n)
+    order = np.concatenate([rng(seed, "order", int(epoch)).permutation(n) for epoch in epochs])
+    return order[position - epochs[0] * n]
+
+
+def augment(images: Tensor, recipe: Recipe, seed: int, step: int) -> Tensor:
+    """Return images uint8 (n, H, W, 3) flipped, shifted and cropped by index (nearest pixel), as the recipe says."""
+    draw = rng(seed, "augmentation", step)
+    n, h, w, _ = images.shape
+    scale = draw.uniform(recipe.crop, 1, n)[:, None]
+    source = []
+    for side in (h, w):
+        # Half a pixel more, so that rounding gives every whole shift the same chance.
+        reach = (1 - scale) * side / 2 + recipe.shift + 0.5
+        middle = side / 2 + draw.uniform(-1, 1, n)[:, None] * reach
+        index = np.floor(middle + (np.arange(side) + 0.5 - side / 2) * scale)
+        source.append(np.clip(index, 0, side - 1).astype(np.int64))  # (n, side)
+    rows, columns = source
+    if recipe.flip:
+        columns = np.where(draw.random(n)[:, None] < 0.5, columns[:, ::-1], columns)
+    rows, columns = torch.from_numpy(rows), torch.from_numpy(np.ascontiguousarray(columns))
+    return images[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def standardise(images: Tensor) -> Tensor:
+    """Return images uint8 (n, H, W, 3) as float32 (n, 3, H, W), less `MEAN`, over `DEVIATION`."""
+    mean, deviation = (torch.tensor(v, device=images.device) * 255 for v in (MEAN, DEVIATION))
+    return ((images - mean) / deviation).permute(0, 3, 1, 2)
+
+
+def _tensor(chunk: Tensor, device: torch.device) -> Tensor:
+    chunk = chunk.to(device)
+    return standardise(chunk) if chunk.dtype == torch.uint8 else chunk.float()
+
+
+@torch.no_grad()
+def _in_batches(network: nn.Module, function, inputs: np.ndarray, batch: int) -> np.ndarray:
+    device, inputs = _device(network), torch.from_numpy(np.ascontiguousarray(inputs))
+    parts = [function(_tensor(part, device)).float().cpu() for part in inputs.split(batch)]
+    return torch.cat(parts).numpy()
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+@contextmanager
+def _own_randomness(device: torch.device, seed: int, purpose: str, *keys: int) -> Iterator[None]:
+    """Give dropout and stochastic depth a stream of their own, and the global one back as it was."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        number = seed_of(seed, purpose, *keys)
+        torch.default_generator.manual_seed(number)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
