@@ -1,0 +1,124 @@
+"""The judge and the requests it judges: answers known from the ground truth, pictures the renderer drew."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from zsclib.judging import KINDS, answered, requests, swapped
+from zsclib.models.judge import PLACES, QUESTIONS, new_judge, open_judge, read, split_answers
+from zsclib.models.pretrain.judge import UNASKED, answers_of, train_judge
+from zsclib.models.pretrain.loop import Plan
+from zsclib.world.pool import PoolConfig, load_pool
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return load_pool(PoolConfig(n=300, seed=7), workers=1)
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return new_judge((8, 8, 8)).eval()
+
+
+def the_scene(**known):
+    blank = {"kind": "thing", "style": "photo", "noun": "", "colour": "", "material": "plain", "noun2": ""}
+    return pd.DataFrame([blank | {"colour2": "", "relation": "", "symbol": ""} | known])
+
+
+def named(found):
+    return {q: QUESTIONS[q][a[0]] for q, a in found.items() if a[0] != UNASKED}
+
+
+def test_ground_truth_becomes_answers_only_where_a_picture_shows_them():
+    star = answers_of(the_scene(noun="star", colour="red"))
+    assert named(star) == {"what": "star", "colour": "red", "style": "photo"}
+    assert "colour" not in named(answers_of(the_scene(noun="star", colour="red", style="sketch")))
+    assert "colour" not in named(answers_of(the_scene(noun="star", colour="red", material="wooden")))
+    assert named(answers_of(the_scene(kind="digit", symbol="7", style="print"))) == {"what": "7"}
+    pair = the_scene(kind="pair", noun="star", noun2="car", relation="below")
+    read_of_pair = named(answers_of(pair))
+    assert read_of_pair["bottom"] == "star" and read_of_pair["top"] == "car"
+    assert read_of_pair["left"] == "nothing" and "what" not in read_of_pair
+
+
+def test_every_output_belongs_to_one_question(untrained):
+    logits = untrained(pixel_values=torch.zeros(2, 3, 32, 32)).logits
+    parts = split_answers(logits)
+    assert {q: part.shape[1] for q, part in parts.items()} == {q: len(a) for q, a in QUESTIONS.items()}
+    assert torch.equal(torch.cat(list(parts.values()), 1), logits)
+    assert untrained.config.id2label[len(QUESTIONS["what"])] == "colour: red"
+
+
+def test_what_is_read_does_not_depend_on_the_batch(untrained, pool):
+    whole, parts = read(untrained, pool.images[:40]), read(untrained, pool.images[:40], batch=7)
+    assert all((whole[q] == parts[q]).all() for q in QUESTIONS)
+    with pytest.raises(ValueError, match="uint8"):
+        read(untrained, pool.images[:2].astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shorter_list_of_requests_is_the_beginning_of_a_longer_one(kind):
+    long, short = requests(kind, 30, seed=3), requests(kind, 11, seed=3)
+    pd.testing.assert_frame_equal(long.head(11), short)
+    assert long.seed.is_unique
+    assert not long.equals(requests(kind, 30, seed=4))
+    asked = long[list(QUESTIONS)]
+    assert ((asked != "").sum(axis=1) == (2 if kind == "relation" else 1)).all()
+    for question in QUESTIONS:
+        assert set(asked[question]) <= {"", *QUESTIONS[question]}
+
+
+def test_prompts_name_what_is_asked_for():
+    for row in requests("relation", 24).itertuples():
+        first, second = (row.left, row.right) if row.left else (row.top, row.bottom)
+        if " right of " in row.prompt or " below " in row.prompt:
+            first, second = second, first
+        assert row.prompt.index(first) < row.prompt.index(second)
+    for row in requests("colour", 16).itertuples():
+        assert row.colour in row.prompt
+
+
+def test_unknown_kinds_and_empty_lists_are_refused():
+    with pytest.raises(ValueError, match="choose one of objects"):
+        requests("shapes", 3)
+    with pytest.raises(ValueError, match="at least 1"):
+        requests("objects", 0)
+
+
+def test_a_request_is_met_only_when_every_answer_is_read(untrained, pool):
+    images = pool.images[:50]
+    seen = read(untrained, images)
+    asked = requests("relation", 50).assign(**dict.fromkeys(PLACES, ""))
+    asked["left"] = np.array(QUESTIONS["left"])[seen["left"]]
+    assert answered(untrained, images, asked).all()
+    asked["right"] = np.array(QUESTIONS["right"])[(seen["right"] + np.arange(50) % 2) % len(QUESTIONS["right"])]
+    assert (answered(untrained, images, asked) == (np.arange(50) % 2 == 0)).all()
+
+
+def test_swapping_exchanges_the_things_and_nothing_else():
+    asked = requests("relation", 8)
+    other = swapped(asked)
+    assert (other.left == asked.right).all() and (other.top == asked.bottom).all()
+    pd.testing.assert_frame_equal(swapped(other), asked)
+
+
+def test_training_learns_and_can_be_repeated(pool, tmp_path):
+    plan = Plan("judge", samples=64 * 40, batch=64, rate=3e-3, warmup=5, log_every=10)
+    first = train_judge(pool.images, pool.scenes, tmp_path / "a", 60, plan)
+    again = train_judge(pool.images, pool.scenes, tmp_path / "b", 60, plan)
+    assert [row["loss"] for row in first] == [row["loss"] for row in again]
+    assert first[-1]["loss"] < 0.7 * first[0]["loss"]
+    assert set(QUESTIONS) <= first[-1].keys()
+
+
+def test_a_saved_judge_reads_as_before(untrained, pool, tmp_path):
+    untrained.save_pretrained(tmp_path / "judge")
+    opened = open_judge(tmp_path / "judge")
+    before, after = read(untrained, pool.images[:40]), read(opened, pool.images[:40])
+    assert all((before[q] == after[q]).all() for q in QUESTIONS)
+    with pytest.raises(FileNotFoundError, match="no judge"):
+        open_judge(tmp_path / "nothing")
