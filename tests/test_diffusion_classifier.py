@@ -53,7 +53,9 @@ class Gaussians:
     def signal_and_noise(self, t):
         return self.a[t].view(-1, 1, 1, 1), self.s[t].view(-1, 1, 1, 1)
 
-    def predict_noise(self, z_t, t, condition):
+    def predict_noise(self, z_t, t, condition, copies=None):
+        if copies is not None:
+            z_t, t = z_t[copies], t[copies]
         self.passes += len(z_t)
         a, s = self.signal_and_noise(t)
         mean = condition.embeddings.view(-1, *self.latent_shape)
@@ -248,7 +250,7 @@ def test_errors_are_what_theory_says():
 def test_losses():
     world = Gaussians()
     z, eps = torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 3.0)
-    world.predict_noise = lambda *_: torch.full((1, 3, 4, 4), 0.5)
+    world.predict_noise = lambda *_, **__: torch.full((1, 3, 4, 4), 0.5)
     found = {
         loss: errors(world, z, None, torch.tensor([1]), eps, loss).item() for loss in ("l2", "l1", "huber")
     }
@@ -276,7 +278,8 @@ def test_every_class_meets_the_noise_of_its_image_and_number():
     z, met = world.encode_images(images), []
     predict = world.predict_noise
 
-    def listen(z_t, t, condition):
+    def listen(z_t, t, condition, copies=None):
+        z_t, t = z_t[copies], t[copies]
         met.extend(zip(z_t, t.tolist(), condition.embeddings.sum((1, 2)).tolist(), strict=True))
         return predict(z_t, t, condition)
 

@@ -7,28 +7,46 @@ function of it, so an exhaustive matrix also answers what elimination would have
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+
+class Rule(Protocol):
+    """Which noise levels are looked at, in which order, and which classes stay; `Schedule` is one.
+
+    Stage j looks at t[until[j-1]:until[j]] for all classes that are left. `survivors` then says which classes
+    (n, C) are measured further, from all errors so far (n, C, until[j]), NaN where a class was out.
+    """
+
+    t: tuple[int, ...]
+    until: tuple[int, ...]
+
+    def survivors(self, errors: np.ndarray, alive: np.ndarray, stage: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stage j looks at t[until[j-1]:until[j]] for all classes that are left, then keeps the keep[j] best."""
+    """A `Rule` that keeps the keep[j] classes of lowest mean error after stage j."""
 
     t: tuple[int, ...]  # (K,) noise levels, in the order of evaluation
     until: tuple[int, ...]
     keep: tuple[int, ...]
 
-    def stages(self) -> Iterator[tuple[int, int, int]]:
-        """Yield (first, last, keep) of every stage."""
-        return zip((0, *self.until[:-1]), self.until, self.keep, strict=True)
+    def survivors(self, errors: np.ndarray, alive: np.ndarray, stage: int) -> np.ndarray:
+        """Return the classes that stay, bool (n, C): the keep[stage] of lowest mean error."""
+        mean = np.where(alive, errors.mean(2, dtype=np.float64), np.inf)
+        return alive & (mean.argsort(axis=1, kind="stable").argsort(axis=1) < self.keep[stage])
 
     def evaluations(self, classes: int) -> int:
         """Return how many passes of the network an image takes, with one prompt per class."""
         total = 0
-        for first, last, keep in self.stages():
+        for (first, last), keep in zip(pairwise((0, *self.until)), self.keep, strict=True):
             total += classes * (last - first)
             classes = min(classes, keep)
         return total
@@ -89,51 +107,58 @@ def reference_stages(n_samples: Sequence[int], to_keep: Sequence[int], T: int = 
 
 
 def eliminate(
-    measure: Callable[[np.ndarray, int, int], np.ndarray], n: int, C: int, schedule: Schedule
+    measure: Callable[[np.ndarray, int, int], np.ndarray], alive: np.ndarray, schedule: Rule
 ) -> np.ndarray:
-    """Run the stages for n images at once: measure, rank by the mean of all errors so far, keep the lowest.
+    """Run the stages of a schedule for n images at once: measure, then leave out classes.
 
     Args:
-        measure: (alive bool (n, C), first, last) -> errors (n, C, last - first), NaN where not alive.
+        measure: (alive bool (n, C), first, last) -> errors (n, C, last - first), NaN where not alive; or
+            (n, C, last - first, M) of M measures, the first of which decides.
+        alive: bool (n, C), the classes each image is asked about.
 
     Returns:
-        float32 (n, C, K), NaN where a class was out.
+        float32 (n, C, K) or (n, C, K, M), NaN where a class was out.
     """
-    errors = np.full((n, C, len(schedule.t)), np.nan, np.float32)
-    alive = np.ones((n, C), bool)
-    for first, last, keep in schedule.stages():
-        errors[:, :, first:last] = measure(alive, first, last)
-        mean = np.where(alive, errors[:, :, :last].mean(2, dtype=np.float64), np.inf)
-        rank = mean.argsort(axis=1, kind="stable").argsort(axis=1)
-        alive &= rank < keep
+    errors = None
+    for stage, (first, last) in enumerate(pairwise((0, *schedule.until))):
+        found = measure(alive, first, last)
+        if errors is None:
+            shape = (*alive.shape, len(schedule.t), *found.shape[3:])
+            errors = np.full(shape, np.nan, np.float32)
+        errors[:, :, first:last] = found
+        so_far = errors[:, :, :last]
+        alive = schedule.survivors(so_far if so_far.ndim == 3 else so_far[..., 0], alive, stage)
+        if not alive.any():
+            break
     return errors
 
 
-def as_staged(errors: np.ndarray, schedule: Schedule) -> np.ndarray:
-    """Return what a staged run would have measured of exhaustive errors (n, C, K or more); NaN elsewhere.
+def as_staged(errors: np.ndarray, schedule: Rule, candidates: np.ndarray | None = None) -> np.ndarray:
+    """Return what a run of the schedule would have measured of exhaustive errors (n, C, K or more); NaN elsewhere.
 
-    The errors must have been measured at schedule.t, in that order, as `nested_stages` shares its levels with
-    `exhaustive`.
+    The errors must have been measured at schedule.t, in that order, as all nested schedules share their levels
+    with `exhaustive`. candidates: bool (n, C), the classes each image is asked about; None for all.
     """
-    n, C, K = errors.shape
-    if len(schedule.t) > K:
-        raise ValueError(f"the schedule has {len(schedule.t)} timesteps, the errors only {K}")
+    if len(schedule.t) > errors.shape[2]:
+        raise ValueError(f"the schedule has {len(schedule.t)} timesteps, the errors only {errors.shape[2]}")
 
     def look_up(alive: np.ndarray, first: int, last: int) -> np.ndarray:
         return np.where(alive[:, :, None], errors[:, :, first:last], np.nan)
 
-    return eliminate(look_up, n, C, schedule)
+    everyone = np.ones(errors.shape[:2], bool)
+    return eliminate(look_up, everyone if candidates is None else candidates, schedule)
 
 
-def staged_prediction(errors: np.ndarray, schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
+def staged_prediction(errors: np.ndarray, schedule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """Return what elimination says on exhaustive errors, and the passes it takes: int64 (n,) and (n,)."""
     staged = as_staged(errors, schedule)
     return prediction(staged), evaluations(staged)
 
 
 def prediction(errors: np.ndarray) -> np.ndarray:
-    """Return the class of lowest mean error among those that stayed to the end, int64 (n,)."""
-    return np.where(np.isnan(errors).any(2), np.inf, errors.mean(2, dtype=np.float64)).argmin(1)
+    """Return the class of lowest mean error among those that stayed longest, int64 (n,)."""
+    met = (~np.isnan(errors)).sum(2)
+    return np.where(met == met.max(1, keepdims=True), _mean(errors), np.inf).argmin(1)
 
 
 def evaluations(errors: np.ndarray, prompts_each: np.ndarray | int = 1) -> np.ndarray:
@@ -146,11 +171,15 @@ def scores_from_errors(errors: np.ndarray) -> np.ndarray:
 
     Without elimination a score is minus the mean error. A class that went out early met less noise than those
     that stayed, so their means do not compare: its score is the prediction's, less their mean difference over
-    the noise that both met.
+    the noise that both met, and never above it. A class never asked about scores minus infinity.
     """
     best, difference = _differences(errors)
-    mean = best.mean(2, dtype=np.float64) + np.nanmean(difference, axis=2, dtype=np.float64)
-    return -mean.astype(np.float32)
+    scores = -(_mean(best) + _mean(difference)).astype(np.float32)
+    chosen = prediction(errors)[:, None]
+    top = np.take_along_axis(scores, chosen, axis=1)
+    below = np.minimum(scores, np.nextafter(top, np.float32(-np.inf)))
+    np.put_along_axis(below, chosen, top, axis=1)
+    return below
 
 
 def paired_standard_errors(errors: np.ndarray) -> np.ndarray:
@@ -161,9 +190,46 @@ def paired_standard_errors(errors: np.ndarray) -> np.ndarray:
     """
     difference = _differences(errors)[1]
     shared = (~np.isnan(difference)).sum(2)
-    square = (difference - np.nanmean(difference, axis=2, keepdims=True)) ** 2
+    square = (difference - _mean(difference)[:, :, None]) ** 2
     variance = np.nansum(square, axis=2) / np.where(shared > 1, shared - 1, np.nan)
-    return np.sqrt(variance / shared).astype(np.float32)
+    return np.sqrt(variance / np.maximum(shared, 1)).astype(np.float32)
+
+
+def posterior(scores: np.ndarray, K: int, temperature: float = 1.0) -> np.ndarray:
+    """Return class probabilities, softmax(K scores / temperature): Bayes' rule with equal priors (section 3).
+
+    Args:
+        scores: (n, C), minus mean errors over K levels. temperature: from `fit_temperature`; errors are means
+            over the elements of a latent, and the bound is loose, so 1 means nothing.
+
+    Returns:
+        float64 (n, C), rows sum to 1.
+    """
+    if K < 1 or not temperature > 0:
+        raise ValueError(f"posterior: K must be 1 or more and temperature above 0, got {K} and {temperature}")
+    return softmax(K * np.asarray(scores, np.float64) / temperature, axis=1)
+
+
+def fit_temperature(scores: np.ndarray, labels: np.ndarray, K: int) -> float:
+    """Return the temperature under which validation labels are likeliest (Guo et al. 2017, section 4.2).
+
+    Args:
+        scores: (n, C) of validation images, never of the test. labels: int64 (n,).
+    """
+    scores, rows = K * np.asarray(scores, np.float64), np.arange(len(labels))
+    spread = np.abs(scores[np.isfinite(scores)] - scores.max(1).mean()).mean() or 1.0
+
+    def loss(log_temperature: float) -> float:
+        return -log_softmax(scores / np.exp(log_temperature), axis=1)[rows, labels].mean()
+
+    middle = np.log(spread)
+    return float(np.exp(minimize_scalar(loss, bounds=(middle - 12, middle + 12), method="bounded").x))
+
+
+def _mean(errors: np.ndarray) -> np.ndarray:
+    """Return the mean over levels of what was measured, float64 (n, C); infinity where nothing was."""
+    met = (~np.isnan(errors)).sum(2)
+    return np.where(met > 0, np.nansum(errors, axis=2, dtype=np.float64) / np.maximum(met, 1), np.inf)
 
 
 def _differences(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
