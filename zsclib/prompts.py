@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -21,12 +21,18 @@ class Prompts:
         templates: the sentences of a prompt ensemble; at least the default one.
         classes: class names as prompts say them, in label order.
         about: what the dataset is, in one sentence.
+        base: the naive sentence that pictures are generated with.
+        bare: the class name and nothing else, as the model's captions would have it.
+        domains: sentences that ask for the class in one domain each, by the domain's name.
     """
 
     template: str
     templates: tuple[str, ...]
     classes: tuple[str, ...]
     about: str
+    base: str
+    bare: str = "{}"
+    domains: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_prompts(name: str | os.PathLike[str]) -> Prompts:
@@ -34,7 +40,8 @@ def load_prompts(name: str | os.PathLike[str]) -> Prompts:
 
     Args:
         name: a dataset's name ("digits"), for `data/prompts/digits.yml`; or the path of a .yml file of your
-            own with `template`, `classes`, `about` and, if you like, `templates`.
+            own with `template`, `classes`, `about` and, if you like, `templates`, `base` (otherwise the
+            template), `bare` (otherwise "{}") and `domains`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -56,11 +63,15 @@ def load_prompts(name: str | os.PathLike[str]) -> Prompts:
         raise ValueError(f"{path}: not readable as YAML ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected the keys template, classes and about, got {content!r}")
-    required, known = {"template", "classes", "about"}, {"template", "templates", "classes", "about"}
-    if (missing := required - content.keys()) or (unknown := content.keys() - known):
+    required, kinds = {"template", "classes", "about"}, {"template": str, "about": str, "classes": list}
+    kinds |= {"templates": list, "base": str, "bare": str, "domains": dict}
+    if (missing := required - content.keys()) or (unknown := content.keys() - kinds.keys()):
         wrong = f"missing: {sorted(missing)}" if missing else f"unknown: {sorted(map(str, unknown))}"
-        raise ValueError(f"{path}: keys must be {', '.join(sorted(known))} (templates is optional); {wrong}")
-    for key, kind in (("template", str), ("about", str), ("classes", list), ("templates", list)):
+        optional = ", ".join(key for key in kinds if key not in required)
+        raise ValueError(
+            f"{path}: keys must be {', '.join(sorted(required))}, and may be {optional}; {wrong}"
+        )
+    for key, kind in kinds.items():
         if key in content and not isinstance(content[key], kind):
             raise ValueError(f"{path}: {key} must be a {kind.__name__}, got {content[key]!r}")
     prompts = Prompts(
@@ -68,11 +79,23 @@ def load_prompts(name: str | os.PathLike[str]) -> Prompts:
         templates=tuple(content.get("templates", [content["template"]])),
         classes=tuple(content["classes"]),
         about=content["about"],
+        base=content.get("base", content["template"]),
+        bare=content.get("bare", "{}"),
+        domains=content.get("domains", {}),
     )
     try:
         if not prompts.templates:
             raise ValueError("templates must hold at least one sentence, or be left out")
-        for template in (prompts.template, *prompts.templates):
+        if not all(isinstance(name, str) for name in prompts.domains):
+            raise ValueError(f"domains must have names, got {list(prompts.domains)}; put them in quotes")
+        sentences = (
+            prompts.template,
+            *prompts.templates,
+            prompts.base,
+            prompts.bare,
+            *prompts.domains.values(),
+        )
+        for template in sentences:
             fill(template, prompts.classes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

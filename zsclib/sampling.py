@@ -1,18 +1,71 @@
 """Prompts become pictures: DDIM with classifier-free guidance, one seed and one scale per picture.
 
 Pictures of different prompts, scales and seeds share a batch, and none depends on which others it was drawn with.
+`sample` draws a few; `generate` draws a labelled set from a plan, a table with a row per picture, and keeps what is
+finished, so that a run that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from zsclib.models.generator import Condition, Generator
+from zsclib.images import ImageSet
+from zsclib.models.condition import Condition
+from zsclib.models.generator import Generator
+from zsclib.seeds import rng
+
+PROMPTS_AT_ONCE = 100  # when they are checked
+PLAN = ("label", "prompt", "guidance", "seed")  # the columns that `generate` reads
+
+
+class Store(Protocol):
+    """Where finished batches are kept, such as `zsclib.study.artefacts.Artefacts`."""
+
+    def get(self, key: str) -> Mapping[str, np.ndarray] | None: ...
+    def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the guidance scale of each picture is chosen.
+
+    Example:
+        Guidance(7.5) is 7.5 for every picture, Guidance(1, 5) uniform and real in [1, 5],
+        Guidance(1, 5, integer=True) uniform in {1, ..., 5}, and Guidance(1, 5, integer=True, once=True) one such
+        number for a whole run, as in the released code of Shipard et al. (2023).
+
+    Raises:
+        ValueError: a scale below 0 or not finite, high below low, or bounds of integers that are none.
+    """
+
+    low: float
+    high: float | None = None  # as low
+    integer: bool = False
+    once: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = self.low, self.low if self.high is None else self.high
+        if not 0 <= low <= high < float("inf"):
+            raise ValueError(f"guidance needs 0 <= low <= high, both finite; got {self.low} and {self.high}")
+        if self.integer and (low % 1 or high % 1):
+            raise ValueError(f"guidance in integers needs integer bounds, got {self.low} and {self.high}")
+
+    def draw(self, seed: int, *keys: int | str) -> float:
+        """Return the scale of the picture that the run's seed and these keys name."""
+        if self.high is None:
+            return float(self.low)
+        u = rng(seed, "guidance", *(("run",) if self.once else keys)).random()
+        width = self.high - self.low
+        return float(self.low + (np.floor(u * (width + 1)) if self.integer else u * width))
 
 
 def sample(
@@ -72,6 +125,61 @@ def sample(
     return np.concatenate(images)
 
 
+def generate(
+    generator: Generator,
+    plan: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    steps: int = 40,
+    batch: int = 128,
+    store: Store | None = None,
+    progress: Callable[[int], object] | None = None,
+    shrink: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> ImageSet:
+    """Draw the labelled set that a plan describes, batch by batch, each as `sample` draws it.
+
+    The rows may be taken in parts, on as many machines as one likes: what a row asks for is in the row.
+
+    Args:
+        generator: a text-to-image model, or a class-conditional one with class names as prompts.
+        plan: a row per picture with `label` (its number in classes), `prompt`, `guidance` (a scale >= 0), `seed` (of
+            its initial noise) and free columns; the labels become the set's, all else its manifest.
+        classes: class names in label order.
+        steps, batch: as in `sample`.
+        store: keeps every finished batch; the same plan, or a longer one that begins with it, finds it there.
+        progress: called with the number of pictures just done, for instance `tqdm(...).update`.
+        shrink: applied to every batch once it is drawn or found, uint8 (b, H, W, 3) to (b, h, w, 3): only its
+            result stays in memory, while the store keeps the pictures as drawn.
+
+    Returns:
+        n pictures in the order of the plan.
+
+    Raises:
+        ValueError: before any picture is drawn, a plan without rows or with a column missing, a label outside the
+            classes, a class without a prompt, a scale below 0, a prompt the model cannot tell from another or does
+            not know, a number of steps that does not fit.
+    """
+    if batch < 1:
+        raise ValueError(f"generate: batch must be 1 or more, got {batch}")
+    check_plan(generator, plan, classes, steps)
+    prompts, scales, seeds = (plan[column].tolist() for column in ("prompt", "guidance", "seed"))
+    fingerprint, images = None if store is None else generator.fingerprint(), None
+    for start in range(0, len(plan), batch):
+        part = slice(start, start + batch)
+        asked = (prompts[part], seeds[part], scales[part], steps)
+        key = hashlib.blake2b(repr((fingerprint, *asked)).encode(), digest_size=16).hexdigest()
+        kept = None if store is None else store.get(key)
+        drawn = sample(generator, *asked, batch) if kept is None else kept["images"]
+        if store is not None and kept is None:
+            store.put(key, {"images": drawn})
+        drawn = drawn if shrink is None else shrink(drawn)
+        images = np.empty((len(plan), *drawn.shape[1:]), np.uint8) if images is None else images
+        images[part] = drawn
+        if progress is not None:
+            progress(len(drawn))
+    return ImageSet(images, plan["label"].to_numpy(), tuple(classes), plan.drop(columns="label"))
+
+
 def sampling_timesteps(generator: Generator, steps: int) -> list[int]:
     """Return the noise levels a sampler visits, from most to least noise, spaced as the model's scheduler says."""
     if not 1 <= steps <= generator.T:
@@ -81,6 +189,38 @@ def sampling_timesteps(generator: Generator, steps: int) -> list[int]:
     scheduler = DDIMScheduler.from_config(generator.scheduler.config)
     scheduler.set_timesteps(steps)
     return [min(int(t), generator.T - 1) for t in scheduler.timesteps]
+
+
+def check_plan(generator: Generator, plan: pd.DataFrame, classes: Sequence[str], steps: int) -> None:
+    """Raise the ValueError that `generate` would raise, and draw nothing."""
+    sampling_timesteps(generator, steps)
+    if missing := [column for column in PLAN if column not in plan.columns]:
+        raise ValueError(
+            f"generate: the plan lacks {', '.join(missing)}; it has {', '.join(plan.columns) or 'nothing'}"
+        )
+    if len(plan) == 0:
+        raise ValueError("generate: the plan has no rows, so zero images are asked for")
+    for column, kinds in (("label", "iu"), ("seed", "iu"), ("guidance", "iuf")):
+        if plan[column].dtype.kind not in kinds:
+            raise ValueError(f"generate: {column} must hold numbers, got {plan[column].dtype}")
+    labels, scales = plan["label"].to_numpy(), plan["guidance"].to_numpy()
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise ValueError(
+            f"generate: labels must be from 0 to {len(classes) - 1}, got {labels.min()} to {labels.max()}"
+        )
+    for label, prompt in zip(labels, plan["prompt"], strict=True):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(f"generate: class {classes[label]!r} has no prompt, got {prompt!r}")
+    if "class" in plan.columns and (wrong := np.asarray(classes)[labels] != plan["class"].to_numpy()).any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise ValueError(
+            f"generate: row {row} is of class {plan['class'].iloc[row]!r}, its label means {classes[labels[row]]!r}"
+        )
+    if (scales < 0).any() or not np.isfinite(scales).all():
+        raise ValueError(f"generate: guidance must be a number of at least 0, got {scales.min()}")
+    unique = sorted(set(plan["prompt"]))  # prompts that one model may confuse begin alike
+    for start in range(0, len(unique), PROMPTS_AT_ONCE):
+        generator.encode_prompts([*unique[start : start + PROMPTS_AT_ONCE], ""])
 
 
 @torch.inference_mode()
@@ -97,9 +237,11 @@ def _ddim(
     guided = torch.nonzero(scales != 1).flatten()
     empty = torch.full((len(guided),), len(encoded.embeddings) - 1)
     condition = encoded.take(torch.cat([rows, empty]).to(encoded.embeddings.device))
+    # A guided picture is looked at twice, with its own prompt and with the empty one.
+    copies = torch.cat([torch.arange(len(z)), guided]).to(generator.device)
     guided = guided.to(generator.device)
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
-        noise_hat = generator.predict_noise(torch.cat([z, z[guided]]), t, condition)
+        noise_hat = generator.predict_noise(z, t, condition, copies)
         conditional, unconditional = noise_hat[: len(z)], noise_hat[: len(z)].clone()
         unconditional[guided] = noise_hat[len(z) :]
         noise_hat = unconditional + s * (conditional - unconditional)
