@@ -3,23 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 NAMES_SHOWN = 20  # in an error
 
 
-class Condition(NamedTuple):
-    """Encoded prompts, one per row."""
+class Condition:
+    """Encoded prompts, one per row: each different one is held once, and rows may repeat them.
 
-    embeddings: Tensor  # (n, L, d), what cross-attention reads; of class names, what the first block adds
-    pooled: Tensor | None = None  # (n, p), only where the model needs it (Stable Diffusion 3)
-    class_ids: Tensor | None = None  # int64 (n,), only of class-conditional models (DiT)
+    Attributes:
+        rows: int64 (n,), which of the prompts is at each row; None where they follow one another.
+        kept: what a network has computed of the prompts, shared by all conditions taken from this one.
+    """
+
+    def __init__(self, embeddings: Tensor, pooled: Tensor | None = None, class_ids: Tensor | None = None):
+        self._fields = (embeddings, pooled, class_ids)
+        self.rows: Tensor | None = None
+        self.kept: dict[Any, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._fields[0] if self.rows is None else self.rows)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """What cross-attention reads, (n, L, d); of a class, what the network's first block adds, (n, 1, d)."""
+        return self._row_by_row(0)
+
+    @property
+    def pooled(self) -> Tensor | None:
+        """Another summary of the prompts, (n, p), where the model needs one (Stable Diffusion 3)."""
+        return self._row_by_row(1)
+
+    @property
+    def class_ids(self) -> Tensor | None:
+        """Numbers of the classes, int64 (n,), for class-conditional models (DiT)."""
+        return self._row_by_row(2)
+
+    @property
+    def prompts(self) -> Tensor:
+        """The embeddings of each different prompt, (p, L, d)."""
+        return self._fields[0]
 
     def take(self, rows: Tensor) -> Condition:
         """Return the prompts at the given rows (int64 (m,)), repeated as often as asked."""
-        return Condition(*(None if field is None else field[rows] for field in self))
+        rows = rows.to(self.prompts.device)
+        taken = Condition(*self._fields)
+        taken.rows, taken.kept = rows if self.rows is None else self.rows[rows], self.kept
+        return taken
+
+    def _row_by_row(self, field: int) -> Any:
+        value = self._fields[field]
+        return value if value is None or self.rows is None else value[self.rows]
 
 
 def class_ids(names: Sequence[str], id2label: Mapping[int, str], null: int) -> list[int]:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from zsclib.codec import check_images
+from zsclib.models import fast_unet
 from zsclib.models.condition import Condition, class_ids
 from zsclib.models.folders import (
     check_prompts,
@@ -223,12 +224,14 @@ class Generator:
                 network returned NaN or infinity (the levels are named).
         """
         t = self._levels(t).expand(len(z_t))
+        meetings = len(z_t) if copies is None else len(copies)
+        if len(condition) != meetings:
+            raise ValueError(f"predict_noise: {meetings} latents but {len(condition)} prompts")
         if copies is not None:
             copies = copies.to(z_t.device)
+        output = self._network(z_t, self._told[t], condition, copies)
+        if copies is not None:
             z_t, t = z_t[copies], t[copies]
-        if len(condition.embeddings) != len(z_t):
-            raise ValueError(f"predict_noise: {len(z_t)} latents but {len(condition.embeddings)} prompts")
-        output = self._network(z_t, self._told[t], condition)
         a, s = self.signal_and_noise(t)
         noise_hat = {"epsilon": output, "v": a * output + s * z_t, "flow": z_t + a * output}[self.prediction]
         if not torch.isfinite(noise_hat).all():
@@ -239,19 +242,23 @@ class Generator:
             )
         return noise_hat
 
-    def _network(self, z_t: Tensor, told: Tensor, condition: Condition) -> Tensor:
-        """Run the network, float32 out: the one place for precision, compilation and memory layout."""
-        weights = next(self.unet.parameters()).dtype
+    def _network(self, z_t: Tensor, told: Tensor, condition: Condition, copies: Tensor | None) -> Tensor:
+        """Run the network, float32 out: the one place for precision, memory layout and shortcuts."""
+        weights, c = next(self.unet.parameters()).dtype, z_t.shape[1]
         half_on_cpu = self.device.type == "cpu" and self.dtype != torch.float32
-        if condition.class_ids is not None:
-            asked = {"class_labels": condition.class_ids}
-        else:
-            asked = {"encoder_hidden_states": condition.embeddings.to(weights)}
-        if condition.pooled is not None:
-            asked["pooled_projections"] = condition.pooled.to(weights)
         with torch.autocast("cpu", self.dtype) if half_on_cpu else contextlib.nullcontext():
-            output = self.unet(z_t.to(weights), timestep=told, return_dict=False, **asked)
-        return output[0][:, : z_t.shape[1]].float()  # without a learned variance
+            if not torch.is_grad_enabled() and fast_unet.fits(self.unet):
+                return fast_unet.forward(self.unet, z_t.to(weights), told, condition, copies).float()
+            if copies is not None:
+                z_t, told = z_t[copies], told[copies]
+            if condition.class_ids is not None:
+                asked = {"class_labels": condition.class_ids}
+            else:
+                asked = {"encoder_hidden_states": condition.embeddings.to(weights)}
+            if condition.pooled is not None:
+                asked["pooled_projections"] = condition.pooled.to(weights)
+            output = self.unet(z_t.to(weights), timestep=told, return_dict=False, **asked)[0]
+        return output[:, :c].float()  # without a learned variance
 
     def pipeline(self) -> diffusers.DiffusionPipeline:
         """Return the diffusers pipeline over these very sub-models, without a safety checker.
