@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 
-from zsclib.models.pretrain import autoencoder, clip, unet
+from zsclib.datasets import load
+from zsclib.models.pretrain import autoencoder, clip, dit, judge, unet
+from zsclib.models.pretrain.loop import Plan
 from zsclib.world.pool import Pool, PoolConfig, load_pool
 
-STAGES = ("autoencoder", "clip", "freeze", "clip-image", "unet", "export", "evaluate", "all")
+STAGES = ("autoencoder", "clip", "freeze", "clip-image", "unet", "dit", "judge", "export", "evaluate", "all")
 HELD_OUT = 2048  # pairs at the end of the pool that no training sees
 
 
@@ -66,17 +68,20 @@ def _pool(options: argparse.Namespace) -> Pool:
 
 
 def _train(stage: str, options: argparse.Namespace) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if stage == "dit":
+        _train_dit(options, device)
+        return
     pool = _pool(options)
     config = pool.config
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     if stage == "freeze":
         unet.freeze(pool.images, options.checkpoints, device)
         return
-    plan = {plan.name: plan for plan in (autoencoder.PLAN, clip.PLAN, clip.IMAGE_PLAN, unet.PLAN)}[stage]
-    plan = replace(plan, samples=options.samples or plan.samples, minutes=options.minutes, seed=options.seed)
+    plans = (autoencoder.PLAN, clip.PLAN, clip.IMAGE_PLAN, unet.PLAN, judge.PLAN)
+    plan = {plan.name: plan for plan in plans}[stage]
     common = {
         "folder": options.checkpoints,
-        "plan": plan,
+        "plan": _planned(plan, options),
         "facts": {"pool": json.loads(json.dumps(asdict(config), default=str)), "seed": options.seed},
         "device": device,
     }
@@ -89,8 +94,24 @@ def _train(stage: str, options: argparse.Namespace) -> None:
         if not (options.checkpoints / "frozen").exists():
             unet.freeze(pool.images, options.checkpoints, device)
         clip.train_image_tower(pool.images, pool.captions, held_out=HELD_OUT, **common)
+    elif stage == "judge":
+        judge.train_judge(pool.images, pool.scenes, held_out=HELD_OUT, **common)
     else:
         unet.train_unet(pool.images, pool.captions, held_out=HELD_OUT, **common)
+
+
+def _train_dit(options: argparse.Namespace, device: str) -> None:
+    drawn = {"name": "objects", "split": "train", "n": dit.PICTURES + dit.HELD_OUT, "seed": 0}
+    images = load(**drawn)
+    print(f"dit: {len(images)} labelled pictures, the last {dit.HELD_OUT} held out; {device}", flush=True)
+    facts = {"set": drawn | {"held_out": dit.HELD_OUT}, "seed": options.seed}
+    dit.train_dit(images, options.checkpoints, dit.HELD_OUT, _planned(dit.PLAN, options), facts, device)
+
+
+def _planned(plan: Plan, options: argparse.Namespace) -> Plan:
+    """Return a plan with what was asked for on the command line."""
+    samples = options.samples or plan.samples
+    return replace(plan, samples=samples, minutes=options.minutes, seed=options.seed)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,26 @@ CARDS = {
         'pipeline("a photo of a red car", guidance_scale=3).images[0]\n',
         "diffusers",
     ),
+    "pocket-dit": (
+        "Pocket DiT",
+        "A class-conditional latent diffusion model in the layout of DiT, for the ten classes of `objects`, "
+        "trained from scratch on labelled pictures with horizontal flips as the only augmentation. "
+        "Autoencoder and noise schedule are those of `pocket-sd`; it knows no text. The transformer's weights "
+        "are kept as float16. Class 10 is the null class of guidance, which `DiTPipeline` itself offers for "
+        "1,000 classes only: guide it with `zsclib.sampling`.",
+        "from diffusers import DiTPipeline\n"
+        'pipeline = DiTPipeline.from_pretrained("data/models/pocket-dit")\n'
+        'pipeline(pipeline.get_label_ids(["star", "car"]), guidance_scale=1).images\n',
+        "diffusers",
+    ),
 }
-VALIDATION = {"autoencoder": "psnr", "clip": "top1_of_256", "clip-image": "top1_of_256", "unet": "held_out"}
+VALIDATION = {
+    "autoencoder": "psnr",
+    "clip": "top1_of_256",
+    "clip-image": "top1_of_256",
+    "unet": "held_out",
+    "dit": "top1",
+}
 
 
 def thinned(history: list[dict], most: int = 300) -> list[dict]:
@@ -61,8 +79,9 @@ def card(name: str, training: dict[str, dict], quality: dict, megabytes: float) 
     title, what, code, library = CARDS[name]
     lines = [
         *("---", "license: mit", f"library_name: {library}", "---", "", f"# {title}", "", what, ""),
-        *("```python", code.rstrip(), "```", "", f"Weights: {megabytes:.1f} MB, float32, safetensors.", ""),
-        *("## Training", "", "| part | pairs seen | updates | batch | hours | on | final loss | held out |"),
+        *("```python", code.rstrip(), "```", "", f"Weights: {megabytes:.1f} MB, safetensors.", ""),
+        *("## Training", ""),
+        "| part | samples seen | updates | batch | hours | on | final loss | held out |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for part, meta in training.items():
@@ -75,11 +94,11 @@ def card(name: str, training: dict[str, dict], quality: dict, megabytes: float) 
             f"| {meta['device']} | {last['loss']:.4g} | {held_out} |"
         )
     lines += ["", "AdamW, averaged weights (EMA). Settings and loss history: `training.json`.", ""]
-    lines += ["![Loss against pairs seen](loss.png)", ""]
+    lines += ["![Loss against samples seen](loss.png)", ""]
     for part, meta in training.items():
-        pool = meta["facts"].get("pool", {})
-        if pool:
-            lines += [f"Pool of the {part}: `{json.dumps(pool, ensure_ascii=False)}`", ""]
+        for source, about in (("pool", "Pool"), ("set", "Labelled set")):
+            if drawn := meta["facts"].get(source):
+                lines += [f"{about} of the {part}: `{json.dumps(drawn, ensure_ascii=False)}`", ""]
     lines += ["## Measured quality", ""]
     if not quality:
         lines += ["Not measured yet: `python -m zsclib.models.pretrain evaluate`.", ""]
@@ -111,6 +130,6 @@ def _draw_losses(training: dict[str, dict], path: Path) -> None:
     ):
         samples = [row["samples"] for row in meta["history"]]
         ax.loglog(samples, [row["loss"] for row in meta["history"]], lw=1.2)
-        ax.set(title=part, xlabel="pairs seen", ylabel="training loss")
+        ax.set(title=part, xlabel="samples seen", ylabel="training loss")
         ax.grid(alpha=0.3)
     figure.savefig(path, metadata={"Software": None})

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiTPipeline, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from zsclib.models.pretrain.card import thinned, write_cards
-from zsclib.models.pretrain.checkpoint import checkpoints
+from zsclib.models.pretrain.checkpoint import checkpoints, digest, read_meta
 from zsclib.models.pretrain.clip import new_processor
+from zsclib.models.pretrain.dit import SIZE, new_dit
 from zsclib.models.pretrain.loop import load_averaged
 from zsclib.models.pretrain.unet import CHANNELS, new_scheduler, new_unet
+from zsclib.world.targets import CLASSES
 
 
-def export(folder: Path, models: Path, channels: tuple[int, ...] = CHANNELS) -> None:
-    """Write `pocket-clip`, and `pocket-sd` once there is a U-Net, with their cards.
+def export(
+    folder: Path, models: Path, channels: tuple[int, ...] = CHANNELS, size: dict[str, int] = SIZE
+) -> None:
+    """Write `pocket-clip`, and `pocket-sd` and `pocket-dit` once they were trained, with their cards.
 
     Args:
         folder: the checkpoints; what the U-Net was trained on (`frozen/`) is taken from there.
         models: where the model folders go; a folder of the same name is replaced as a whole.
         channels: of the U-Net.
+        size: of the DiT.
 
-    Raises: FileNotFoundError when nothing was frozen yet.
+    Raises: FileNotFoundError when nothing was frozen yet, ValueError when it changed under the DiT.
     """
     folder, models = Path(folder), Path(models)
     frozen = folder / "frozen"
@@ -39,23 +45,24 @@ def export(folder: Path, models: Path, channels: tuple[int, ...] = CHANNELS) -> 
             print(f"export: {name} was frozen at step {meta['step']}; {newest[-1].name} is not exported")
     tokenizer = CLIPTokenizer.from_pretrained(frozen / "tokenizer")
 
-    draft, clip = _draft(models / "pocket-clip"), CLIPModel.from_pretrained(frozen / "clip")
-    trained = {"clip": metas["clip"]}
+    clip, trained = CLIPModel.from_pretrained(frozen / "clip"), {"clip": metas["clip"]}
     if checkpoints(folder, "clip-image"):
         trained["clip-image"] = load_averaged(clip, folder, "clip-image")
-    clip.save_pretrained(draft)
-    new_processor(tokenizer).save_pretrained(draft)
-    new_processor(tokenizer).image_processor.save_pretrained(draft)
-    _copy_words(frozen / "tokenizer", draft)
-    _finish(draft, models / "pocket-clip", trained)
+
+    def save_clip(draft: Path) -> None:
+        clip.save_pretrained(draft)
+        new_processor(tokenizer).save_pretrained(draft)
+        new_processor(tokenizer).image_processor.save_pretrained(draft)
+        _copy_words(frozen / "tokenizer", draft)
+
+    write_model(models / "pocket-clip", trained, save_clip)
 
     if checkpoints(folder, "unet"):
         vae = AutoencoderKL.from_pretrained(frozen / "vae")
         text = CLIPTextModel.from_pretrained(frozen / "text_encoder")
         unet = new_unet(channels, text.config.hidden_size)
         metas["unet"] = load_averaged(unet, folder, "unet")
-        draft = _draft(models / "pocket-sd")
-        StableDiffusionPipeline(
+        pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=text,
             tokenizer=tokenizer,
@@ -64,33 +71,59 @@ def export(folder: Path, models: Path, channels: tuple[int, ...] = CHANNELS) -> 
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
-        ).save_pretrained(draft)
-        _copy_words(frozen / "tokenizer", draft / "tokenizer")
-        _finish(draft, models / "pocket-sd", {name: metas[name] for name in ("autoencoder", "unet")})
+        )
+
+        def save_pipeline(draft: Path) -> None:
+            pipeline.save_pretrained(draft)
+            _copy_words(frozen / "tokenizer", draft / "tokenizer")
+
+        trained = {name: metas[name] for name in ("autoencoder", "unet")}
+        write_model(models / "pocket-sd", trained, save_pipeline)
+
+    if checkpoints(folder, "dit"):
+        export_dit(folder, models, size)
     write_cards(models)
 
 
-def _draft(target: Path) -> Path:
+def export_dit(folder: Path, models: Path, size: dict[str, int] = SIZE) -> None:
+    """Write `pocket-dit`: the averaged weights of the newest checkpoint as float16, and its autoencoder."""
+    newest = checkpoints(folder, "dit")[-1]
+    names = dict(enumerate(CLASSES[read_meta(newest)["facts"]["set"]["name"]]))
+    transformer, frozen = new_dit(len(names), **size), Path(folder) / "frozen"
+    trained = {"autoencoder": json.loads((frozen / "meta.json").read_text())["autoencoder"]}
+    trained["dit"] = load_averaged(transformer, folder, "dit")
+    if trained["dit"]["facts"]["vae"] != digest(frozen / "vae" / "diffusion_pytorch_model.safetensors"):
+        raise ValueError(f"export: {newest.name} was trained on another autoencoder than {frozen / 'vae'}")
+    vae = AutoencoderKL.from_pretrained(frozen / "vae")
+    pipeline = DiTPipeline(transformer.half(), vae, new_scheduler(), names)
+    pipeline.register_to_config(id2label=names)  # the class reads it, but does not save it by itself
+    write_model(Path(models) / "pocket-dit", trained, pipeline.save_pretrained)
+
+
+def write_model(target: Path, trained: dict[str, dict], save: Callable[[Path], object]) -> None:
+    """Write a model folder and put it in place as a whole, without traces of the machine.
+
+    Args:
+        target: the folder; one that is there is replaced.
+        trained: part → meta of its checkpoint (`load_averaged`), which become training.json.
+        save: writes everything else into the empty folder it is given.
+    """
     draft = target.with_name(target.name + ".tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    return draft
-
-
-def _copy_words(tokenizer: Path, target: Path) -> None:
-    for name in ("vocab.json", "merges.txt"):  # the files of Stable Diffusion 1.x, which other tools read
-        shutil.copyfile(tokenizer / name, target / name)
-
-
-def _finish(draft: Path, target: Path, metas: dict[str, dict]) -> None:
-    """Remove traces of the machine, add the history of the training, and put the draft in place."""
+    save(draft)
     for path in draft.rglob("*.json"):
         content = json.loads(path.read_text())
         if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(content, indent=2) + "\n")
     for path in draft.rglob("*.safetensors"):
         path.chmod(0o644)
-    training = {name: meta | {"history": thinned(meta["history"])} for name, meta in metas.items()}
+    training = {name: meta | {"history": thinned(meta["history"])} for name, meta in trained.items()}
     (draft / "training.json").write_text(json.dumps(training, indent=1) + "\n")
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
+
+
+def _copy_words(tokenizer: Path, target: Path) -> None:
+    for name in ("vocab.json", "merges.txt"):  # the files of Stable Diffusion 1.x, which other tools read
+        shutil.copyfile(tokenizer / name, target / name)
