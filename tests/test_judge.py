@@ -39,9 +39,10 @@ def test_ground_truth_becomes_answers_only_where_a_picture_shows_them():
     assert "colour" not in named(answers_of(the_scene(noun="star", colour="red", style="sketch")))
     assert "colour" not in named(answers_of(the_scene(noun="star", colour="red", material="wooden")))
     assert named(answers_of(the_scene(kind="digit", symbol="7", style="print"))) == {"what": "7"}
-    pair = the_scene(kind="pair", noun="star", noun2="car", relation="below")
+    pair = the_scene(kind="pair", noun="star", noun2="car", colour="red", colour2="blue", relation="below")
     read_of_pair = named(answers_of(pair))
     assert read_of_pair["bottom"] == "star" and read_of_pair["top"] == "car"
+    assert read_of_pair["bottom colour"] == "red" and read_of_pair["top colour"] == "blue"
     assert read_of_pair["left"] == "nothing" and "what" not in read_of_pair
 
 
@@ -67,7 +68,7 @@ def test_a_shorter_list_of_requests_is_the_beginning_of_a_longer_one(kind):
     assert long.seed.is_unique
     assert not long.equals(requests(kind, 30, seed=4))
     asked = long[list(QUESTIONS)]
-    assert ((asked != "").sum(axis=1) == (2 if kind == "relation" else 1)).all()
+    assert ((asked != "").sum(axis=1) == (2 if kind.startswith("relation") else 1)).all()
     for question in QUESTIONS:
         assert set(asked[question]) <= {"", *QUESTIONS[question]}
 
@@ -103,6 +104,9 @@ def test_swapping_exchanges_the_things_and_nothing_else():
     asked = requests("relation", 8)
     other = swapped(asked)
     assert (other.left == asked.right).all() and (other.top == asked.bottom).all()
+    colours = requests("relation of colours", 8)
+    assert (swapped(colours)["left colour"] == colours["right colour"]).all()
+    assert (colours.prompt == asked.prompt).all() and (colours.seed == asked.seed).all()
     pd.testing.assert_frame_equal(swapped(other), asked)
 
 

@@ -18,6 +18,7 @@ from zsclib.models.pretrain.checkpoint import checkpoints, read_tensors
 from zsclib.models.pretrain.export import export
 from zsclib.models.pretrain.loop import Plan, averaged, batch_indices, learning_rate, train, update_ema
 from zsclib.models.pretrain.tokenizer import token_ids, train_tokenizer
+from zsclib.world.pool import PoolConfig, stream
 
 VAE, UNET = (16, 16, 16), (16, 32)
 SIZES = {
@@ -369,12 +370,12 @@ def test_thinned_histories_keep_the_end_and_the_mean():
 
 
 def test_evaluation_measures_what_was_exported(exported, monkeypatch):
-    from zsclib.models.pretrain import evaluate as module
+    import zsclib.quality as module
 
     monkeypatch.setattr(module, "CLIP_SETS", ("objects",))
     monkeypatch.setattr(module, "DIFFUSION_SETS", ("objects",))
     monkeypatch.setattr(module, "TIMESTEPS", 2)
-    monkeypatch.setattr(module, "_beyond_the_pool", lambda models, n: np.zeros((n, 32, 32, 3), np.uint8))
+    monkeypatch.setattr(module, "_beyond_the_pool", lambda models, n: list(stream(PoolConfig(seed=9), 0, n)))
     quality = module.evaluate(exported, limit=10)
     assert json.loads((exported / "quality.json").read_text()) == quality
     assert set(quality["pocket-sd"]) == {"psnr pool", "psnr digits", "objects"}

@@ -18,7 +18,7 @@ from zsclib.world.scenes import COLOURS, RELATIONS, STYLES
 from zsclib.world.shapes import THINGS
 from zsclib.world.targets import CLASSES
 
-KINDS = ("objects", "printed-digits", "aerial", "colour", "style", "relation")
+KINDS = ("objects", "printed-digits", "aerial", "colour", "style", "relation", "relation of colours")
 
 
 def requests(kind: str, n: int, seed: int = 0) -> pd.DataFrame:
@@ -26,7 +26,8 @@ def requests(kind: str, n: int, seed: int = 0) -> pd.DataFrame:
 
     Args:
         kind: "objects", "printed-digits", "aerial" (the set's class in the set's own prompt), "colour" (a thing of some
-            colour), "style" (a thing in some style), "relation" (two coloured things, one beside or above the other).
+            colour), "style" (a thing in some style), "relation" (of two coloured things, each stands where it should)
+            or "relation of colours" (the same prompts, but only the colours count).
         n: prompts; the first n of more are the same.
         seed: of the things, colours and noises drawn.
 
@@ -43,8 +44,14 @@ def requests(kind: str, n: int, seed: int = 0) -> pd.DataFrame:
         raise ValueError(f"requests: n must be at least 1, got {n}")
     rows = []
     for i in range(n):
-        prompt, answers = _request(kind, i, rng(seed, "request", kind, i))
-        rows.append({"prompt": prompt, "seed": seed_of(seed, "requested", kind, i), **answers})
+        prompt, answers = _request(kind, i, rng(seed, "request", kind.removesuffix(" of colours"), i))
+        rows.append(
+            {
+                "prompt": prompt,
+                "seed": seed_of(seed, "requested", kind.removesuffix(" of colours"), i),
+                **answers,
+            }
+        )
     return pd.DataFrame(rows).reindex(columns=["prompt", "seed", *QUESTIONS], fill_value="").fillna("")
 
 
@@ -63,8 +70,10 @@ def _request(kind: str, i: int, draws: np.random.Generator) -> tuple[str, dict[s
     first, second = (
         with_article(f"{colour} {noun}") for colour, noun in zip(colours, nouns[:2], strict=False)
     )
-    sides = dict(zip(SIDES[relation], (str(noun) for noun in nouns[:2]), strict=True))
-    return f"a photo of {first} {relation} {second}", sides
+    prompt, (here, there) = f"a photo of {first} {relation} {second}", SIDES[relation]
+    if kind == "relation":
+        return prompt, {here: str(nouns[0]), there: str(nouns[1])}
+    return prompt, {f"{here} colour": str(colours[0]), f"{there} colour": str(colours[1])}
 
 
 def answered(judge: nn.Module, images: np.ndarray, asked: pd.DataFrame) -> np.ndarray:
@@ -84,4 +93,5 @@ def answered(judge: nn.Module, images: np.ndarray, asked: pd.DataFrame) -> np.nd
 def swapped(asked: pd.DataFrame) -> pd.DataFrame:
     """Return requests for a relation with the two things in each other's place: what chance would draw as often."""
     exchanged = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
-    return asked.assign(**{place: asked[exchanged[place]] for place in PLACES})
+    columns = [(f"{place}{of}", f"{exchanged[place]}{of}") for place in PLACES for of in ("", " colour")]
+    return asked.assign(**{place: asked[other] for place, other in columns})

@@ -28,7 +28,8 @@ QUESTIONS = {
     "what": (*THINGS, *DIGITS, *LETTERS, *LANDS),
     "colour": tuple(COLOURS),
     "style": STYLES,
-    **dict.fromkeys(PLACES, (*THINGS, NOTHING)),
+    **dict.fromkeys(PLACES, (*THINGS, NOTHING)),  # which thing of two stands there
+    **dict.fromkeys((f"{place} colour" for place in PLACES), (*COLOURS, NOTHING)),
 }
 
 
@@ -53,9 +54,8 @@ def open_judge(folder: Path | str) -> nn.Module:
 
 
 def _without_pooling(model: ResNetForImageClassification) -> ResNetForImageClassification:
-    model.resnet.embedder.pooler = (
-        nn.Identity()
-    )  # a ResNet's 4× shrinking stem leaves too little of 32 pixels
+    # a ResNet's stem shrinks 4×, which leaves too little of 32 pixels
+    model.resnet.embedder.pooler = nn.Identity()
     return model
 
 

@@ -14,7 +14,19 @@ from zsclib.models.pretrain import autoencoder, clip, dit, judge, unet
 from zsclib.models.pretrain.loop import Plan
 from zsclib.world.pool import Pool, PoolConfig, load_pool
 
-STAGES = ("autoencoder", "clip", "freeze", "clip-image", "unet", "dit", "judge", "export", "evaluate", "all")
+STAGES = (
+    "autoencoder",
+    "clip",
+    "freeze",
+    "clip-image",
+    "unet",
+    "dit",
+    "judge",
+    "export",
+    "evaluate",
+    "scaling",
+    "all",
+)
 HELD_OUT = 2048  # pairs at the end of the pool that no training sees
 
 
@@ -31,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pool-seed", type=int, default=0)
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     parser.add_argument("--models", type=Path, default=Path("data/models"))
+    parser.add_argument("--records", type=Path, default=Path("data/records"))
     parser.add_argument(
         "--samples", type=int, help="planned total; the learning rate falls over its last fifth"
     )
@@ -52,11 +65,15 @@ def main(arguments: list[str] | None = None) -> None:
 
             export(options.checkpoints, options.models)
         elif stage == "evaluate":
-            from zsclib.models.pretrain.evaluate import evaluate
             from zsclib.models.pretrain.export import write_cards
+            from zsclib.quality import evaluate
 
             evaluate(options.models, limit=options.limit, pool=_pool(options).images)
             write_cards(options.models)
+        elif stage == "scaling":
+            from zsclib.quality import scaling
+
+            scaling(options.checkpoints, options.models, options.records / "scaling.json")
         else:
             _train(stage, options)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from diffusers import AutoencoderKL, DiTPipeline, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from zsclib.models.judge import new_judge
 from zsclib.models.pretrain.card import thinned, write_cards
 from zsclib.models.pretrain.checkpoint import checkpoints, digest, read_meta
 from zsclib.models.pretrain.clip import new_processor
@@ -22,7 +23,7 @@ from zsclib.world.targets import CLASSES
 def export(
     folder: Path, models: Path, channels: tuple[int, ...] = CHANNELS, size: dict[str, int] = SIZE
 ) -> None:
-    """Write `pocket-clip`, and `pocket-sd` and `pocket-dit` once they were trained, with their cards.
+    """Write `pocket-clip`, and `pocket-sd`, `pocket-dit` and `pocket-judge` once they were trained, with their cards.
 
     Args:
         folder: the checkpoints; what the U-Net was trained on (`frozen/`) is taken from there.
@@ -82,6 +83,11 @@ def export(
 
     if checkpoints(folder, "dit"):
         export_dit(folder, models, size)
+    if checkpoints(folder, "judge"):
+        judge = new_judge()
+        write_model(
+            models / "pocket-judge", {"judge": load_averaged(judge, folder, "judge")}, judge.save_pretrained
+        )
     write_cards(models)
 
 

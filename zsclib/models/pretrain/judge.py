@@ -35,11 +35,15 @@ def answers_of(scenes: pd.DataFrame) -> dict[str, np.ndarray]:
     found["what"] = _indices(symbol, "what", single)
     found["colour"] = _indices(scenes.colour, "colour", coloured)
     found["style"] = _indices(scenes["style"], "style", thing | pair)
-    for side in PLACES:
-        first = np.array([side == SIDES.get(relation, ("", ""))[0] for relation in scenes.relation])
-        second = np.array([side == SIDES.get(relation, ("", ""))[1] for relation in scenes.relation])
+    related = pair & (scenes.relation != "").to_numpy()
+    for place in PLACES:
+        first = np.array([place == SIDES.get(relation, ("", ""))[0] for relation in scenes.relation])
+        second = np.array([place == SIDES.get(relation, ("", ""))[1] for relation in scenes.relation])
         nouns = np.where(first, scenes.noun, np.where(second, scenes.noun2, NOTHING))
-        found[side] = _indices(nouns, side, pair & (scenes.relation != "").to_numpy())
+        colours = np.where(first, scenes.colour, np.where(second, scenes.colour2, NOTHING))
+        found[place] = _indices(nouns, place, related)
+        shown = related & (scenes["style"] != "sketch").to_numpy()
+        found[f"{place} colour"] = _indices(colours, f"{place} colour", shown)
     return found
 
 

@@ -1,0 +1,245 @@
+"""How good the pocket models are, on pictures they have not seen, and how they became so with training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+from scipy.stats import binomtest
+from torch import nn
+
+from zsclib.datasets import load
+from zsclib.images import content_hash
+from zsclib.judging import KINDS, answered, requests, swapped
+from zsclib.models.clip import open_clip
+from zsclib.models.generator import Generator, open_generator
+from zsclib.models.judge import open_judge, read
+from zsclib.models.pretrain.autoencoder import psnr
+from zsclib.models.pretrain.checkpoint import checkpoints, digest, digest_path, read_meta
+from zsclib.models.pretrain.judge import UNASKED, answers_of
+from zsclib.papers.diffusion_classifier import classify, exhaustive
+from zsclib.prompts import fill, load_prompts
+from zsclib.sampling import sample
+from zsclib.world.pool import Pair, PoolConfig, stream
+from zsclib.world.targets import CLASSES, SPLITS
+
+CLIP_SETS = ("objects", "printed-digits", "digits", "aerial", "objects-fine")
+DIFFUSION_SETS = ("objects", "digits", "aerial")
+TIMESTEPS = 32
+GUIDANCE, STEPS = 3.0, 25  # of the pictures the judge reads
+
+
+def evaluate(
+    models: Path, split: str = "validation", limit: int | None = None, pool: np.ndarray | None = None
+) -> dict:
+    """Measure the model folders in `models` and write `quality.json` beside them.
+
+    The split is the validation one: the test split is what the study's pages report.
+
+    Args:
+        models: holds `pocket-clip` and, if trained yet, `pocket-sd`, `pocket-dit` and `pocket-judge`.
+        split: of the target sets.
+        limit: pictures per measure; default 500, and 200 where a diffusion model classifies.
+        pool: the pictures trained on, uint8 (m, 32, 32, 3), to look for test pictures in; None: do not look.
+
+    Returns: {folder: {measure: {value, low, high, n, about}}}; accuracies with Wilson's 95 % interval.
+    """
+    models = Path(models)
+    quality = {"pocket-clip": _named("pocket-clip", _clip_quality(models / "pocket-clip", split, limit))}
+    for name, measure in (
+        ("pocket-judge", _judge_quality),
+        ("pocket-sd", _generator_quality),
+        ("pocket-dit", _twin_quality),
+    ):
+        if (models / name).exists():
+            quality[name] = _named(name, measure(models, split, limit))
+    if pool is not None:
+        quality["pool"] = _named("pool", [("overlap", in_the_pool(pool))])
+    (models / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
+    return quality
+
+
+Measures = Iterator[tuple[str, dict]]
+
+
+def _clip_quality(folder: Path, split: str, limit: int | None) -> Measures:
+    clip = open_clip(folder)
+    for name in CLIP_SETS:
+        prompts, images = load_prompts(name), load(name, split, limit or 500)
+        for templates, words in (
+            ([prompts.template], ""),
+            (prompts.templates, f", {len(prompts.templates)} prompts"),
+        ):
+            scores = clip.zero_shot(prompts.classes, templates).scores(images.images)
+            right = scores.argmax(1) == images.labels
+            yield (
+                f"{name}{' ensemble' if words else ''}",
+                accuracy(right, f"zero-shot accuracy, {name}{words}"),
+            )
+
+
+def _judge_quality(models: Path, split: str, limit: int | None) -> Measures:
+    pairs = _beyond_the_pool(models, (limit or 500) * 4)
+    found = read(open_judge(models / "pocket-judge"), np.stack([pair.image for pair in pairs]))
+    for question, truth in answers_of(pd.DataFrame([pair.scene.row() for pair in pairs])).items():
+        asked = truth != UNASKED
+        right = found[question][asked] == truth[asked]
+        yield question, accuracy(right, f"right answers on held-out pictures of the pool, {question}")
+
+
+def _generator_quality(models: Path, split: str, limit: int | None) -> Measures:
+    vae = AutoencoderKL.from_pretrained(models / "pocket-sd" / "vae").eval()
+    held_out = np.stack([pair.image for pair in _beyond_the_pool(models, limit or 512)])
+    for name, pictures in (("pool", held_out), ("digits", load("digits", split, limit or 500).images)):
+        about = f"autoencoder PSNR in dB, held-out pictures of {name}"
+        yield f"psnr {name}", {"value": psnr(vae, pictures), "n": len(pictures), "about": about}
+    generator = open_generator(models / "pocket-sd")
+    for name in DIFFUSION_SETS:
+        about = f"diffusion classifier, exhaustive, {TIMESTEPS} timesteps, {name}"
+        yield name, accuracy(recognised(generator, name, split, limit or 200, TIMESTEPS), about)
+    if (models / "pocket-judge").exists():
+        judge = open_judge(models / "pocket-judge")
+        for kind in KINDS:
+            asked = requests(kind, limit or 400)
+            images = sample(generator, asked.prompt.tolist(), asked.seed.tolist(), GUIDANCE, STEPS)
+            about = f"pictures generated at guidance {GUIDANCE:g} in which a judge reads what was asked for: {kind}"
+            yield f"judged {kind}", accuracy(answered(judge, images, asked), about)
+            if kind.startswith("relation"):
+                yield f"order {kind}", _order_kept(judge, images, asked, kind)
+
+
+def _order_kept(judge: nn.Module, images: np.ndarray, asked: pd.DataFrame, kind: str) -> dict:
+    kept, exchanged = (answered(judge, images, order) for order in (asked, swapped(asked)))
+    about = (
+        f"pictures in the order asked for, of those read in this or the other order ({kind}); chance is 0.5"
+    )
+    return accuracy(kept[kept | exchanged], about)
+
+
+def _twin_quality(models: Path, split: str, limit: int | None) -> Measures:
+    twin = open_generator(models / "pocket-dit")
+    for name in ("objects", "objects-shift"):
+        about = f"diffusion classifier, exhaustive, {TIMESTEPS} timesteps, {name}"
+        yield name, accuracy(recognised(twin, name, split, limit or 200, TIMESTEPS, CLASSES[name]), about)
+
+
+def recognised(
+    generator: Generator, name: str, split: str, n: int, K: int, prompts: Sequence[str] | None = None
+) -> np.ndarray:
+    """Return which of n pictures of a set the exhaustive diffusion classifier gets right, bool (n,).
+
+    Args:
+        prompts: of the classes; default: the set's own template.
+    """
+    words, images = load_prompts(name), load(name, split, n)
+    prompts = fill(words.template, words.classes) if prompts is None else prompts
+    return classify(generator, images.images, prompts, exhaustive(K)).prediction == images.labels
+
+
+def scaling(checkpoints_folder: Path, models: Path, path: Path, n: int = 200) -> list[dict]:
+    """Measure how the U-Net's two abilities grew with the pairs it saw: as a classifier, and as an artist.
+
+    Looks at the averaged weights kept whenever the pairs had doubled and at the newest checkpoint, on validation
+    splits and requests that no other measurement uses. What was measured before is kept, so that a killed run goes on.
+
+    Args:
+        checkpoints_folder: of the training.
+        models: the exported folders, from which everything but the U-Net is taken.
+        path: a JSON file to write after each checkpoint.
+        n: pictures per measure.
+
+    Returns: a row per checkpoint, by pairs seen: samples, held_out (validation loss, averaged weights), and per measure
+        a list of n zeros and ones, pictures in the same order for every checkpoint.
+    """
+    newest = checkpoints(checkpoints_folder, "unet")[-1]
+    meta = read_meta(newest)
+    losses = {row["samples"]: row["held_out"] for row in meta["history"] if "held_out" in row}
+    kept = {
+        int(p.stem.split("-")[-1]): p for p in sorted(Path(checkpoints_folder).glob("unet-ema-*.safetensors"))
+    }
+    kept[meta["step"] * meta["plan"]["batch"]] = newest
+    generator, judge = open_generator(models / "pocket-sd"), open_judge(models / "pocket-judge")
+    rows = json.loads(path.read_text()) if path.exists() else []
+    for samples, weights in sorted(kept.items()):
+        sha256 = digest(weights)
+        if any(row["sha256"] == sha256 and row["n"] == n for row in rows):
+            continue
+        load_averages(generator.unet, weights)
+        nearest = min(losses, key=lambda seen: abs(seen - samples))
+        row = {"samples": samples, "held_out": losses[nearest], "n": n, "sha256": sha256}
+        for name in ("objects", "digits"):
+            row[f"recognised {name}"] = recognised(generator, name, "validation", n, 16).astype(int).tolist()
+        for kind in ("objects", "printed-digits"):
+            asked = requests(kind, n, seed=1)
+            images = sample(generator, asked.prompt.tolist(), asked.seed.tolist(), GUIDANCE, STEPS)
+            row[f"judged {kind}"] = answered(judge, images, asked).astype(int).tolist()
+        rows = sorted((other for other in rows if other["samples"] != samples), key=lambda r: r["samples"])
+        rows = sorted([*rows, row], key=lambda r: r["samples"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rows) + "\n")
+        print(
+            f"{samples:,} pairs: "
+            + ", ".join(f"{k} {np.mean(v):.3f}" for k, v in row.items() if isinstance(v, list))
+        )
+    return rows
+
+
+def load_averages(model: nn.Module, path: Path) -> None:
+    """Put the averaged weights of a training's checkpoint, or of what it kept on the way, into a model."""
+    if digest_path(path).read_text().strip() != digest(path):
+        raise ValueError(f"checkpoint {path.name} was cut short or altered; delete it, or train anew")
+    weights = load_file(path)
+    averages = {
+        k.removeprefix("ema."): v.float()
+        for k, v in weights.items()
+        if not k.startswith(("model.", "first.", "second."))
+    }
+    wrong = model.load_state_dict(averages, strict=False).unexpected_keys
+    if wrong or not averages:
+        raise ValueError(f"checkpoint {path.name} does not belong to this network: {sorted(wrong)[:3]}")
+
+
+def in_the_pool(pool: np.ndarray, n: int = 400) -> dict:
+    """Count pictures of the test sets, all splits, that occur byte for byte in the pool, uint8 (m, 32, 32, 3)."""
+    seen, found, compared = set(content_hash(pool)), 0, 0
+    for name in ("digits", *CLASSES):
+        for split in SPLITS:
+            hashes = content_hash(load(name, split, n).images)
+            found, compared = found + sum(h in seen for h in hashes), compared + len(hashes)
+    about = f"pictures of all test sets and splits that occur among the pool's {len(pool):,}"
+    return {"value": found, "n": compared, "about": about}
+
+
+def accuracy(right: np.ndarray, about: str) -> dict:
+    """Return the share of what is right, bool (n,), with Wilson's 95 % interval, n and what it is about."""
+    if not len(right):
+        return {"value": float("nan"), "n": 0, "about": about}
+    interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    return {
+        "value": float(right.mean()), "low": interval.low, "high": interval.high, "n": len(right), "about": about,
+    }  # fmt: skip
+
+
+def _beyond_the_pool(models: Path, n: int) -> list[Pair]:
+    """Return n of the items that would follow the training pool."""
+    facts = json.loads((models / "pocket-sd" / "training.json").read_text())["autoencoder"]["facts"]
+    size, seed = facts["pool"]["n"], facts["pool"]["seed"]
+    beyond = PoolConfig(n=size, seed=seed, near_duplicates=0.0)  # a near-copy would not be held out
+    return list(stream(beyond, size, size + n))
+
+
+def _named(model: str, measures: Iterable[tuple[str, dict]]) -> dict[str, dict]:
+    """Return the measures by name, printing each as it comes."""
+    found = {}
+    for name, measure in measures:
+        found[name] = measure
+        interval = f" ({measure['low']:.3f} to {measure['high']:.3f})" if "low" in measure else ""
+        print(
+            f"{model}: {measure['about']}: {measure['value']:.4g}{interval}, n = {measure['n']}", flush=True
+        )
+    return found
