@@ -12,6 +12,7 @@ from zsclib.seeds import rng
 from zsclib.study.stats import (
     Estimate,
     accuracy,
+    calibration,
     mcnemar_exact,
     paired_bootstrap,
     paired_difference,
@@ -135,3 +136,33 @@ def test_smallest_detectable_is_what_a_power_analysis_says() -> None:
 
 def test_estimate_reads_well() -> None:
     assert str(Estimate(0.8312, 0.79, 0.8654321, 1200)) == "0.8312 (0.79 to 0.8654, n = 1,200)"
+
+
+def test_calibration_known_answer() -> None:
+    p = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.3, 0.7]])
+    found = calibration(p, [0, 1, 1, 1])
+    assert found.ece == pytest.approx((abs(1 - 1.8) + abs(2 - 1.4)) / 4)
+    assert [(b.above, b.to, b.accuracy.n) for b in found.bins] == [(0.6, 0.7, 2), (0.8, 0.9, 2)]
+    assert [b.confidence for b in found.bins] == pytest.approx([0.7, 0.9])
+    assert [b.accuracy.value for b in found.bins] == [1.0, 0.5]
+    assert calibration([[1.0, 0.0]], [0]).ece == 0
+    assert calibration([[1.0, 0.0]], [1]).ece == 1
+
+
+def test_true_confidences_show_what_chance_shows() -> None:
+    draws = rng(0, "calibration test")
+    p = draws.dirichlet(np.ones(4), size=3000)
+    labels = (p.cumsum(1) > draws.random((3000, 1))).argmax(1)
+    found = calibration(p, labels)
+    assert 0 < found.ece < 2.5 * found.ece_by_chance < 0.05
+    sharper = p**3 / (p**3).sum(1, keepdims=True)
+    assert calibration(sharper, labels).ece > 0.1
+
+
+@pytest.mark.parametrize(
+    ("p", "labels"),
+    [([[0.5, 0.6]], [0]), ([[0.5, 0.5]], [2]), ([[0.5, 0.5]], [0, 1]), ([], []), ([[np.nan, 1]], [0])],
+)
+def test_calibration_refuses_what_is_no_probability(p: list, labels: list) -> None:
+    with pytest.raises(ValueError, match="calibration"):
+        calibration(p, labels)

@@ -1,20 +1,27 @@
 """Elimination by a sequential test: a class goes out once it is surely worse than the leader, and an image is
-done once one class is left.
+done once one class is left. The paper keeps fixed numbers of classes instead (Li et al., ICCV 2023, algorithm 2).
 
-All classes of an image meet the same noise, so the test is a paired one: on the differences of a class's errors
-to those of the class that leads. After looks at growing numbers of the nested noise levels, a class goes out
-whose mean difference is too many standard errors above zero. `Sequential` is a `Rule`, as `Schedule` is: a
-choice for `classify`, which then measures no more than it needs, and for `as_staged`, which replays it on an
-exhaustive matrix.
+All classes of an image meet the same noise, so the test is a paired one: on differences of errors to those of the
+class that leads. `sequential` returns a `Rule`, as `nested_stages` does: a choice for `classify`, which then
+measures no more than the test asks for, and for `as_staged`, which replays it on an exhaustive matrix.
 
     result = classify(generator, images, prompts, sequential(128))
-    said, passes = staged_prediction(exhaustive_errors, sequential(128))
+    said, passes = staged_prediction(exhaustive_errors, sequential(128, alpha=0.05))
+
+What is tested is whether the exhaustive decision, over all K levels, could still be the class in doubt:
+- levels are a systematic sample of all levels, so what neighbouring levels have in common is no error: the
+  variance comes from differences of neighbours (von Neumann 1941; Cochran 1977, section 8.11);
+- K levels are all there are, so the uncertainty shrinks by 1 - m/K after m of them (Cochran 1977, section 2.6);
+- after few levels the variances of an image's other rivals steady that of each (Smyth 2004, eq. 3 to 5);
+- the error rate alpha is divided by the number of rivals left, and spent over the looks by one constant nominal
+  level that accounts for their overlap (Pocock 1977; Armitage, McPherson & Rowe 1969).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -24,50 +31,124 @@ from zsclib.papers.error_matrix import timesteps
 
 @dataclass(frozen=True)
 class Sequential:
-    """A `Rule`: after until[j] levels, leave out classes worse than the leader at the one-sided level p[j]."""
+    """A `Rule` that tests at looks after until[j] levels; made by `sequential`."""
 
     t: tuple[int, ...]  # (K,) noise levels, in the order of evaluation
-    until: tuple[int, ...]  # looks: numbers of levels, rising to K
-    p: tuple[float, ...]  # error spent on one comparison at each look; the last look only decides
-    pooled: float = 0.0  # degrees of freedom lent by the image's other classes (Smyth 2004, eq. 3 to 5)
+    until: tuple[int, ...]  # looks, rising to K; the last one decides
+    alpha: float  # probability, at most, that an image is not given its exhaustive decision
+    lent: float  # degrees of freedom lent by the variances of an image's other rivals
 
     def survivors(self, errors: np.ndarray, alive: np.ndarray, stage: int) -> np.ndarray:
         """Return the classes to be measured further, bool (n, C): none of an image that is decided."""
-        m = errors.shape[2]
-        mean = np.where(alive, errors.mean(2, dtype=np.float64), np.inf)
-        leader = mean.argmin(1)[:, None]
-        rivals = alive & (np.arange(alive.shape[1]) != leader)
-        difference = errors - np.take_along_axis(errors, leader[:, :, None], axis=1).astype(np.float64)
-        variance = np.where(rivals, difference.var(2, ddof=1), 0) if m > 1 else np.full(alive.shape, np.inf)
-        own, lent = m - 1, self.pooled
-        typical = variance.sum(1, keepdims=True) / np.maximum(rivals.sum(1, keepdims=True), 1)
-        if lent:
-            variance = (own * variance + lent * typical) / (own + lent)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            statistic = difference.mean(2) / np.sqrt(variance / m)
-        out = rivals & (statistic > stats.t.isf(self.p[stage], own + lent))
-        alive = alive & ~out
+        m, K = errors.shape[2], self.until[-1]
+        if m == K:
+            return np.zeros_like(alive)
+        d, rivals = to_leader(errors, alive)
+        R = rivals.sum(1, keepdims=True)
+        in_order = d[:, :, np.argsort(self.t[:m])]
+        variance = np.where(rivals, (np.diff(in_order, axis=2) ** 2).sum(2) / (2 * (m - 1)), 0)
+        own, lent = 2 * (m - 1) ** 2 / (3 * m - 4), np.where(R > 1, self.lent, 0)
+        others = (variance.sum(1, keepdims=True) - variance) / np.maximum(R - 1, 1)
+        variance = (own * variance + lent * others) / (own + lent)
+        error = np.sqrt(variance / m * (1 - m / K))
+        p = nominal_level(self.alpha / np.maximum(R, 1), self.until)
+        alive = alive & ~(rivals & (d.mean(2) > stats.t.isf(p, own + lent) * error))
+        return alive & (alive.sum(1, keepdims=True) > 1)
+
+
+@dataclass(frozen=True)
+class ClarkJaini:
+    """A `Rule`: a plain two-sided paired t-test at every look, its level not adjusted; made by `clark_jaini`."""
+
+    t: tuple[int, ...]
+    until: tuple[int, ...]
+    p: float
+
+    def survivors(self, errors: np.ndarray, alive: np.ndarray, stage: int) -> np.ndarray:
+        """Return the classes to be measured further, bool (n, C): none of an image that is decided."""
+        d, rivals = to_leader(errors, alive)
+        error = np.where(rivals, d.std(2, ddof=1), 0) / np.sqrt(errors.shape[2])
+        alive = alive & ~(rivals & (d.mean(2) > stats.t.isf(self.p / 2, errors.shape[2] - 1) * error))
         return alive & (alive.sum(1, keepdims=True) > 1)
 
 
 def sequential(
     K: int,
-    alpha: float = 0.05,
-    looks: Sequence[int] = (),
-    classes: int = 10,
-    pooled: float = 4.0,
+    alpha: float = 0.1,
+    looks: Sequence[int] | None = None,
+    minimum: int = 3,
+    lent: float = 12.0,
     T: int = 1000,
 ) -> Sequential:
-    looks = tuple(
-        look
-        for look in (3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112)
-        if look < K
-    )
-    p = alpha / len(looks)
-    return Sequential(tuple(timesteps(K, T).tolist()), (*looks, K), (p,) * (len(looks) + 1), pooled)
+    """Return a sequential test over the levels of `exhaustive(K, T)`.
+
+    Args:
+        K: levels at most. alpha: probability, at most, with which an image is not given the class that all K
+            levels would have given it; in (0, 0.5].
+        looks: rising numbers of levels after which to test; default: from `minimum`, each about sqrt(2) times
+            the last, below 0.75 K.
+        minimum: levels at least, 2 or more.
+        lent: 0 for a variance from each rival's own differences alone.
+
+    Raises:
+        ValueError: a number is out of its range, or the looks do not rise within minimum..K-1.
+    """
+    if not 0 < alpha <= 0.5 or lent < 0 or not 2 <= minimum < K:
+        raise ValueError(
+            f"sequential: need 0 < alpha <= 0.5, lent >= 0 and 2 <= minimum < K, got alpha = {alpha}, "
+            f"lent = {lent}, minimum = {minimum}, K = {K}"
+        )
+    if looks is None:
+        steps = [round(minimum * 2 ** (j / 2)) for j in range(2 * K.bit_length())]
+        looks = [m for m in dict.fromkeys(steps) if m == minimum or m < 0.75 * K]
+    looks = tuple(looks)
+    if not looks or list(looks) != sorted(set(looks)) or looks[0] < minimum or looks[-1] >= K:
+        raise ValueError(f"sequential: looks must rise within {minimum}..{K - 1}, got {looks}")
+    return Sequential(tuple(timesteps(K, T).tolist()), (*looks, K), alpha, lent)
 
 
-def clark_jaini(K: int, minimum: int = 20, p: float = 2e-3, T: int = 1000) -> Sequential:
-    """Return Clark & Jaini's rule (NeurIPS 2023): a paired t-test at every level from `minimum` on, p < 2e-3."""
-    until = tuple(range(minimum, K + 1))
-    return Sequential(tuple(timesteps(K, T).tolist()), until, (p / 2,) * len(until))
+def clark_jaini(K: int, minimum: int = 20, p: float = 2e-3, T: int = 1000) -> ClarkJaini:
+    """Return the rule of Clark & Jaini (NeurIPS 2023): after `minimum` levels a test at every level, p < 2e-3.
+
+    Their weights over levels are left out, so that rules differ in their tests alone. Arguments as `sequential`.
+    """
+    if not 0 < p < 1 or not 2 <= minimum <= K:
+        raise ValueError(f"clark_jaini: need 0 < p < 1 and 2 <= minimum <= K, got {p}, {minimum} and K = {K}")
+    return ClarkJaini(tuple(timesteps(K, T).tolist()), tuple(range(minimum, K + 1)), p)
+
+
+def to_leader(errors: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the differences of errors (n, C, m) to the class of lowest mean, and who is its rival (n, C)."""
+    leader = np.where(alive, errors.mean(2, dtype=np.float64), np.inf).argmin(1)[:, None]
+    best = np.take_along_axis(errors, leader[:, :, None], axis=1).astype(np.float64)
+    return errors - best, alive & (np.arange(alive.shape[1]) != leader)
+
+
+def nominal_level(alpha: np.ndarray, until: tuple[int, ...]) -> np.ndarray:
+    """Return the one-sided level to test at, at every look, so that all looks together err with rate alpha."""
+    rate, level = _boundaries(until)
+    return np.exp(np.interp(np.log(alpha), rate, level))
+
+
+@cache
+def _boundaries(until: tuple[int, ...], cells: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Return (log rate, log nominal level) pairs, rising: how often a normal walk crosses a constant boundary.
+
+    The walk is the standardised distance of the mean after m levels from the mean after all K: looks a < b
+    correlate as those of a process with independent increments at times m / (K - m). Its density below the
+    boundary is carried from look to look by the trapezoid rule (Armitage, McPherson & Rowe 1969).
+    """
+    time = np.array([m / (until[-1] - m) for m in until[:-1]])
+    rates, boundaries = [], np.linspace(6, 0, 25)
+    for boundary in boundaries:
+        x, h = np.linspace(-8, boundary, cells + 1, retstep=True)
+        weight = np.full(cells + 1, h)
+        weight[[0, -1]] /= 2
+        density = stats.norm.pdf(x)
+        for rho in np.sqrt(time[:-1] / time[1:]):
+            step = np.exp(-((x[:, None] - rho * x) ** 2) / (2 * (1 - rho**2))) / np.sqrt(
+                2 * np.pi * (1 - rho**2)
+            )
+            density = step @ (density * weight)
+        rates.append(1 - density @ weight)
+    return np.log(rates), stats.norm.logsf(boundaries)

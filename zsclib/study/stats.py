@@ -125,6 +125,64 @@ def paired_bootstrap(
     return Estimate(mean, float(result.confidence_interval.low), float(result.confidence_interval.high), n)
 
 
+class Bin(NamedTuple):
+    """The items whose confidence lies above `above`, up to `to`."""
+
+    above: float
+    to: float
+    confidence: float  # their mean
+    accuracy: Estimate
+
+
+class Calibration(NamedTuple):
+    """How far stated confidence is from accuracy; `bins` are the points of a reliability plot."""
+
+    ece: float
+    ece_by_chance: float  # what perfectly calibrated confidences of these values would show at this n
+    bins: tuple[Bin, ...]  # those that hold items
+
+
+def calibration(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 10, level: float = 0.95, seed: int = 0
+) -> Calibration:
+    """Return the expected calibration error and reliability bins (Guo et al. 2017, eq. 3 and 5).
+
+    The error is the mean over items of |accuracy - mean confidence| of an item's bin, bins of equal width. It is
+    never 0 for a finite n: `ece_by_chance` averages it over 200 draws in which every confidence is true.
+
+    Args:
+        probabilities: (n, C), rows sum to 1; the largest is the confidence. labels: int (n,).
+        bins: number of bins of [0, 1]. level: of Wilson's intervals of accuracy. seed: of the draws.
+
+    Raises:
+        ValueError: rows that are no probabilities, or not one label of 0..C-1 for each.
+    """
+    p, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
+    if p.ndim != 2 or len(p) == 0 or not ((p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-4)):
+        raise ValueError(
+            f"calibration: probabilities must be (n, C) with rows that sum to 1, got shape {p.shape}"
+        )
+    if labels.shape != p.shape[:1] or not ((labels >= 0) & (labels < p.shape[1])).all() or bins < 1:
+        raise ValueError(f"calibration: need {len(p)} labels of 0..{p.shape[1] - 1}, and bins of 1 or more")
+    confidence, correct = np.minimum(p.max(1), 1.0), p.argmax(1) == labels
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+    def error(correct: np.ndarray) -> float:
+        return np.abs(np.bincount(which, correct - confidence, bins)).sum() / len(p)
+
+    draws = rng(seed, "calibration").random((200, len(p))) < confidence
+    found = [
+        Bin(
+            b / bins,
+            (b + 1) / bins,
+            float(confidence[which == b].mean()),
+            accuracy(correct[which == b], level),
+        )
+        for b in np.unique(which).tolist()
+    ]
+    return Calibration(float(error(correct)), float(np.mean([error(draw) for draw in draws])), tuple(found))
+
+
 def smallest_detectable(estimate: Estimate, level: float = 0.95, power: float = 0.8) -> float:
     """Return the smallest true difference that an interval as wide as this one would tell from zero.
 
