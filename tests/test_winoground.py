@@ -65,10 +65,11 @@ def test_scores_by_hand():
     assert found["text"].tolist() == [True, True, True, False, False, False]
     assert found["image"].tolist() == [True, True, False, True, False, False]
     assert found["group"].tolist() == [True, True, False, False, False, False]
+    assert found["matching"].tolist() == [True, True, True, True, False, True]
 
 
 def test_chance_is_the_share_of_all_orders():
-    found = solved(np.array(list(permutations(range(4)))).reshape(-1, 2, 2))
+    found = solved(np.array(list(permutations([0, 1, 2, 4]))).reshape(-1, 2, 2))
     assert {name: pytest.approx(right.mean()) for name, right in found.items()} == CHANCE
 
 
@@ -79,6 +80,7 @@ def test_the_unconditional_score_takes_out_what_an_image_is_worth_by_itself():
     np.testing.assert_allclose(subtract_unconditional(seen, worth), s)
     np.testing.assert_array_equal(solved(seen)["text"], solved(s)["text"])
     assert (solved(seen)["image"] != solved(s)["image"]).any()
+    np.testing.assert_array_equal(solved(seen)["matching"], solved(s)["matching"])
     with pytest.raises(ValueError, match=r"got \(50, 2, 2\), \(2, 50\)"):
         subtract_unconditional(s, worth.T)
 

@@ -23,27 +23,30 @@ from zsclib.models.generator import Generator
 from zsclib.papers.error_matrix import Schedule
 from zsclib.papers.passes import Measure, error_matrices
 
-CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}  # of four scores in any order
+CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6, "matching": 1 / 2}  # of four scores in any order
 SWAPS = ("object", "relation", "both")  # in the order of table 3
 
 
 def solved(s: np.ndarray) -> dict[str, np.ndarray]:
-    """Return which examples are solved by each of the three scores (Thrush et al. 2022, eqs. 1 to 3). A tie is not.
+    """Return which examples each score calls solved (Thrush et al. 2022, eqs. 1 to 3; the last is ours); no tie is.
 
     text: both images prefer their own caption. image: both captions prefer their own image. group: both of these.
+    matching: right pairs fit better in sum than wrong ones. A model that prefers one caption whatever it sees gets no
+    text score at all, one that prefers one image no image score: such habits cancel in this sum.
 
     Args:
         s: (n, 2, 2), how well caption i (axis 1) fits image j (axis 2); i = j belong together.
 
     Returns:
-        {"text", "image", "group"} -> bool (n,). By chance: CHANCE.
+        The names of CHANCE -> bool (n,).
     """
     s = np.asarray(s)
     if s.ndim != 3 or s.shape[1:] != (2, 2) or not np.isfinite(s).all():
         raise ValueError(f"solved: scores must be finite, (examples, 2 captions, 2 images), got {s.shape}")
     text = (s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1])
     image = (s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0])
-    return {"text": text, "image": image, "group": text & image}
+    matching = s[:, 0, 0] + s[:, 1, 1] > s[:, 0, 1] + s[:, 1, 0]
+    return {"text": text, "image": image, "group": text & image, "matching": matching}
 
 
 def subtract_unconditional(s: np.ndarray, u: np.ndarray) -> np.ndarray:
