@@ -235,8 +235,7 @@ def _ddim(
     """Turn noise z (n, c, h, w) into latents; the last row of `encoded` is the empty prompt."""
     z, s = z.to(generator.device), scales.to(generator.device, torch.float32).view(-1, 1, 1, 1)
     guided = torch.nonzero(scales != 1).flatten()
-    empty = torch.full((len(guided),), len(encoded.embeddings) - 1)
-    condition = encoded.take(torch.cat([rows, empty]).to(encoded.embeddings.device))
+    condition = encoded.take(torch.cat([rows, torch.full((len(guided),), len(encoded) - 1)]))
     # A guided picture is looked at twice, with its own prompt and with the empty one.
     copies = torch.cat([torch.arange(len(z)), guided]).to(generator.device)
     guided = guided.to(generator.device)
