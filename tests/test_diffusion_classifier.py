@@ -7,19 +7,23 @@ import pytest
 import torch
 
 from zsclib.models.generator import Condition, open_generator
+from zsclib.papers import passes
 from zsclib.papers.diffusion_classifier import DiffusionClassifier, classify, errors, noise, result_of
 from zsclib.papers.error_matrix import (
     as_staged,
     evaluations,
     exhaustive,
+    fit_temperature,
     nested_stages,
     paired_standard_errors,
+    posterior,
     prediction,
     reference_stages,
     scores_from_errors,
     staged_prediction,
     timesteps,
 )
+from zsclib.papers.mechanisms import best_classes
 from zsclib.prompts import fill
 
 PROMPTS = fill("a photo of a {}", ["cat", "dog", "fish", "car", "7"])
@@ -43,9 +47,8 @@ class Gaussians:
         self.passes = 0
 
     def encode_prompts(self, prompts):
-        return Condition(
-            torch.stack([self.means[int(prompt.split()[-1])].flatten()[None] for prompt in prompts])
-        )
+        means = [self.means[int(prompt.split()[-1])] if prompt else self.means.mean(0) for prompt in prompts]
+        return Condition(torch.stack([mean.flatten()[None] for mean in means]))
 
     def encode_images(self, images):
         return (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 128) / 8
@@ -478,3 +481,78 @@ def test_broken_latents_name_the_image():
     world.encode_images = encode_badly
     with pytest.raises(ValueError, match="image 'c'"):
         classify(world, images, ["class 0", "class 1"], exhaustive(3, 100), keys=list("abcd"))
+
+
+def test_parts_before_a_broken_image_are_kept_and_a_rerun_goes_on():
+    world, shelf = Gaussians(), Shelf()
+    images, _ = world.draw(6)
+    encode = world.encode_images
+    world.encode_images = lambda images: encode(images) * (torch.nan if (images == images[0]).all() else 1)
+    broken = images.copy()
+    broken[4:] = 0
+    given = {
+        "prompts": ["class 0", "class 1"],
+        "schedule": exhaustive(3, 100),
+        "store": shelf,
+        "images_at_once": 2,
+    }
+    with pytest.raises(ValueError, match="image 4"):
+        classify(world, broken, **given)
+    assert len(shelf) == 2
+    world.passes = 0
+    classify(world, images, **given)
+    assert world.passes == 2 * 2 * 3
+
+
+def test_more_classes_than_fit_are_refused_before_any_work(monkeypatch):
+    world = Gaussians()
+    images, _ = world.draw(4)
+    monkeypatch.setattr(passes, "memory", lambda: 200)
+    with pytest.raises(ValueError, match="4 images, 6 classes and 5 levels"):
+        classify(world, images, fill("class {}", list("012345")), exhaustive(5, 100))
+    assert world.passes == 0
+
+
+def test_candidates_are_all_an_image_is_asked_about():
+    world = Gaussians()
+    images, _ = world.draw(12)
+    prompts, schedule = fill("class {}", list("012345")), exhaustive(8, 100)
+    everything = classify(world, images, prompts, schedule)
+    world.passes = 0
+    candidates = best_classes(-np.abs(np.arange(6.0)[None] - np.arange(12)[:, None] % 6), 3)
+    found = classify(world, images, prompts, schedule, candidates=candidates)
+    assert candidates.sum(1).tolist() == [3] * 12
+    assert (found.evaluations == 3 * 8).all()
+    assert world.passes == 12 * 3 * 8
+    np.testing.assert_allclose(
+        found.errors, np.where(candidates[:, :, None], everything.errors, np.nan), rtol=1e-5
+    )
+    np.testing.assert_array_equal(
+        found.prediction, prediction(as_staged(everything.errors, schedule, candidates))
+    )
+    assert (found.scores[~candidates] == -np.inf).all()
+    np.testing.assert_array_equal(found.scores.argmax(1), found.prediction)
+    assert (posterior(found.scores, 8)[~candidates] == 0).all()
+    for wrong in (candidates[:3], candidates.astype(int), np.zeros((12, 6), bool)):
+        with pytest.raises(ValueError, match="candidate"):
+            classify(world, images, prompts, schedule, candidates=wrong)
+
+
+# --- posterior ------------------------------------------------------------------------------------
+
+
+def test_posterior_is_bayes_rule_at_the_fitted_temperature():
+    draws = np.random.default_rng(0)
+    scores = draws.normal(size=(4000, 5))
+    true = np.exp(20 * scores / 7) / np.exp(20 * scores / 7).sum(1, keepdims=True)
+    labels = (true.cumsum(1) > draws.random((4000, 1))).argmax(1)
+    found = fit_temperature(scores, labels, 20)
+    assert found == pytest.approx(7, rel=0.1)
+    p = posterior(scores, 20, found)
+    np.testing.assert_allclose(p.sum(1), 1)
+    np.testing.assert_array_equal(p.argmax(1), scores.argmax(1))
+    np.testing.assert_allclose(posterior(scores, 20, 7.0), true)
+    assert fit_temperature(scores * 1e-5, labels, 20) == pytest.approx(found * 1e-5, rel=1e-3)
+    for wrong in ({"K": 0}, {"K": 5, "temperature": 0.0}):
+        with pytest.raises(ValueError, match="posterior"):
+            posterior(scores, **wrong)

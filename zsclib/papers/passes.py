@@ -8,6 +8,7 @@ alone, so batch size, order, sharding and resuming change nothing.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -66,6 +67,7 @@ def error_matrices(
     C, measures = int(class_of[-1]) + 1, list(measures)
     keys = list(range(len(images))) if keys is None else list(keys)
     _check(images, keys, batch, images_at_once)
+    _check_fits(len(keys), C, len(schedule.t), len(measures))
     check_measures(measures, noise_kind, generator.latent_shape)
     candidates = _checked_candidates(candidates, len(images), C)
     if max(schedule.t) >= generator.T:
@@ -189,6 +191,21 @@ def _check(images: np.ndarray, keys: list[int | str], batch: int, images_at_once
         raise ValueError(f"classify needs images, and a key for each; got {len(images)} and {len(keys)} keys")
     if min(batch, images_at_once) < 1:
         raise ValueError(f"batch and images_at_once must be 1 or more, got {batch} and {images_at_once}")
+
+
+def memory() -> int:
+    """Return the bytes of memory of this machine; without limit where the system does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+
+
+def _check_fits(n: int, C: int, K: int, M: int) -> None:
+    needed = 2 * 4 * n * C * K * M  # parts, and the whole made of them
+    if needed > memory():
+        raise ValueError(
+            f"the errors of {n} images, {C} classes and {K} levels take {needed / 2**30:.3g} GiB, more than this "
+            "machine has; ask about fewer images at a time: with the keys they have in the whole, results are "
+            "the same"
+        )
 
 
 def _checked_candidates(candidates: np.ndarray | None, n: int, C: int) -> np.ndarray:
