@@ -8,7 +8,7 @@ and the Vendi score all move with n alone.
     real, fake = clip.encode_images(a).numpy(), clip.encode_images(b).numpy()
     measure(real, fake, "pocket-clip image")    # {"recall k=3 (pocket-clip image, 500 real, 500 fake)": 0.61, ...}
 
-All is computed in float64, in blocks of rows: beside the features no matrix of more than `BLOCK` or d x d numbers is made.
+All is float64 and done in blocks of rows: beside the features, no matrix of more than `BLOCK` or d x d numbers is made.
 """
 
 from __future__ import annotations
