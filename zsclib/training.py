@@ -1,8 +1,5 @@
 """Labelled images become a classifier: one recipe for every network and every source of images.
 
-Batches and augmentation are functions of (seed, update) alone: sets of any size get the same number of updates of
-the same size, so arms differ in their images only.
-
 recipe = Recipe(updates=150)
 trained = train(new_network("resnet50", images.classes), images, recipe, seed=0, validation=held_out)
 trained.scores(test.images)                             # uint8 (n, H, W, 3) -> float32 (n, classes)
@@ -13,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,59 +20,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from zsclib.codec import check_images
 from zsclib.images import ImageSet
 from zsclib.models.networks import open_network, save_network
-from zsclib.seeds import rng, seed_of
-
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; the convention of all five networks
-DEVIATION = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; one recipe serves all architectures and all arms of a comparison.
-
-    Args:
-        updates: optimiser steps; equal for equal effort, whatever the size of a set.
-        batch: images a step.
-        rate: peak learning rate of AdamW (Loshchilov & Hutter 2019); it rises linearly, then falls as a cosine to 0.
-        warmup: share of the updates in which the rate rises.
-        weight_decay: of matrices and kernels; biases and normalisation have none.
-        label_smoothing: share of the target spread evenly over the classes.
-        clip: largest gradient norm.
-        flip: whether images are mirrored, left to right, half the time; False for digits and letters.
-        shift: images are moved by up to so many pixels, their edges repeated.
-        crop: smallest side of the random crop that is enlarged to the whole image, as a share; 1 is no cropping.
-        checkpoints: how often, evenly spaced and at the end, the network is judged on held-out images.
-    """
-
-    updates: int = 150
-    batch: int = 32
-    rate: float = 4e-3
-    warmup: float = 0.2
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    clip: float = 1.0
-    flip: bool = True
-    shift: int = 3
-    crop: float = 1.0
-    checkpoints: int = 4
-
-    def __post_init__(self) -> None:
-        for name, low in (("updates", 1), ("batch", 1), ("shift", 0), ("checkpoints", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-                raise ValueError(f"Recipe: {name} must be an integer of at least {low}, got {value!r}")
-        for name, allowed, ok in (
-            ("rate", "above 0", self.rate > 0),
-            ("clip", "above 0", self.clip > 0),
-            ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
-            ("weight_decay", "at least 0", self.weight_decay >= 0),
-            ("label_smoothing", "in [0, 1)", 0 <= self.label_smoothing < 1),
-            ("crop", "in (0, 1]", 0 < self.crop <= 1),
-        ):
-            if not ok:
-                raise ValueError(f"Recipe: {name} must be {allowed}, got {getattr(self, name)!r}")
+from zsclib.recipe import Recipe, augment, batch_indices, learning_rate, standardise
+from zsclib.seeds import seed_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,10 +117,11 @@ def train(
         ValueError: no images, an image without a label, or classes or sizes that do not fit the network.
         FloatingPointError: the loss is not finite.
     """
-    sets = {"images": images, "validation": validation, **(watch or {})}
-    for name, one in sets.items():
-        if one is None and name == "validation":
-            continue
+    watch = dict(watch or {})
+    if taken := {"images", "validation", "update", "loss"} & watch.keys():
+        raise ValueError(f"train: a watched set cannot be called {taken.pop()!r}")
+    held_out = watch if validation is None else {"validation": validation, **watch}
+    for name, one in {"images": images, **held_out}.items():
         if len(one) == 0:
             raise ValueError(f"train: {name} holds no image")
         if one.classes != tuple(network.classes):
@@ -181,9 +131,9 @@ def train(
                 f"train: {name} has images of {one.images.shape[1:3]} pixels, the network takes {network.size}; "
                 "bring them to one size with zsclib.codec.resize"
             )
-    pairs = {name: (one.images, one.labels) for name, one in sets.items() if one is not None}
-    inputs, labels = pairs.pop("images")
-    return fit(network, inputs, labels, recipe, seed, pairs.pop("validation", None), pairs, device)
+    pairs = {name: (one.images, one.labels) for name, one in held_out.items()}
+    chooses = pairs.pop("validation", None)
+    return fit(network, images.images, images.labels, recipe, seed, chooses, pairs, device)
 
 
 def fit(
@@ -205,16 +155,15 @@ def fit(
         recipe, seed, device: as for `train`.
         validation, watch: pairs of inputs and labels; an input labelled -1 counts in no accuracy.
     """
-    watch = dict(watch or {})
-    if "validation" in watch or {"update", "loss"} & watch.keys():
-        raise ValueError("fit: a watched set cannot be called validation, update or loss")
     inputs, labels = np.asarray(inputs), np.asarray(labels)
     if len(inputs) == 0 or labels.shape != (len(inputs),) or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"fit: {len(inputs)} inputs, {labels.dtype} labels {labels.shape}; give one label each"
+            f"fit: {len(inputs)} inputs need as many integer labels, got {labels.dtype} {labels.shape}"
         )
     if labels.min() < 0:
-        raise ValueError(f"fit: {int((labels < 0).sum())} of {len(labels)} inputs have no label (-1)")
+        raise ValueError(f"fit: {(labels < 0).sum()} of {len(labels)} inputs have no label (-1)")
+    if validation is not None and not (np.asarray(validation[1]) >= 0).any():
+        raise ValueError("fit: validation has no label, so it can choose no checkpoint; watch it instead")
     device = torch.device(device)
     network = copy.deepcopy(network).to(device, memory_format=torch.channels_last).train()
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -223,20 +172,21 @@ def fit(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.rate, fused=True)
-    x, y = torch.from_numpy(inputs), torch.from_numpy(labels.astype(np.int64))
-    judged = ({"validation": validation} if validation is not None else {}) | watch
+    judged = {**({} if validation is None else {"validation": validation}), **(watch or {})}
     due = {round(recipe.updates * (k + 1) / recipe.checkpoints) for k in range(recipe.checkpoints)}
     rows, scores, losses, best, weights = [], {name: [] for name in judged}, [], 0, None
 
     for step in range(recipe.updates):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
-        index = torch.from_numpy(batch_indices(seed, step, recipe.batch, len(x)))
-        chunk = augment(x[index], recipe, seed, step) if x.dtype == torch.uint8 else x[index]
+        index = batch_indices(seed, step, recipe.batch, len(inputs))
+        x, y = torch.from_numpy(inputs[index]), torch.from_numpy(labels[index].astype(np.int64))
+        if x.dtype == torch.uint8:
+            x = augment(x, recipe, seed, step)
         with _own_randomness(device, seed, "dropout", step):
-            logits = network(_tensor(chunk, device))
+            logits = network(_tensor(x, device))
         loss = nn.functional.cross_entropy(
-            logits.float(), y[index].to(device), label_smoothing=recipe.label_smoothing
+            logits.float(), y.to(device), label_smoothing=recipe.label_smoothing
         )
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, recipe.clip)
@@ -269,56 +219,21 @@ def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(scores.argmax(1)[known] == np.asarray(labels)[known])) if known.any() else math.nan
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Return the rate of a 0-based update: linear warm-up, then half a cosine to 0."""
-    warm = recipe.warmup * recipe.updates
-    if step + 1 < warm:
-        return recipe.rate * (step + 1) / warm
-    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (recipe.updates - warm + 1)))
-
-
-def batch_indices(seed: int, step: int, batch: int, n: int) -> np.ndarray:
-    """Return the indices int64 (batch,) of an update: n inputs in a new order every epoch, nothing left over."""
-    position = np.arange(step * batch, (step + 1) * batch)
-    epochs = np.unique(position // n)
-    order = np.concatenate([rng(seed, "order", int(epoch)).permutation(n) for epoch in epochs])
-    return order[position - epochs[0] * n]
-
-
-def augment(images: Tensor, recipe: Recipe, seed: int, step: int) -> Tensor:
-    """Return images uint8 (n, H, W, 3) flipped, shifted and cropped by index (nearest pixel), as the recipe says."""
-    draw = rng(seed, "augmentation", step)
-    n, h, w, _ = images.shape
-    scale = draw.uniform(recipe.crop, 1, n)[:, None]
-    source = []
-    for side in (h, w):
-        # Half a pixel more, so that rounding gives every whole shift the same chance.
-        reach = (1 - scale) * side / 2 + recipe.shift + 0.5
-        middle = side / 2 + draw.uniform(-1, 1, n)[:, None] * reach
-        index = np.floor(middle + (np.arange(side) + 0.5 - side / 2) * scale)
-        source.append(np.clip(index, 0, side - 1).astype(np.int64))  # (n, side)
-    rows, columns = source
-    if recipe.flip:
-        columns = np.where(draw.random(n)[:, None] < 0.5, columns[:, ::-1], columns)
-    rows, columns = torch.from_numpy(rows), torch.from_numpy(np.ascontiguousarray(columns))
-    return images[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def standardise(images: Tensor) -> Tensor:
-    """Return images uint8 (n, H, W, 3) as float32 (n, 3, H, W), less `MEAN`, over `DEVIATION`."""
-    mean, deviation = (torch.tensor(v, device=images.device) * 255 for v in (MEAN, DEVIATION))
-    return ((images - mean) / deviation).permute(0, 3, 1, 2)
-
-
 def _tensor(chunk: Tensor, device: torch.device) -> Tensor:
     chunk = chunk.to(device)
     return standardise(chunk) if chunk.dtype == torch.uint8 else chunk.float()
 
 
 @torch.no_grad()
-def _in_batches(network: nn.Module, function, inputs: np.ndarray, batch: int) -> np.ndarray:
-    device, inputs = _device(network), torch.from_numpy(np.ascontiguousarray(inputs))
-    parts = [function(_tensor(part, device)).float().cpu() for part in inputs.split(batch)]
+def _in_batches(
+    network: nn.Module, function: Callable[[Tensor], Tensor], inputs: np.ndarray, batch: int
+) -> np.ndarray:
+    if inputs.dtype == np.uint8:
+        check_images(inputs, "scores")
+    parts = []
+    for start in range(0, max(len(inputs), 1), batch):
+        part = torch.from_numpy(np.array(inputs[start : start + batch]))  # copied: it may be a memory map
+        parts.append(function(_tensor(part, _device(network))).float().cpu())
     return torch.cat(parts).numpy()
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zsclib.seeds import seed_of
@@ -41,7 +42,7 @@ ARCHITECTURES = {
 _BASIC = {"layer_type": "basic", "embedding_size": 64, "hidden_sizes": [64, 128, 256, 512]}
 _BASIC_POCKET = {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 128]}
 _BOTTLENECK = {"layer_type": "bottleneck", "embedding_size": 64, "hidden_sizes": [256, 512, 1024, 2048]}
-_BOTTLENECK_POCKET = {"embedding_size": 16, "hidden_sizes": [32, 64, 128, 256]}
+_BOTTLENECK_POCKET = {"embedding_size": 16, "hidden_sizes": [64, 128, 256, 512]}
 _VIT_L = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 _VIT_POCKET = {
     "hidden_size": 64,
@@ -55,12 +56,12 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "resnet50": (
         "ResNet",
         _BOTTLENECK | {"depths": [3, 4, 6, 3]},
-        _BOTTLENECK_POCKET | {"depths": [1, 1, 2, 1]},
+        _BOTTLENECK_POCKET | {"depths": [1, 1, 1, 1]},
     ),
     "resnet101": (
         "ResNet",
         _BOTTLENECK | {"depths": [3, 4, 23, 3]},
-        _BOTTLENECK_POCKET | {"depths": [1, 1, 5, 1]},
+        _BOTTLENECK_POCKET | {"depths": [1, 1, 3, 1]},
     ),
     "vit-b": (
         "ViT",
@@ -172,8 +173,12 @@ def save_network(network: Network, folder: Path | str) -> None:
 
     Networks with a published stem, and every ViT and ConvNeXt, also open with transformers alone.
     """
-    network.model.config.zsclib = network.made_with
-    network.model.save_pretrained(folder)
+    config = network.model.config
+    config.zsclib, config.architectures = network.made_with, [type(network.model).__name__]
+    config.save_pretrained(folder)
+    # not by transformers' save_pretrained: it renames the weights of some families on the way
+    weights = {name: value.contiguous() for name, value in network.model.state_dict().items()}
+    save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
 
 def open_network(folder: Path | str, device: str | torch.device = "cpu") -> Network:
@@ -193,7 +198,7 @@ def open_network(folder: Path | str, device: str | torch.device = "cpu") -> Netw
     network = new_network(**made_with)
     try:
         network.model.load_state_dict(load_file(folder / "model.safetensors"))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"open_network: {folder} does not hold the weights of its {network.name}: {error}"
         ) from error

@@ -1,0 +1,107 @@
+"""What an update is made of: the recipe, and the rate, batch and augmentation it gives at every step.
+
+All are functions of (seed, update) alone: sets of any size get the same number of updates of the same size, so arms
+differ in their images only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsclib.seeds import rng
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; the convention of all five networks
+DEVIATION = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; one recipe serves all architectures and all arms of a comparison.
+
+    Args:
+        updates: optimiser steps; equal for equal effort, whatever the size of a set.
+        batch: images a step.
+        rate: peak learning rate of AdamW (Loshchilov & Hutter 2019); it rises linearly, then falls as a cosine to 0.
+        warmup: share of the updates in which the rate rises.
+        weight_decay: of matrices and kernels; biases and normalisation have none.
+        label_smoothing: share of the target spread evenly over the classes.
+        clip: largest gradient norm.
+        flip: whether images are mirrored, left to right, half the time; False for digits and letters.
+        shift: images are moved by up to so many pixels, their edges repeated.
+        crop: smallest side of the random crop that is enlarged to the whole image, as a share; 1 is no cropping.
+        checkpoints: how often, evenly spaced and at the end, the network is judged on held-out images.
+    """
+
+    updates: int = 150
+    batch: int = 32
+    rate: float = 4e-3
+    warmup: float = 0.2
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    clip: float = 1.0
+    flip: bool = True
+    shift: int = 3
+    crop: float = 1.0
+    checkpoints: int = 4
+
+    def __post_init__(self) -> None:
+        for name, low in (("updates", 1), ("batch", 1), ("shift", 0), ("checkpoints", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+                raise ValueError(f"Recipe: {name} must be an integer of at least {low}, got {value!r}")
+        for name, allowed, ok in (
+            ("rate", "above 0", self.rate > 0),
+            ("clip", "above 0", self.clip > 0),
+            ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
+            ("weight_decay", "at least 0", self.weight_decay >= 0),
+            ("label_smoothing", "in [0, 1)", 0 <= self.label_smoothing < 1),
+            ("crop", "in (0, 1]", 0 < self.crop <= 1),
+        ):
+            if not ok:
+                raise ValueError(f"Recipe: {name} must be {allowed}, got {getattr(self, name)!r}")
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Return the rate of a 0-based update: linear warm-up, then half a cosine to 0."""
+    warm = recipe.warmup * recipe.updates
+    if step + 1 < warm:
+        return recipe.rate * (step + 1) / warm
+    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (recipe.updates - warm + 1)))
+
+
+def batch_indices(seed: int, step: int, batch: int, n: int) -> np.ndarray:
+    """Return the indices int64 (batch,) of an update: n inputs in a new order every epoch, nothing left over."""
+    position = np.arange(step * batch, (step + 1) * batch)
+    epochs = np.unique(position // n)
+    order = np.concatenate([rng(seed, "order", int(epoch)).permutation(n) for epoch in epochs])
+    return order[position - epochs[0] * n]
+
+
+def augment(images: Tensor, recipe: Recipe, seed: int, step: int) -> Tensor:
+    """Return images uint8 (n, H, W, 3) flipped, shifted and cropped by index (nearest pixel), as the recipe says."""
+    draw = rng(seed, "augmentation", step)
+    n, h, w, _ = images.shape
+    scale = draw.uniform(recipe.crop, 1, n)[:, None]
+    source = []
+    for side in (h, w):
+        # Half a pixel more, so that rounding gives every whole shift the same chance.
+        reach = (1 - scale) * side / 2 + recipe.shift + 0.5
+        middle = side / 2 + draw.uniform(-1, 1, n)[:, None] * reach
+        index = np.floor(middle + (np.arange(side) + 0.5 - side / 2) * scale)
+        source.append(np.clip(index, 0, side - 1).astype(np.int64))  # (n, side)
+    rows, columns = source
+    if recipe.flip:
+        columns = np.where(draw.random(n)[:, None] < 0.5, columns[:, ::-1], columns)
+    rows, columns = torch.from_numpy(rows), torch.from_numpy(np.ascontiguousarray(columns))
+    return images[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def standardise(images: Tensor) -> Tensor:
+    """Return images uint8 (n, H, W, 3) as float32 (n, 3, H, W), less `MEAN`, over `DEVIATION`."""
+    mean, deviation = (torch.tensor(v, device=images.device) * 255 for v in (MEAN, DEVIATION))
+    return ((images - mean) / deviation).permute(0, 3, 1, 2)
