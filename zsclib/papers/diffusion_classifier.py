@@ -7,6 +7,10 @@ run's seed, the image's key and k alone.
 
     result = classify(generator, images, fill("a photo of a {}.", classes), exhaustive(32))
     accuracy = (result.prediction == labels).mean()
+    cheaper = classify(generator, images, fill("a photo of a {}.", classes), sequential(128))
+
+The passes of the network are made in `zsclib.papers.passes`, rules over their errors are in `error_matrix` and
+`sequential`, and what the paper takes apart (noise, losses, guidance, weights) in `mechanisms`.
 
 Unlike in the authors' code, noise has a seed, errors are float32, several prompts of a class are averaged
 before classes are ranked (theirs compete), and any prefix of the levels of `nested_stages` is evenly spread.
