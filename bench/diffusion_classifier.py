@@ -27,7 +27,7 @@ from torch import Tensor
 from zsclib import datasets
 from zsclib.models.generator import Generator, open_generator
 from zsclib.papers.diffusion_classifier import classify
-from zsclib.papers.error_matrix import exhaustive
+from zsclib.papers.diffusion_classifier.error_matrix import exhaustive
 from zsclib.prompts import prompts_of
 
 

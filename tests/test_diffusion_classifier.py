@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from zsclib.models.generator import Condition, open_generator
-from zsclib.papers import passes
-from zsclib.papers.diffusion_classifier import DiffusionClassifier, classify, errors, noise, result_of
-from zsclib.papers.error_matrix import (
+from zsclib.papers.diffusion_classifier import DiffusionClassifier, classify, errors, noise, passes, result_of
+from zsclib.papers.diffusion_classifier.error_matrix import (
     as_staged,
     evaluations,
     exhaustive,
@@ -23,7 +22,7 @@ from zsclib.papers.error_matrix import (
     staged_prediction,
     timesteps,
 )
-from zsclib.papers.mechanisms import best_classes
+from zsclib.papers.diffusion_classifier.mechanisms import best_classes
 from zsclib.prompts import fill
 
 PROMPTS = fill("a photo of a {}", ["cat", "dog", "fish", "car", "7"])

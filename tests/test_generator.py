@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from zsclib.models.generator import Condition, open_generator
 from zsclib.papers.diffusion_classifier import classify
-from zsclib.papers.error_matrix import exhaustive
+from zsclib.papers.diffusion_classifier.error_matrix import exhaustive
 from zsclib.sampling import sample
 
 PROMPTS = ["a photo of a cat", "a photo of a dog", "7"]

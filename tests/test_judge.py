@@ -96,7 +96,9 @@ def test_a_request_is_met_only_when_every_answer_is_read(untrained, pool):
     asked = requests("relation", 50).assign(**dict.fromkeys(PLACES, ""))
     asked["left"] = np.array(QUESTIONS["left"])[seen["left"]]
     assert answered(untrained, images, asked).all()
-    asked["right"] = np.array(QUESTIONS["right"])[(seen["right"] + np.arange(50) % 2) % len(QUESTIONS["right"])]
+    asked["right"] = np.array(QUESTIONS["right"])[
+        (seen["right"] + np.arange(50) % 2) % len(QUESTIONS["right"])
+    ]
     assert (answered(untrained, images, asked) == (np.arange(50) % 2 == 0)).all()
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from tests.test_diffusion_classifier import Gaussians
 from zsclib.papers.diffusion_classifier import classify, result_of
-from zsclib.papers.error_matrix import (
+from zsclib.papers.diffusion_classifier.error_matrix import (
     as_staged,
     evaluations,
     exhaustive,
@@ -16,7 +16,7 @@ from zsclib.papers.error_matrix import (
     scores_from_errors,
     staged_prediction,
 )
-from zsclib.papers.sequential import clark_jaini, nominal_level, sequential
+from zsclib.papers.diffusion_classifier.sequential import clark_jaini, nominal_level, sequential
 from zsclib.prompts import fill
 from zsclib.seeds import rng
 

@@ -22,7 +22,7 @@ from zsclib.models.pretrain.checkpoint import checkpoints, read_meta, read_tenso
 from zsclib.models.pretrain.export import export_dit
 from zsclib.models.pretrain.loop import Plan, load_averaged
 from zsclib.papers.diffusion_classifier import classify
-from zsclib.papers.error_matrix import exhaustive
+from zsclib.papers.diffusion_classifier.error_matrix import exhaustive
 from zsclib.world.targets import OBJECTS
 
 SIZE = {"width": 32, "depth": 2, "patch": 4}

@@ -13,9 +13,9 @@ from zsclib import datasets
 from zsclib.images import ImageSet
 from zsclib.models.clip import open_clip
 from zsclib.models.generator import open_generator
-from zsclib.papers.error_matrix import exhaustive, nested_stages
-from zsclib.papers.passes import noise
-from zsclib.papers.winoground import (
+from zsclib.papers.diffusion_classifier.error_matrix import exhaustive, nested_stages
+from zsclib.papers.diffusion_classifier.passes import noise
+from zsclib.papers.diffusion_classifier.winoground import (
     CHANCE,
     by_swap,
     clip_pair_scores,

@@ -27,7 +27,7 @@ MEASURES = (
 
 
 def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
-    """Return |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), "FID" (Heusel et al. 2017, eq. 6), n - 1 in S.
+    """Return ``|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))``, "FID" (Heusel et al. 2017, eq. 6), n - 1 in S.
 
     With S_a = F_a' F_a and S_b = F_b' F_b, the trace of the root is the sum of singular values of F_a F_b'. So
     no root of a near-singular matrix is taken and nothing is added to its diagonal: a covariance without full

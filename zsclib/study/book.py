@@ -23,7 +23,10 @@ from zsclib.study.provenance import ROOT, digest, hash_file
 
 INPUTS = ("_config.yml", "requirements.lock", "book", "zsclib")  # what a page depends on, besides its run
 
-ROOMS = ("zsclib.papers", "zsclib", "zsclib.world", "zsclib.models", "zsclib.models.pretrain", "zsclib.study")
+ROOMS = (
+    *("zsclib.papers.diffusion_classifier", "zsclib.papers", "zsclib", "zsclib.world", "zsclib.models"),
+    *("zsclib.models.pretrain", "zsclib.study"),
+)
 API_INTRO = """\
 `zsclib` has three floors. The papers (`zsclib.papers`) stand on the pocket world, the models and the data
 sets (`zsclib.world`, `zsclib.models`, `zsclib.datasets`), and those on images and seeds. Beside them,

@@ -147,7 +147,7 @@ def calibration(
 ) -> Calibration:
     """Return the expected calibration error and reliability bins (Guo et al. 2017, eq. 3 and 5).
 
-    The error is the mean over items of |accuracy - mean confidence| of an item's bin, bins of equal width. It is
+    The error is the mean over items of ``|accuracy - mean confidence|`` of an item's bin, bins of equal width. It is
     never 0 for a finite n: `ece_by_chance` averages it over 200 draws in which every confidence is true.
 
     Args:

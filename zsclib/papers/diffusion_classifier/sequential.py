@@ -9,6 +9,7 @@ measures no more than the test asks for, and for `as_staged`, which replays it o
     said, passes = staged_prediction(exhaustive_errors, sequential(128, alpha=0.05))
 
 What is tested is whether the exhaustive decision, over all K levels, could still be the class in doubt:
+
 - levels are a systematic sample of all levels, so what neighbouring levels have in common is no error: the
   variance comes from differences of neighbours (von Neumann 1941; Cochran 1977, section 8.11);
 - K levels are all there are, so the uncertainty shrinks by 1 - m/K after m of them (Cochran 1977, section 2.6);
@@ -26,7 +27,7 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from zsclib.papers.error_matrix import timesteps
+from zsclib.papers.diffusion_classifier.error_matrix import timesteps
 
 
 @dataclass(frozen=True)

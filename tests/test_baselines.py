@@ -11,8 +11,8 @@ from torch import nn
 
 from zsclib.images import ImageSet
 from zsclib.models.generator import open_generator
-from zsclib.papers import diffusion_baselines
-from zsclib.papers.diffusion_baselines import (
+from zsclib.papers.diffusion_classifier import baselines
+from zsclib.papers.diffusion_classifier.baselines import (
     HEAD,
     PAPER_HEAD,
     PAPER_RECIPE,
@@ -22,7 +22,7 @@ from zsclib.papers.diffusion_baselines import (
     random_templates,
     train_on_features,
 )
-from zsclib.papers.passes import noise
+from zsclib.papers.diffusion_classifier.passes import noise
 from zsclib.prompts import Prompts
 from zsclib.sampling import generate
 
@@ -147,7 +147,7 @@ def test_held_out_images_are_not_trained_on(generator, coloured, monkeypatch):
     def fit(head, maps, labels, recipe, seed, validation, device):
         seen.update(maps=maps, labels=labels, held=validation)
 
-    monkeypatch.setattr(diffusion_baselines, "fit", fit)
+    monkeypatch.setattr(baselines, "fit", fit)
     train_on_features(generator, coloured, replace(QUICK, flip=True, crop=0.5), views=3)
     assert (len(seen["maps"]), len(seen["held"][0])) == (3 * 36, 4)
     assert np.bincount(seen["held"][1]).tolist() == [2, 2]

@@ -9,8 +9,9 @@ run's seed, the image's key and k alone.
     accuracy = (result.prediction == labels).mean()
     cheaper = classify(generator, images, fill("a photo of a {}.", classes), sequential(128))
 
-The passes of the network are made in `zsclib.papers.passes`, rules over their errors are in `error_matrix` and
-`sequential`, and what the paper takes apart (noise, losses, guidance, weights) in `mechanisms`.
+The passes of the network are made in `passes`, rules over their errors are in `error_matrix` and `sequential`,
+what the paper takes apart (noise, losses, guidance, weights) is in `mechanisms`, what it compares itself with in
+`baselines` and `winoground`.
 
 Unlike in the authors' code, noise has a seed, errors are float32, several prompts of a class are averaged
 before classes are ranked (theirs compete), and any prefix of the levels of `nested_stages` is evenly spread.
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from zsclib.models.generator import Generator
-from zsclib.papers.error_matrix import (
+from zsclib.papers.diffusion_classifier.error_matrix import (
     Rule,
     Schedule,
     evaluations,
@@ -38,8 +39,8 @@ from zsclib.papers.error_matrix import (
     reference_stages,
     scores_from_errors,
 )
-from zsclib.papers.passes import Measure, Store, error_matrices, errors, flatten, noise
-from zsclib.papers.sequential import Sequential, clark_jaini, sequential
+from zsclib.papers.diffusion_classifier.passes import Measure, Store, error_matrices, errors, flatten, noise
+from zsclib.papers.diffusion_classifier.sequential import Sequential, clark_jaini, sequential
 
 __all__ = [
     "DiffusionClassifier",

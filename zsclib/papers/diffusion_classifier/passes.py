@@ -19,8 +19,8 @@ from torch import Tensor
 from zsclib.codec import check_images
 from zsclib.models.condition import Condition
 from zsclib.models.generator import Generator
-from zsclib.papers.error_matrix import Rule, eliminate, evaluations
-from zsclib.papers.mechanisms import NOISES, Measure, check_measures
+from zsclib.papers.diffusion_classifier.error_matrix import Rule, eliminate, evaluations
+from zsclib.papers.diffusion_classifier.mechanisms import NOISES, Measure, check_measures
 from zsclib.seeds import torch_generator
 
 

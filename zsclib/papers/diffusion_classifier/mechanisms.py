@@ -1,7 +1,7 @@
 """What the Diffusion Classifier is made of, each part to be exchanged for another (Li et al., ICCV 2023, section 6 and
 appendix): noise, losses, crops, guidance, weights and numbers of noise levels, a filter of classes.
 
-What changes a pass is named here and measured by `zsclib.papers.passes.error_matrices`; what does not is a function
+What changes a pass is named here and measured by `passes.error_matrices`; what does not is a function
 of a matrix of errors (n images, C classes, K levels). Single levels, and even against crowded ones (figures 3 and 4),
 are slices of such a matrix: `prediction(errors[:, :, [3]])`.
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsclib.papers.error_matrix import Schedule, prediction
+from zsclib.papers.diffusion_classifier.error_matrix import Schedule, prediction
 
 LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}  # tables 8 and 9; Huber with delta = 1
 NOISES: dict[str, Callable[[Tensor], Tensor]] = {  # table 12: each made of the same normal draw

@@ -27,7 +27,7 @@ from zsclib.codec import check_images
 from zsclib.datasets import order
 from zsclib.images import ImageSet, content_hash
 from zsclib.models.generator import Generator
-from zsclib.papers.passes import noise
+from zsclib.papers.diffusion_classifier.passes import noise
 from zsclib.prompts import Prompts, fill
 from zsclib.seeds import rng, seed_of
 from zsclib.training import Recipe, TrainedNetwork, augment, fit

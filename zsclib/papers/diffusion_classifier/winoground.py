@@ -20,8 +20,8 @@ import torch
 from zsclib.images import ImageSet
 from zsclib.models.clip import Clip
 from zsclib.models.generator import Generator
-from zsclib.papers.error_matrix import Schedule
-from zsclib.papers.passes import Measure, error_matrices
+from zsclib.papers.diffusion_classifier.error_matrix import Schedule
+from zsclib.papers.diffusion_classifier.passes import Measure, error_matrices
 
 CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6, "matching": 1 / 2}  # of four scores in any order
 SWAPS = ("object", "relation", "both")  # in the order of table 3
@@ -127,7 +127,7 @@ def pair_errors(
         schedule: `exhaustive(K)`; the paper takes all 1,000 levels.
         loss: "l2", "l1" or "huber".
         examples_at_once: examples in one matrix of captions by images.
-        options: seed, batch, store and progress of `zsclib.papers.passes.error_matrices`. Of the 6 K passes of an
+        options: seed, batch, store and progress of `passes.error_matrices`. Of the 6 K passes of an
             example, `progress` counts the 4 K with a caption.
 
     Returns:
