@@ -94,3 +94,15 @@ def test_prompts_of_a_set_come_from_its_own_words_its_class_names_or_a_template(
     assert prompts_of("digits", ["0", "1"], "digit {}") == ["digit 0", "digit 1"]
     with pytest.raises(ValueError, match="{}"):
         prompts_of("folder:my/pets", ["cat"], "a photo")
+
+
+def test_a_template_can_do_without_the_article_of_a_name():
+    assert fill("a wooden {name}", ["a star", "an Umbrella", "theatre"]) == [
+        "a wooden star",
+        "a wooden Umbrella",
+        "a wooden theatre",
+    ]
+    with pytest.raises(ValueError, match="without their articles"):
+        fill("a wooden {name}", ["a star", "the star"])
+    with pytest.raises(ValueError, match="exactly one"):
+        fill("{} or {name}", ["a star", "a car"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+ARTICLE = re.compile(r"^(a|an|the) ", re.IGNORECASE)
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "prompts"
 
 
@@ -105,13 +107,14 @@ def load_prompts(name: str | os.PathLike[str]) -> Prompts:
 def fill(template: str, classes: Sequence[str]) -> list[str]:
     """Return one prompt per class name.
 
-    Example:
+    Examples:
         fill("a photo of {}", ["a star", "a car"]) gives ["a photo of a star", "a photo of a car"]
+        fill("a wooden {name}", ["a star", "a car"]) gives ["a wooden star", "a wooden car"]: no article of its own
 
     Raises:
-        ValueError: the template has not exactly one {}, or class names are empty, repeated or not text.
+        ValueError: the template has not exactly one {} or {name}, or class names are empty, repeated or not text.
     """
-    if not isinstance(template, str) or template.count("{}") != 1:
+    if not isinstance(template, str) or template.count("{}") + template.count("{name}") != 1:
         raise ValueError(f"a template needs exactly one {{}} for the class name, got {template!r}")
     if isinstance(classes, str) or not classes:
         raise ValueError(f"classes must be a list of names, got {classes!r}")
@@ -122,7 +125,10 @@ def fill(template: str, classes: Sequence[str]) -> list[str]:
             raise ValueError(f"a class name is empty, among {list(classes)}")
     if repeated := sorted({name for name in classes if list(classes).count(name) > 1}):
         raise ValueError(f"class names must differ, repeated: {repeated}")
-    return [template.replace("{}", name) for name in classes]
+    filled = [template.replace("{}", name).replace("{name}", ARTICLE.sub("", name)) for name in classes]
+    if len(set(filled)) < len(filled):
+        raise ValueError(f"without their articles some of the classes {list(classes)} are one")
+    return filled
 
 
 def prompts_of(name: str, classes: Sequence[str], template: str = "") -> list[str]:
