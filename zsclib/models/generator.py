@@ -88,11 +88,9 @@ class Generator:
                 f"the network reads {self.unet.config.in_channels} channels but a latent has {channels}: "
                 "inpainting and depth models are not supported"
             )
-        if self.id2label and max(self.id2label) >= self.unet.config.num_embeds_ada_norm:
-            raise ValueError(
-                f"the model has labels up to {max(self.id2label)}, but {self.unet.config.num_embeds_ada_norm} "
-                "classes"
-            )
+        classes = self.unet.config.get("num_embeds_ada_norm")
+        if self.id2label and max(self.id2label) >= classes:
+            raise ValueError(f"the model has labels up to {max(self.id2label)}, but {classes} classes")
         # Beside its noise, DiT may predict a variance, which nothing here reads.
         if self.unet.config.out_channels not in (None, channels, 2 * channels):
             raise ValueError(f"the network predicts {self.unet.config.out_channels} channels of {channels}")
