@@ -28,9 +28,12 @@ ROOMS = (
     *("zsclib.models.pretrain", "zsclib.study"),
 )
 API_INTRO = """\
-`zsclib` has three floors. The papers (`zsclib.papers`) stand on the pocket world, the models and the data
-sets (`zsclib.world`, `zsclib.models`, `zsclib.datasets`), and those on images and seeds. Beside them,
-`zsclib.study` runs notebooks and keeps what they find; no paper depends on it."""
+`zsclib` has three floors. Each paper has a room of its own in `zsclib.papers` and knows no other paper. They stand
+on what they share: prompts to pictures (`zsclib.sampling`), pictures to networks (`zsclib.training`), pictures to
+numbers (`zsclib.setmetrics`, `zsclib.judging`). That stands on the pocket world, the models and the data sets
+(`zsclib.world`, `zsclib.models`, `zsclib.datasets`), and those on images and seeds. Beside them `zsclib.study` runs
+notebooks and keeps what they find, and `zsclib.quality` measures the shipped models with the papers' own tools;
+nothing depends on either."""
 
 
 def build(profile: str = "book", root: Path = ROOT) -> Path:
