@@ -106,7 +106,8 @@ def _generator_quality(models: Path, split: str, limit: int | None) -> Measures:
         judge = open_judge(models / "pocket-judge")
         for kind in KINDS:
             asked = requests(kind, limit or 400)
-            images = sample(generator, asked.prompt.tolist(), asked.seed.tolist(), GUIDANCE, STEPS)
+            if kind != "relation of colours":  # which asks about the pictures of "relation"
+                images = sample(generator, asked.prompt.tolist(), asked.seed.tolist(), GUIDANCE, STEPS)
             about = f"pictures generated at guidance {GUIDANCE:g} in which a judge reads what was asked for: {kind}"
             yield f"judged {kind}", accuracy(answered(judge, images, asked), about)
             if kind.startswith("relation"):
