@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from zsclib.judging import KINDS, answered, requests, swapped
+from zsclib.judging import ABOUT_RELATIONS, KINDS, answered, requests, swapped
 from zsclib.models.judge import PLACES, QUESTIONS, new_judge, open_judge, read, split_answers
 from zsclib.models.pretrain.judge import UNASKED, answers_of, train_judge
 from zsclib.models.pretrain.loop import Plan
@@ -68,7 +68,7 @@ def test_a_shorter_list_of_requests_is_the_beginning_of_a_longer_one(kind):
     assert long.seed.is_unique
     assert not long.equals(requests(kind, 30, seed=4))
     asked = long[list(QUESTIONS)]
-    assert ((asked != "").sum(axis=1) == (2 if kind.startswith("relation") else 1)).all()
+    assert ((asked != "").sum(axis=1) == (2 if kind in ABOUT_RELATIONS else 1)).all()
     for question in QUESTIONS:
         assert set(asked[question]) <= {"", *QUESTIONS[question]}
 
@@ -109,6 +109,8 @@ def test_swapping_exchanges_the_things_and_nothing_else():
     colours = requests("relation of colours", 8)
     assert (swapped(colours)["left colour"] == colours["right colour"]).all()
     assert (colours.prompt == asked.prompt).all() and (colours.seed == asked.seed).all()
+    axis = requests("axis", 8)
+    assert ((axis.top == "nothing") == (asked.left != "")).all() and (axis.prompt == asked.prompt).all()
     pd.testing.assert_frame_equal(swapped(other), asked)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from zsclib.models.judge import PLACES, QUESTIONS, SIDES, read
+from zsclib.models.judge import NOTHING, PLACES, QUESTIONS, SIDES, read
 from zsclib.prompts import fill, load_prompts
 from zsclib.seeds import rng, seed_of
 from zsclib.world.captions import STYLE_PHRASES, with_article
@@ -18,7 +18,8 @@ from zsclib.world.scenes import COLOURS, RELATIONS, STYLES
 from zsclib.world.shapes import THINGS
 from zsclib.world.targets import CLASSES
 
-KINDS = ("objects", "printed-digits", "aerial", "colour", "style", "relation", "relation of colours")
+KINDS = ("objects", "printed-digits", "aerial", "colour", "style", "relation", "relation of colours", "axis")
+ABOUT_RELATIONS = ("relation", "relation of colours", "axis")  # three questions about the same pictures
 
 
 def requests(kind: str, n: int, seed: int = 0) -> pd.DataFrame:
@@ -26,8 +27,9 @@ def requests(kind: str, n: int, seed: int = 0) -> pd.DataFrame:
 
     Args:
         kind: "objects", "printed-digits", "aerial" (the set's class in the set's own prompt), "colour" (a thing of some
-            colour), "style" (a thing in some style), "relation" (of two coloured things, each stands where it should)
-            or "relation of colours" (the same prompts, but only the colours count).
+            colour), "style" (a thing in some style), "relation" (of two coloured things, each stands where it should),
+            "relation of colours" (the same prompts, but only the colours count) or "axis" (again the same, but all
+            that counts is whether they stand side by side or one above the other).
         n: prompts; the first n of more are the same.
         seed: of the things, colours and noises drawn.
 
@@ -42,13 +44,13 @@ def requests(kind: str, n: int, seed: int = 0) -> pd.DataFrame:
         raise ValueError(f"requests: there is no kind {kind!r}; choose one of {', '.join(KINDS)}")
     if n < 1:
         raise ValueError(f"requests: n must be at least 1, got {n}")
-    rows = []
+    drawn, rows = "relation" if kind in ABOUT_RELATIONS else kind, []
     for i in range(n):
-        prompt, answers = _request(kind, i, rng(seed, "request", kind.removesuffix(" of colours"), i))
+        prompt, answers = _request(kind, i, rng(seed, "request", drawn, i))
         rows.append(
             {
                 "prompt": prompt,
-                "seed": seed_of(seed, "requested", kind.removesuffix(" of colours"), i),
+                "seed": seed_of(seed, "requested", drawn, i),
                 **answers,
             }
         )
@@ -71,6 +73,8 @@ def _request(kind: str, i: int, draws: np.random.Generator) -> tuple[str, dict[s
         with_article(f"{colour} {noun}") for colour, noun in zip(colours, nouns[:2], strict=False)
     )
     prompt, (here, there) = f"a photo of {first} {relation} {second}", SIDES[relation]
+    if kind == "axis":
+        return prompt, {place: NOTHING for place in PLACES if place not in (here, there)}
     if kind == "relation":
         return prompt, {here: str(nouns[0]), there: str(nouns[1])}
     return prompt, {f"{here} colour": str(colours[0]), f"{there} colour": str(colours[1])}

@@ -15,7 +15,7 @@ from torch import nn
 
 from zsclib.datasets import load
 from zsclib.images import content_hash
-from zsclib.judging import KINDS, answered, requests, swapped
+from zsclib.judging import ABOUT_RELATIONS, KINDS, answered, requests, swapped
 from zsclib.models.clip import open_clip
 from zsclib.models.generator import Generator, open_generator
 from zsclib.models.judge import open_judge, read
@@ -106,11 +106,11 @@ def _generator_quality(models: Path, split: str, limit: int | None) -> Measures:
         judge = open_judge(models / "pocket-judge")
         for kind in KINDS:
             asked = requests(kind, limit or 400)
-            if kind != "relation of colours":  # which asks about the pictures of "relation"
+            if kind not in ABOUT_RELATIONS[1:]:  # which ask about the pictures of the first
                 images = sample(generator, asked.prompt.tolist(), asked.seed.tolist(), GUIDANCE, STEPS)
             about = f"pictures generated at guidance {GUIDANCE:g} in which a judge reads what was asked for: {kind}"
             yield f"judged {kind}", accuracy(answered(judge, images, asked), about)
-            if kind.startswith("relation"):
+            if kind in ABOUT_RELATIONS[:2]:
                 yield f"order {kind}", _order_kept(judge, images, asked, kind)
 
 
