@@ -20,7 +20,7 @@ from zsclib.models.pretrain.loop import Plan, batch_indices, load_averaged, trai
 from zsclib.models.pretrain.tokenizer import token_ids
 from zsclib.seeds import rng, torch_generator
 
-PLAN = Plan("unet", samples=560_000, batch=128, rate=1e-3, milestones=True)
+PLAN = Plan("unet", samples=1_400_000, batch=128, rate=1e-3, milestones=True)
 CHANNELS = (64, 128)
 GAMMA = 5.0  # min-SNR
 EMPTY = 0.1  # share of captions replaced by the empty prompt, for guidance (Ho & Salimans 2022)
