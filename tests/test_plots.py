@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from zsclib.study import plots
-from zsclib.study.stats import wilson
+from zsclib.study.stats import Estimate, wilson
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +105,19 @@ def test_titles_wrap_evenly() -> None:
     assert abs(len(first) - len(second)) < 12
     assert plots._wrap("short", 50) == "short"
     assert plots._wrap("one\ntwo", 50) == "one\ntwo"
+
+
+def test_differences_have_a_sign_points_and_a_line_at_zero() -> None:
+    _, axes = plt.subplots()
+    gaps = {"worse": Estimate(-0.025, -0.05, 0.01, 99), "better": Estimate(0.0123, -0.01, 0.03, 99)}
+    plots.interval_dots(axes, gaps, differences=True)
+    assert [text.get_text() for text in axes.texts] == [
+        "worse",
+        "\N{MINUS SIGN}2.5 points",
+        "better",
+        "+1.2 points",
+    ]
+    assert [0, 0] in [list(line.get_xdata()) for line in axes.get_lines()]
 
 
 def test_everything_of_a_figure_is_inside_it() -> None:

@@ -176,6 +176,7 @@ def interval_dots(
     published: Mapping[str, float] | None = None,
     chance: float | None = None,
     as_percent: bool = True,
+    differences: bool = False,
 ) -> None:
     """Draw one dot with its interval per row, the name and the value above it.
 
@@ -186,6 +187,7 @@ def interval_dots(
         published: name → number of the paper, drawn as an open diamond.
         chance: a dashed line where guessing lies.
         as_percent: write shares as percentages.
+        differences: they are differences: written with a sign and, if of shares, in points; a line at zero.
     """
     roles, published = roles or {}, published or {}
     for row, (name, estimate) in enumerate(estimates.items()):
@@ -199,11 +201,15 @@ def interval_dots(
         halo = [withStroke(linewidth=3, foreground="white")]
         at = {"textcoords": "offset points", "va": "baseline", "path_effects": halo}
         shown = axes.annotate(name, (0, row), (0, 11), xycoords=("axes fraction", "data"), **at)
-        value = f"{100 * estimate.value:.1f} %" if as_percent else f"{estimate.value:.3g}"
+        sign, unit = ("+", "points") if differences else ("", "%")
+        value = f"{100 * estimate.value:{sign}.1f} {unit}" if as_percent else f"{estimate.value:{sign}.3g}"
+        value = value.replace("-", "\N{MINUS SIGN}")
         axes.annotate(value, (1, row), (6, 11), xycoords=(shown, "data"), fontweight="bold", **at)
     if chance is not None:
         axes.axvline(chance, color=COLOURS["chance"], linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
         axes.annotate("chance", (chance, -0.8), (4, 0), textcoords="offset points", color=QUIET, fontsize=9)
+    if differences:
+        axes.axvline(0, color=INK, linewidth=0.8, zorder=0)
     axes.set_ylim(len(estimates) - 0.5, -1)
     axes.set_yticks([])
     axes.grid(False, axis="y")
