@@ -1,0 +1,140 @@
+"""Effective robustness: more accuracy under shift than accuracy without it foretells (Li et al., ICCV 2023, figure 6).
+
+Accuracies of many networks with and without a shift lie close to a line once both are logits (Taori et al., NeurIPS
+2020). How far a classifier lies above the line of the others is its effective robustness.
+
+    line = fit_line(standard.mean(1), shifted.mean(1))           # networks' rows of hits, bool (m, n)
+    gain, low, high = effective_robustness(standard, shifted, ours_standard, ours_shifted)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit
+
+from zsclib.seeds import rng
+
+
+@dataclass(frozen=True)
+class Line:
+    """logit(accuracy under shift) = intercept + slope · logit(accuracy without); made by `fit_line`."""
+
+    intercept: float
+    slope: float
+
+    def at(self, standard: ArrayLike) -> np.ndarray:
+        """Return the accuracy under shift that accuracies without shift, in (0, 1), foretell."""
+        return expit(self.intercept + self.slope * logit(np.asarray(standard, np.float64)))
+
+
+def fit_line(standard: ArrayLike, shifted: ArrayLike) -> Line:
+    """Return the least-squares line through networks' accuracies (m,) and (m,), both in (0, 1), as logits.
+
+    Raises:
+        ValueError: fewer than two networks, accuracies of 0 or 1 (see `rates`), or all the same without shift.
+    """
+    x, y = np.asarray(standard, np.float64), np.asarray(shifted, np.float64)
+    inside = ((x > 0) & (x < 1)).all() and ((y > 0) & (y < 1)).all()
+    if x.ndim != 1 or x.shape != y.shape or len(x) < 2 or not inside or np.ptp(x) == 0:
+        raise ValueError(
+            "fit_line: needs two accuracies in (0, 1) of each of two networks or more, which differ without shift; "
+            f"got {x.tolist()} and {y.tolist()}"
+        )
+    intercept, slope = _least_squares(logit(x), logit(y))
+    return Line(float(intercept), float(slope))
+
+
+def rates(hits: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
+    """Return accuracies (..., m) of hits, bool (m, n): half a hit and half a miss are added, so that none is 0 or 1.
+
+    Args:
+        weights: how often each image counts, (..., n); default: once.
+    """
+    hits = np.atleast_2d(np.asarray(hits, np.float64))
+    weights = np.ones(hits.shape[1]) if weights is None else np.asarray(weights, np.float64)
+    return (weights @ hits.T + 0.5) / (weights.sum(-1, keepdims=True) + 1)
+
+
+def effective_robustness(
+    standard: ArrayLike,
+    shifted: ArrayLike,
+    ours_standard: ArrayLike,
+    ours_shifted: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Return how far a classifier's accuracy under shift lies above the networks' line, with its interval.
+
+    Both sets of images are resampled, every classifier meets the same resample, and the line is fitted anew each time
+    (percentile interval). Networks are not resampled: the line is that of these networks.
+
+    Args:
+        standard, shifted: hits of m networks on n images and on k shifted ones, bool (m, n) and (m, k).
+        ours_standard, ours_shifted: hits of the classifier in question on the same images, bool (n,) and (k,).
+        level: of the interval. resamples, seed: of the bootstrap.
+
+    Raises:
+        ValueError: the images are not the same for all, or what `fit_line` raises.
+    """
+    inside, outside = (
+        np.concatenate([np.atleast_2d(np.asarray(networks, bool)), np.asarray(ours, bool)[None]])
+        for networks, ours in ((standard, ours_standard), (shifted, ours_shifted))
+    )
+    if len(inside) != len(outside):
+        raise ValueError(f"effective_robustness: {len(inside) - 1} networks, {len(outside) - 1} under shift")
+    fit_line(rates(inside)[:-1], rates(outside)[:-1])  # raises where no line can be drawn
+    value = _above_line(rates(inside), rates(outside))
+    draws = rng(seed, "effective robustness")
+    counts = [_resampled(draws, n, resamples) for n in (inside.shape[1], outside.shape[1])]
+    found = _above_line(rates(inside, counts[0]), rates(outside, counts[1]))
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(value), float(low), float(high)
+
+
+def band(
+    standard: ArrayLike,
+    shifted: ArrayLike,
+    at: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return low and high (k,) of the networks' line at accuracies `at` (k,), over resamples of both sets of images.
+
+    Args: as for `effective_robustness`.
+    """
+    draws, at = rng(seed, "band of lines"), logit(np.asarray(at, np.float64))
+    x, y = (
+        logit(rates(hits, _resampled(draws, np.shape(hits)[1], resamples)))
+        for hits in (np.asarray(standard, bool), np.asarray(shifted, bool))
+    )
+    intercept, slope = _least_squares(x, y)
+    lines = expit(intercept[:, None] + slope[:, None] * at)
+    return tuple(np.quantile(lines, [(1 - level) / 2, (1 + level) / 2], axis=0))
+
+
+def _resampled(draws: np.random.Generator, n: int, resamples: int) -> np.ndarray:
+    """Return how often each of n images is drawn in each resample of n, (resamples, n)."""
+    picked = draws.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    return np.bincount(picked.ravel(), minlength=n * resamples).reshape(resamples, n)
+
+
+def _above_line(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """Return the last column of outside less the line through the others at the last column of inside, (...,)."""
+    x, y = logit(inside), logit(outside)
+    intercept, slope = _least_squares(x[..., :-1], y[..., :-1])
+    return outside[..., -1] - expit(intercept + slope * x[..., -1])
+
+
+def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return intercept and slope (...) over the last axis; a resample in which all x are alike gives slope 0."""
+    centred = x - x.mean(-1, keepdims=True)
+    spread = (centred**2).sum(-1)
+    slope = np.divide((centred * y).sum(-1), spread, out=np.zeros_like(spread), where=spread > 0)
+    return y.mean(-1) - slope * x.mean(-1), slope
