@@ -29,8 +29,9 @@ def test_the_tricks_ask_for_what_the_paper_says():
     assert first["class-name"]["prompt"] == "airplane" and first["class-name"]["guidance"] == 7.5
     domains = plan("multi-domain", WORDS, 10)
     assert domains[domains["label"] == 3]["prompt"].tolist()[:3] == [
-        "a photo of a cat", "a drawing of a cat", "a painting of a cat",
+        "a sketch of a cat", "a collage of a cat", "a poster of a cat",
     ]  # fmt: skip
+    assert domains[domains["index"] == 0]["domain"].is_unique  # few pictures show several domains already
     assert set(domains["guidance"]) == {7.5} and domains["domain"].nunique() == 10
     assert set(domains.groupby(["class", "domain"]).size()) == {1}
     low = plan("random-guidance", WORDS, 300)

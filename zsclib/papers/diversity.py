@@ -87,7 +87,8 @@ def plan(
     """Return which pictures a trick asks for, a row each, as `zsclib.sampling.generate` wants them.
 
     Row i is picture i // C of class i % C, so the plan of a smaller n is the beginning of a larger one's. Domains
-    take turns. Scale and seed depend on the run's seed, the trick, the class and the index.
+    take turns, and each class begins with another, so that the first pictures show several already. Scale and seed
+    depend on the run's seed, the trick, the class and the index.
 
     Args:
         trick: a key of `TRICKS`.
@@ -116,12 +117,12 @@ def plan(
         raise ValueError(f"plan: {trick!r} needs domains, and the prompts of {words.about!r} have none")
     templates = chosen if TRICKS[trick].words == "domains" else {"": chosen}
     prompts = {domain: fill(template, words.classes) for domain, template in templates.items()}
-    rows = []
+    rows, domains = [], list(prompts)
     for index in range(n):
-        domain = list(prompts)[index % len(prompts)]
         # The released code begins the sequence anew for each class and each domain.
-        shared = ("shared", index // len(prompts))
+        shared = ("shared", index // len(domains))
         for label, name in enumerate(classes):
+            domain = domains[(index + label) % len(domains)]
             rows.append(
                 {
                     "source": "generated",
