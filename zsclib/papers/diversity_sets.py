@@ -174,22 +174,22 @@ def training_rows(setting: Setting, cell: Cell) -> list[slice]:
 def share(setting: Setting, cell: Cell, drawn: Iterable[ImageSet]) -> tuple[ImageSet, ImageSet]:
     """Return a cell's training set and its held-out pictures, from the pictures of its drawings."""
     if not ARMS[cell.arm].tricks:
-        return real(setting, cell), real(setting, cell, "validation")
+        return real(setting, cell)
     pairs = list(zip(drawn, training_rows(setting, cell), strict=True))
     training = union(part.take(np.arange(rows.start, rows.stop)) for part, rows in pairs)
     return training, union(part.take(np.arange(rows.start)) for part, rows in pairs)
 
 
-def target_images(setting: Setting, target: str, size: int | None = 0) -> ImageSet:
-    """Return a target's test images, at the size that networks see, another, or as they are (None)."""
-    return _load(setting, target, "test", setting.test, 0, setting.size if size == 0 else size)
+def target_images(setting: Setting, target: str, size: int | None = None) -> ImageSet:
+    """Return a target's test images, at the size that networks see or another."""
+    return _load(setting, target, "test", setting.test, 0, size or setting.size)
 
 
-def real(setting: Setting, cell: Cell, split: str = "train") -> ImageSet:
-    """Return as many real images as the cell's arm has, others for another seed."""
+def real(setting: Setting, cell: Cell) -> tuple[ImageSet, ImageSet]:
+    """Return as many real images as the cell's arm has, and further ones held out; other seeds have others."""
     held_out, n, classes = _shares(setting, cell)
-    n = (n if split == "train" else held_out) * classes
-    return _load(setting, cell.target, split, n, cell.seed, side(setting, cell))
+    images = _load(setting, cell.target, "train", (n + held_out) * classes, cell.seed, side(setting, cell))
+    return images.take(np.arange(n * classes)), images.take(np.arange(n * classes, len(images)))
 
 
 def side(setting: Setting, cell: Cell) -> int:
@@ -200,15 +200,9 @@ def side(setting: Setting, cell: Cell) -> int:
 def key(setting: Setting, cell: Cell) -> str:
     """Return a hash of all that decides a cell's training, except code."""
     images = target_images(setting, cell.target)
-    pictures = None if ARMS[cell.arm].tricks else real(setting, cell).fingerprint()
-    return _digest(
-        _facts(setting),
-        cell,
-        ARMS[cell.arm],
-        words_of(cell.target, images.classes),
-        images.fingerprint(),
-        pictures,
-    )
+    pictures = None if ARMS[cell.arm].tricks else real(setting, cell)[0].fingerprint()
+    words = words_of(cell.target, images.classes)
+    return _digest(_facts(setting), cell, ARMS[cell.arm], words, images.fingerprint(), pictures)
 
 
 def features_key(setting: Setting, drawing: Drawing) -> str:
@@ -251,14 +245,12 @@ def _check(setting: Setting, target: str, trick: str) -> None:
 
 @functools.cache
 def _facts(setting: Setting) -> str:
-    told = {
-        f.name: getattr(setting, f.name) for f in fields(setting) if f.name not in ("model", "clip", "batch")
-    }
+    names = [part.name for part in fields(setting) if part.name not in ("model", "clip", "batch")]
     generator, clip = open_models(setting)
     weights = hashlib.blake2b(digest_size=16)
     for name, value in sorted(clip.model.state_dict().items()):
         weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return repr((told, generator.fingerprint(), weights.hexdigest()))
+    return repr(([getattr(setting, name) for name in names], generator.fingerprint(), weights.hexdigest()))
 
 
 def _digest(*parts: object) -> str:
