@@ -41,11 +41,21 @@ print(image.size, tuple(logits.shape), bool(torch.isfinite(logits).all()), "zscl
 @pytest.mark.parametrize(
     "model, measure, least",
     [
-        ("pocket-sd", "psnr pool", 24.0),
+        ("pocket-sd", "psnr pool", 26.0),
+        ("pocket-sd", "psnr digits", 22.0),
         ("pocket-clip", "objects", 0.80),
+        ("pocket-clip", "objects ensemble", 0.90),
         ("pocket-clip", "printed-digits", 0.85),
-        ("pocket-sd", "objects", 0.60),
+        ("pocket-judge", "what", 0.97),
+        ("pocket-sd", "objects", 0.80),
         ("pocket-sd", "digits", 0.50),
+        ("pocket-sd", "aerial", 0.60),
+        ("pocket-sd", "judged objects", 0.85),
+        ("pocket-sd", "judged printed-digits", 0.85),
+        ("pocket-sd", "judged aerial", 0.70),
+        ("pocket-sd", "judged colour", 0.80),
+        ("pocket-sd", "judged style", 0.80),
+        ("pocket-dit", "objects", 0.85),
     ],
 )
 def test_measured_quality_is_what_the_book_needs(model, measure, least):
@@ -66,7 +76,7 @@ def test_the_libraries_open_the_models_without_this_project(tmp_path):
 
 
 def test_all_weights_together_are_small():
-    assert sum(path.stat().st_size for path in MODELS.rglob("*.safetensors")) <= 40e6
+    assert sum(path.stat().st_size for path in MODELS.rglob("*.safetensors")) <= 60e6
 
 
 def test_text_tower_is_shared():
