@@ -16,7 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 from zsclib.study.stats import Estimate
@@ -216,6 +216,7 @@ def interval_dots(
     axes.grid(True, axis="x")
     axes.spines["left"].set_visible(False)
     if as_percent:
+        axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))  # no 2.5 to be rounded
         percent(axes.xaxis)
 
 
