@@ -90,8 +90,8 @@ def hash_code(path: Path | str) -> str:
 def hash_library(root: Path = ROOT, package: Path = ROOT / "zsclib") -> str:
     """Return the SHA-256 (hex) of what a result may depend on besides its notebook and parameters.
 
-    That is the code of `zsclib`, the prompts and claims, and the shipped models (weights, configurations,
-    vocabularies; not their cards).
+    That is the code of `zsclib`, the prompts, claims, published numbers and records, and the shipped models (weights,
+    configurations, vocabularies; not their cards).
 
     Args:
         root: the clone whose `data/` is meant.
@@ -102,7 +102,7 @@ def hash_library(root: Path = ROOT, package: Path = ROOT / "zsclib") -> str:
         name = path.relative_to(package.parent).as_posix()
         if name not in NOT_RESULTS:
             parts += [name, hash_code(path)]
-    for folder in ("prompts", "claims", "models"):
+    for folder in ("prompts", "claims", "models", "published", "records"):
         for path in sorted((root / "data" / folder).rglob("*")):
             told = path.suffix in {".md", ".png"} or path.name.startswith(".")
             if path.is_file() and not told:
