@@ -64,6 +64,7 @@ class Setting:
         size, small: pixels that networks see, and those of arms with `Arm.small`.
         width: of the networks, "pocket" or "full".
         recipe: of the training; unmirrored: targets whose pictures it must not flip.
+        audited: arms whose networks are scored at every checkpoint, and with test-batch statistics as well.
         device, precision, allow_network: where all is computed, how the generator is opened.
     """
 
@@ -79,6 +80,7 @@ class Setting:
     width: str = "pocket"
     recipe: Recipe = field(default_factory=Recipe)
     unmirrored: tuple[str, ...] = ("digits",)
+    audited: tuple[str, ...] = ("base", "union")
     device: str = "cpu"
     precision: str = "float32"
     allow_network: bool = False

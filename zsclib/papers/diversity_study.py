@@ -113,7 +113,7 @@ def right(
         ending: one of `ENDINGS`.
 
     Raises:
-        ValueError: a training is missing.
+        ValueError: a training is missing, or was not audited.
     """
     targets = table["target"].unique() if targets is None else targets
     seeds, parts = table["seed"].unique(), []
@@ -121,10 +121,10 @@ def right(
         rows = table[(table.target == target) & (table.arm == arm) & (table.times == times)]
         names = rows["architecture"].unique() if architectures is None else list(architectures)
         rows = rows[rows.architecture.isin(names)]
-        if len(rows) == 0 or len(rows) != len(seeds) * len(names):
+        if len(rows) == 0 or len(rows) != len(seeds) * len(names) or rows[ending].isna().any():
             raise ValueError(
                 f"right: {target}, {arm} x {times:g} needs {', '.join(names) or 'networks'} with each of the seeds "
-                f"{list(seeds)}; the table has {len(rows)} such rows"
+                f"{seeds.tolist()} and {ending!r}; the table has {int(rows[ending].notna().sum())} such rows"
             )
         parts.append(np.stack([np.mean(np.stack(rows[rows.seed == seed][ending]), 0) for seed in seeds]))
     return np.concatenate(parts, axis=1)
@@ -166,26 +166,25 @@ def _train(
 ) -> dict[str, np.ndarray]:
     """Train one network; keep and return what it says about the test images, (checkpoints, test) and (test,)."""
     test = target_images(setting, cell.target, side(setting, cell))
-    recipe = replace(setting.recipe, flip=setting.recipe.flip and cell.target not in setting.unmirrored)
+    audited, flip = cell.arm in setting.audited, setting.recipe.flip and cell.target not in setting.unmirrored
+    recipe = replace(setting.recipe, flip=flip, checkpoints=setting.recipe.checkpoints if audited else 1)
     network = new_network(cell.architecture, images.classes, test.images.shape[1], setting.width, cell.seed)
-    watch = {"held-out": held_out, "test": test}  # watched, they choose nothing
+    watch = {"held-out": held_out, "test": test} if audited else {"test": test}  # they choose nothing
     trained = train(network, images, recipe, cell.seed, watch=watch, device=setting.device)
-    arrays = {
-        "test": trained.watched["test"].argmax(-1),
-        "held_out": (trained.watched["held-out"].argmax(-1) == held_out.labels).mean(1),
-        "batch_statistics": trained.scores(test.images, batch_statistics=True).argmax(-1),
-    }
+    arrays = {"test": trained.watched["test"].argmax(-1)}
+    if audited:
+        said = trained.watched["held-out"].argmax(-1)
+        arrays["held_out"] = (said == held_out.labels).mean(1)
+        arrays["batch_statistics"] = trained.scores(test.images, batch_statistics=True).argmax(-1)
     store.put(key, arrays)
     return arrays
 
 
-def _endings(setting: Setting, cell: Cell, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    labels, held_out = target_images(setting, cell.target).labels, arrays["held_out"]
-    right, chosen = (
-        arrays["test"] == labels,
-        len(held_out) - 1 - held_out[::-1].argmax(),
-    )  # the later of equals
-    best = right[right.mean(1).argmax()]
-    return dict(
-        zip(ENDINGS, (right[-1], right[chosen], best, arrays["batch_statistics"] == labels), strict=True)
-    )
+def _endings(setting: Setting, cell: Cell, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray | None]:
+    labels = target_images(setting, cell.target).labels
+    right = arrays["test"] == labels
+    if "held_out" not in arrays:
+        return dict(zip(ENDINGS, (right[-1], None, None, None), strict=True))
+    chosen = len(right) - 1 - arrays["held_out"][::-1].argmax()  # the later of equals
+    best, adapted = right[right.mean(1).argmax()], arrays["batch_statistics"] == labels
+    return dict(zip(ENDINGS, (right[-1], right[chosen], best, adapted), strict=True))
