@@ -15,7 +15,7 @@ Work = Callable[[Callable, Iterable[tuple]], Iterator]
 
 @contextmanager
 def crew(workers: int = 1) -> Iterator[Work]:
-    """Give a function `work(function, jobs)` that yields function(*job) for each job, in the order of the jobs.
+    """Give a function `work(function, jobs)` that yields ``function(*job)`` for each job, in the order of the jobs.
 
     Small networks hardly gain from a second thread, so two processes of one thread do nearly twice as much. Jobs are
     taken from their iterator only shortly before they are worked on; nothing starts before the first.
