@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from zsclib.papers.diversity_study import right
+from zsclib.setmetrics import MEASURES
 
 BATCH_NORM = ("resnet50", "resnet101", "mobilenet")
 SINGLE = ("class-name", "multi-domain", "random-guidance")
@@ -88,16 +89,16 @@ def rank_correlations(table: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFra
         table: from `diversity_study.run`. measured: from `diversity_study.measures`.
 
     Returns:
-        A row per target and seed, a column per claim of `MEASURED`; where a measure is the same for all arms, 0.
+        A row per target and seed, a column per measure; where a measure is the same for all arms, 0.
     """
     both = sets_with_accuracy(table, measured)
     both = both[(both.times == 1) & both.arm.isin(("base", *SINGLE, "union", *FIXED))]
     rows = []
     for (target, seed), arms in both.groupby(["target", "seed"], sort=False):
         row = {"target": target, "seed": seed}
-        for claim, name in MEASURED.items():
+        for name in MEASURES:
             flat = arms[name].nunique() == 1 or arms["accuracy"].nunique() == 1
-            row[claim] = 0.0 if flat else float(spearmanr(arms[name], arms["accuracy"]).statistic)
+            row[name] = 0.0 if flat else float(spearmanr(arms[name], arms["accuracy"]).statistic)
         rows.append(row)
     return pd.DataFrame(rows)
 
