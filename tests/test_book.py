@@ -62,7 +62,8 @@ def stand_in(root: Path) -> Path:
         run.mkdir(parents=True)
         nbformat.write(executed(name), run / "executed.ipynb")
         used = re.findall(rf"{{{{\s*{name}\.(\w+)", prose)
-        values = {re.sub("_(value|low|high|n|points|percent)$", "", key): ESTIMATE for key in used}
+        shares = {key.removesuffix("_percent"): 0.573 for key in used if key.endswith("_percent")}
+        values = {re.sub("_(value|low|high|n|points)$", "", key): ESTIMATE for key in used} | shares
         (run / "record.json").write_text(json.dumps(values))
         stamp = {
             "parameters": {"n": 1, "name": "digits"},

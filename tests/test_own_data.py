@@ -109,7 +109,8 @@ def test_the_page_classifies_ones_own_images_with_ones_own_model(clone, folders,
     model = str(folders["stable_diffusion_1"])
     folder = ask(clone, stream, model=model, dataset=f"folder:{pets}", classes=classes, batch="4")
     told = stream.getvalue()
-    assert re.search(r"\d+/72 \[\d\d:\d\d<\d\d:\d\d", told), (
+    # a fast machine is done before the bar moves: then it says that the time left is not known yet
+    assert re.search(r"\d+/72 \[\d\d:\d\d<[\d?]", told), (
         "no bar of 9 images x 2 classes x 4 levels with the time left"
     )
     record = json.loads((folder / "record.json").read_text())

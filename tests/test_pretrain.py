@@ -378,6 +378,6 @@ def test_evaluation_measures_what_was_exported(exported, monkeypatch):
     monkeypatch.setattr(module, "_beyond_the_pool", lambda models, n: list(stream(PoolConfig(seed=9), 0, n)))
     quality = module.evaluate(exported, limit=10)
     assert json.loads((exported / "quality.json").read_text()) == quality
-    assert set(quality["pocket-sd"]) == {"psnr pool", "psnr digits", "objects"}
+    assert set(quality["pocket-sd"]) == {"psnr pool", "psnr digits", "objects", "objects without lowest"}
     for found in (quality["pocket-clip"]["objects"], quality["pocket-sd"]["objects"]):
         assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1 and found["n"] == 10
