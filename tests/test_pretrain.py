@@ -14,9 +14,17 @@ from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from zsclib.models.pretrain import autoencoder, clip, unet
 from zsclib.models.pretrain.card import card, thinned, write_cards
-from zsclib.models.pretrain.checkpoint import checkpoints, read_tensors
-from zsclib.models.pretrain.export import export
-from zsclib.models.pretrain.loop import Plan, averaged, batch_indices, learning_rate, train, update_ema
+from zsclib.models.pretrain.checkpoint import checkpoints, digest_path, read_meta, read_tensors
+from zsclib.models.pretrain.export import export, restore
+from zsclib.models.pretrain.loop import (
+    Plan,
+    averaged,
+    batch_indices,
+    begin_from,
+    learning_rate,
+    train,
+    update_ema,
+)
 from zsclib.models.pretrain.tokenizer import token_ids, train_tokenizer
 from zsclib.world.pool import PoolConfig, stream
 
@@ -53,7 +61,7 @@ def pool() -> tuple[np.ndarray, list[str]]:
 
 @pytest.fixture(scope="module")
 def trainings(pool, tmp_path_factory):
-    """Functions (folder, plan) → history for the three trainings, and a folder where all three were run."""
+    """Functions (folder, plan) → history for every training on captions, and a folder where all of them were run."""
     images, captions = pool
     patch = pytest.MonkeyPatch()
     patch.setattr(unet, "new_autoencoder", lambda: autoencoder.new_autoencoder(VAE))
@@ -65,6 +73,12 @@ def trainings(pool, tmp_path_factory):
         "clip": lambda folder, plan: clip.train_clip(images, captions, folder, HELD_OUT, plan, **SIZES),
         "unet": lambda folder, plan: unet.train_unet(images, captions, folder, HELD_OUT, plan, channels=UNET),
         "clip-image": lambda folder, plan: clip.train_image_tower(images, captions, folder, HELD_OUT, plan),
+        "unet-second": lambda folder, plan: unet.train_unet(
+            images[::-1], captions[::-1], folder, HELD_OUT, plan, channels=UNET, begin="unet"
+        ),
+        "clip-image-second": lambda folder, plan: clip.train_image_tower(
+            images[::-1], captions[::-1], folder, HELD_OUT, plan, begin="clip-image"
+        ),
     }
     folder = tmp_path_factory.mktemp("trained")
     for name, run in functions.items():
@@ -73,11 +87,16 @@ def trainings(pool, tmp_path_factory):
     patch.undo()
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "clip", "unet", "clip-image"])
+@pytest.mark.parametrize(
+    "name", ["autoencoder", "clip", "unet", "clip-image", "unet-second", "clip-image-second"]
+)
 def test_a_run_stopped_after_every_step_is_the_uninterrupted_run(trainings, tmp_path, name):
     functions, trained = trainings
     for part in ("frozen", "tokenizer"):  # as on another machine: the folder was copied
         (tmp_path / part).symlink_to(trained / part)
+    if name.endswith("-second"):  # goes on from what the first one ended with
+        for path in (newest := checkpoints(trained, name.removesuffix("-second"))[-1], digest_path(newest)):
+            (tmp_path / path.name).symlink_to(path)
     whole = json.loads(_newest_meta(trained, name))["history"]
     for steps in range(1, TINY.steps + 1):
         history = functions[name](tmp_path, replace(TINY, name=name, minutes=0))
@@ -95,6 +114,26 @@ def _newest_meta(folder, name: str) -> str:
 
     with safe_open(checkpoints(folder, name)[-1], "pt") as file:
         return file.metadata()["meta"]
+
+
+@pytest.mark.parametrize("name", ["unet", "clip-image"])
+def test_a_second_training_goes_on_from_the_averages_of_the_first(trainings, pool, tmp_path, name):
+    _, trained = trainings
+    first, second = (checkpoints(trained, part)[-1] for part in (name, f"{name}-second"))
+    begin = read_meta(second)["facts"]["begin"]
+    assert begin["part"] == name and begin["step"] == TINY.steps
+    assert begin["sha256"] == digest_path(first).read_text().strip()
+    model = (
+        unet.new_unet(UNET, SIZES["text"]["hidden_size"])
+        if name == "unet"
+        else clip.new_clip(CLIPTokenizer.from_pretrained(trained / "tokenizer"), **SIZES)
+    )
+    begin_from(name, model, trained)
+    averages = read_tensors(first, "ema")
+    assert all(torch.equal(dict(model.named_parameters())[key], value) for key, value in averages.items())
+    assert begin_from(None, model, trained) == {}
+    with pytest.raises(FileNotFoundError, match=f"no checkpoint of '{name}'"):
+        begin_from(name, model, tmp_path)
 
 
 def test_another_seed_is_another_run(trainings, tmp_path):
@@ -280,7 +319,7 @@ def test_scaled_latents_are_centred_with_unit_deviation_and_pictures_unchanged(p
 
 
 def test_text_states_are_those_of_the_text_tower(trainings, pool, tmp_path):
-    _, text, tokenizer, _ = unet.frozen_parts(pool[0], trainings[1])
+    text, tokenizer, _ = unet.frozen_parts(pool[0], trainings[1])
     captions = ["", "a red square", "zygote", "a red square"]
     for _ in range(2):  # computed, then read
         states, row = unet.encode_captions(text, tokenizer, captions, tmp_path)
@@ -308,8 +347,6 @@ def test_what_was_frozen_may_not_change(trainings, pool):
             unet.frozen_parts(pool[0], folder)
     finally:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match="holds latents of 80 pictures, but the pool has 79"):
-        unet.frozen_parts(pool[0][:-1], folder)
     with pytest.raises(ValueError, match="holds a U-Net trained on other frozen parts"):
         unet.freeze(pool[0], folder)
 
@@ -327,7 +364,7 @@ def test_exported_folders_open_without_this_project(exported, trainings, pool):
     out = pipeline("a red square", num_inference_steps=2, output_type="np")
     assert out.images.shape == (1, 32, 32, 3)
     assert pipeline.tokenizer.model_max_length == 32
-    averages = read_tensors(checkpoints(trainings[1], "unet")[-1], "ema")
+    averages = read_tensors(checkpoints(trainings[1], "unet-second")[-1], "ema")
     assert all(torch.equal(weights, averages[name]) for name, weights in pipeline.unet.named_parameters())
     model = CLIPModel.from_pretrained(exported / "pocket-clip")
     processor = CLIPProcessor.from_pretrained(exported / "pocket-clip")
@@ -346,8 +383,20 @@ def test_exported_autoencoder_gives_the_latents_the_unet_was_trained_on(exported
     vae = AutoencoderKL.from_pretrained(exported / "pocket-sd" / "vae").eval()
     with torch.no_grad():
         z = vae.encode(autoencoder.to_tensor(pool[0])).latent_dist.mode() * vae.config.scaling_factor
-    kept = np.load(trainings[1] / "frozen" / "latents.npy")
+    kept, _ = autoencoder.kept_latents(pool[0], trainings[1])
     np.testing.assert_allclose(z, kept.astype(np.float32), atol=4e-3)
+
+
+def test_what_is_restored_exports_the_same_folders_and_can_be_gone_on_from(exported, trainings, tmp_path):
+    functions, _ = trainings
+    restore(exported, tmp_path / "again")
+    export(tmp_path / "again", tmp_path / "models", channels=UNET)
+    for path in exported.rglob("*"):
+        if path.is_file() and path.suffix in (".safetensors", ".json") and "quality" not in path.name:
+            copy = tmp_path / "models" / path.relative_to(exported)
+            assert copy.read_bytes() == path.read_bytes(), path.name
+    with pytest.raises(FileExistsError, match="frozen exists"):
+        restore(exported, tmp_path / "again")
 
 
 def test_cards_tell_what_was_seen_and_measured(exported, tmp_path):
@@ -375,9 +424,12 @@ def test_evaluation_measures_what_was_exported(exported, monkeypatch):
     monkeypatch.setattr(module, "CLIP_SETS", ("objects",))
     monkeypatch.setattr(module, "DIFFUSION_SETS", ("objects",))
     monkeypatch.setattr(module, "TIMESTEPS", 2)
-    monkeypatch.setattr(module, "_beyond_the_pool", lambda models, n: list(stream(PoolConfig(seed=9), 0, n)))
+    monkeypatch.setattr(
+        module, "_beyond_the_pool", lambda model, part, n: list(stream(PoolConfig(seed=9), 0, n))
+    )
     quality = module.evaluate(exported, limit=10)
     assert json.loads((exported / "quality.json").read_text()) == quality
-    assert set(quality["pocket-sd"]) == {"psnr pool", "psnr digits", "objects", "objects without lowest"}
+    psnrs = {"psnr pool", "psnr second crawl", "psnr digits"}
+    assert set(quality["pocket-sd"]) == psnrs | {"objects", "objects without lowest"}
     for found in (quality["pocket-clip"]["objects"], quality["pocket-sd"]["objects"]):
         assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1 and found["n"] == 10

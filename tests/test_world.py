@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from zsclib.seeds import rng
 from zsclib.world.captions import CaptionMix, caption, with_article
-from zsclib.world.pool import PoolConfig, item, load_pool, stream
+from zsclib.world.pool import FIRST_CRAWL, SECOND_CRAWL, PoolConfig, config_of, item, load_pool, stream
 from zsclib.world.render import FONTS, _glyph, render
-from zsclib.world.scenes import LANDS, STYLES, Scene, SceneMix, Thing, pool_scene
+from zsclib.world.scenes import LANDS, STYLES, Scene, SceneMix, Thing, pool_scene, printed
 from zsclib.world.shapes import GADGETS, THINGS
 from zsclib.world.targets import CLASSES, SHIFTS, target
 
@@ -32,6 +33,7 @@ def test_a_seed_gives_the_same_bytes_on_every_machine():
     # Written once; a change of these digests is a change of the world, and the shipped models no longer fit it.
     images = np.stack([pair.image for pair in stream(PoolConfig(), 0, 64)])
     assert digest(images) == "76c4398961327133"
+    assert digest(np.stack([pair.image for pair in stream(SECOND_CRAWL, 0, 64)])) == "40760288a04ca080"
     assert digest(target("objects", n=20).images) == "4e4ee4b5d0bd6c87"
 
 
@@ -60,6 +62,41 @@ def test_every_knob_is_part_of_the_pool_key():
         replace(config, scenes=SceneMix(concept_exponent=1.0)), replace(config, captions=CaptionMix(noise=0.1)),
     )  # fmt: skip
     assert len({c.key() for c in (config, *others)}) == 6
+
+
+def test_a_configuration_comes_back_from_the_facts_of_a_training():
+    for config in (FIRST_CRAWL, SECOND_CRAWL):
+        assert config_of(json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_knobs_of_the_second_crawl_leave_everything_else_alone():
+    """A pool in which they are at zero, as in the first crawl, was drawn before there were such knobs."""
+    config = PoolConfig(n=60, scenes=SceneMix(kinds=(0.5, 0.0, 0.5, 0.0, 0.0)))
+    bent = replace(config, scenes=replace(config.scenes, bend=1.5))
+    changed = [
+        not np.array_equal(a.image, b.image)
+        for a, b in zip(stream(config), stream(bent), strict=True)
+        if a.scene.kind == "digit"
+    ]
+    assert sum(changed) > 0.9 * len(changed) > 10
+    for a, b in zip(stream(config), stream(bent), strict=True):
+        assert a.caption == b.caption and a.scene == replace(b.scene, bend=0.0)
+        assert a.scene.kind == "digit" or np.array_equal(a.image, b.image)
+
+
+def test_bent_characters_keep_their_ink_and_scans_are_black_and_white():
+    ink, moved, pure = [], [], []
+    for i in range(60):
+        scene = replace(printed(rng(0, "bend", i), "8", i), ink="white", paper="black")
+        flat, bent, scanned = (
+            render(replace(scene, **knob)) for knob in ({}, {"bend": 1.6}, {"scanned": True})
+        )
+        ink.append(bent.mean() / flat.mean())
+        moved.append(np.abs(bent.astype(float) - flat).mean())
+        pure.append(((scanned == 0) | (scanned == 255)).mean())
+    assert 0.9 < np.mean(ink) < 1.15 and np.mean(moved) > 5
+    assert np.quantile(moved, 0.1) < 0.5 * np.quantile(moved, 0.9), "each is bent by a share of its own"
+    assert np.mean(pure) > 0.6
 
 
 def test_no_target_image_occurs_in_the_pool(pool):
@@ -116,6 +153,12 @@ def test_omission_and_noise_do_what_their_numbers_say():
     scene = Scene("thing", "photo", "grass", (Thing("star", "red"),), seed=1)
     quiet = CaptionMix(omit_style=1, omit_colour=1, omit_background=1, noise=0)
     assert caption(scene, rng(0, "c"), quiet) == "a star"
+    wooden = replace(scene, things=(Thing("star", "red", "wooden"),))
+    unsaid = replace(TRUTHFUL, omit_material=1.0)
+    assert "wooden" in caption(wooden, rng(0, "c"), TRUTHFUL)
+    assert "a star" in caption(wooden, rng(0, "c"), unsaid), "wood has its own colour"
+    texts = [caption(wooden, rng(0, "c", i), replace(TRUTHFUL, omit_material=0.3)) for i in range(300)]
+    assert 0.2 < sum("wooden" not in text for text in texts) / 300 < 0.4
     wrong = [caption(scene, rng(0, "c", i), replace(TRUTHFUL, noise=1.0)) for i in range(200)]
     assert sum("a red star" not in text for text in wrong) > 100
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from zsclib.papers.diffusion_classifier import classify, exhaustive
 from zsclib.papers.diffusion_classifier.error_matrix import prediction
 from zsclib.prompts import fill, load_prompts
 from zsclib.sampling import sample
-from zsclib.world.pool import Pair, PoolConfig, stream
+from zsclib.world.pool import Pair, config_of, stream
 from zsclib.world.targets import CLASSES, SPLITS
 
 CLIP_SETS = ("objects", "printed-digits", "digits", "aerial", "objects-fine")
@@ -86,7 +87,7 @@ def _clip_quality(folder: Path, split: str, limit: int | None) -> Measures:
 
 
 def _judge_quality(models: Path, split: str, limit: int | None) -> Measures:
-    pairs = _beyond_the_pool(models, (limit or 500) * 4)
+    pairs = _beyond_the_pool(models / "pocket-judge", "judge", (limit or 500) * 4)
     found = read(open_judge(models / "pocket-judge"), np.stack([pair.image for pair in pairs]))
     for question, truth in answers_of(pd.DataFrame([pair.scene.row() for pair in pairs])).items():
         asked = truth != UNASKED
@@ -96,10 +97,14 @@ def _judge_quality(models: Path, split: str, limit: int | None) -> Measures:
 
 def _generator_quality(models: Path, split: str, limit: int | None) -> Measures:
     vae = AutoencoderKL.from_pretrained(models / "pocket-sd" / "vae").eval()
-    held_out = np.stack([pair.image for pair in _beyond_the_pool(models, limit or 512)])
-    for name, pictures in (("pool", held_out), ("digits", load("digits", split, limit or 500).images)):
+    pictures = {"digits": load("digits", split, limit or 500).images}
+    for name, part in (("pool", "autoencoder"), ("second crawl", "unet-second")):
+        if part in json.loads((models / "pocket-sd" / "training.json").read_text()):
+            pairs = _beyond_the_pool(models / "pocket-sd", part, limit or 512)
+            pictures[name] = np.stack([pair.image for pair in pairs])
+    for name, held_out in pictures.items():
         about = f"autoencoder PSNR in dB, held-out pictures of {name}"
-        yield f"psnr {name}", {"value": psnr(vae, pictures), "n": len(pictures), "about": about}
+        yield f"psnr {name}", {"value": psnr(vae, held_out), "n": len(held_out), "about": about}
     generator = open_generator(models / "pocket-sd")
     for name in DIFFUSION_SETS:
         about = f"diffusion classifier, exhaustive, {TIMESTEPS} timesteps, {name}"
@@ -238,12 +243,11 @@ def accuracy(right: np.ndarray, about: str) -> dict:
     }  # fmt: skip
 
 
-def _beyond_the_pool(models: Path, n: int) -> list[Pair]:
-    """Return n of the items that would follow the training pool."""
-    facts = json.loads((models / "pocket-sd" / "training.json").read_text())["autoencoder"]["facts"]
-    size, seed = facts["pool"]["n"], facts["pool"]["seed"]
-    beyond = PoolConfig(n=size, seed=seed, near_duplicates=0.0)  # a near-copy would not be held out
-    return list(stream(beyond, size, size + n))
+def _beyond_the_pool(model: Path, part: str, n: int) -> list[Pair]:
+    """Return n of the items that would follow the pool that a part of a model was trained on."""
+    pool = config_of(json.loads((model / "training.json").read_text())[part]["facts"]["pool"])
+    beyond = replace(pool, near_duplicates=0.0)  # a near-copy would not be held out
+    return list(stream(beyond, pool.n, pool.n + n))
 
 
 def _named(model: str, measures: Iterable[tuple[str, dict]]) -> dict[str, dict]:

@@ -42,6 +42,7 @@ class CaptionMix:
 
     Args:
         omit_style, omit_colour, omit_background: how often that part is left unsaid.
+        omit_material: how often the material of a thing that is not plain is left unsaid.
         noise: how often one fact is replaced by a wrong one.
     """
 
@@ -49,6 +50,7 @@ class CaptionMix:
     omit_colour: float = 0.3
     omit_background: float = 0.5
     noise: float = 0.02
+    omit_material: float = 0.0
 
 
 def caption(scene: Scene, rng: np.random.Generator, mix: CaptionMix) -> str:
@@ -67,7 +69,7 @@ def caption(scene: Scene, rng: np.random.Generator, mix: CaptionMix) -> str:
     phrases = []
     for thing in scene.things:
         words = [_word(thing.noun, rng)]
-        if thing.material != "plain":
+        if thing.material != "plain" and not (mix.omit_material and rng.random() < mix.omit_material):
             words.insert(0, thing.material)
         if with_colour and thing.material != "wooden":
             words.insert(0, thing.colour)

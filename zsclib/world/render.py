@@ -139,13 +139,18 @@ def _printed(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     font = FONTS[int(rng.integers(len(FONTS)))]
     size, (c, s) = 0.62 + 0.3 * rng.random(), cos_sin(round(24.0 * (rng.random() - 0.5), 3))
     x, y = X - 0.24 * (rng.random() - 0.5), Y - 0.24 * (rng.random() - 0.5)
+    if scene.bend:
+        own = seeded(scene.seed, "bend")
+        most = scene.bend * own.random() * size
+        x, y = (axis + most * (px.noise(own, 3) - 0.5) for axis in (x, y))
     shear, narrow = 0.5 * (rng.random() - 0.5), 0.8 + 0.3 * rng.random()
     u, v = (x * c + y * s) / (size * narrow), (y * c - x * s) / size
     weight = 0.09 * (rng.random() - 0.45)  # bolder or thinner than the font
     d = _glyph_distance(font, scene.symbol, u - shear * v, v) * size - weight
     paper, ink = (px.jittered(COLOURS[name], rng) for name in (scene.paper, scene.ink))
     canvas = px.flat(paper) * (0.93 + 0.1 * px.noise(rng, 3)[..., None] * rng.random())
-    return px.over(canvas, ink, px.alpha(d, EDGE * (1 + rng.random())))
+    canvas = px.over(canvas, ink, px.alpha(d, EDGE * (1 + rng.random())))
+    return (canvas - 0.22) / 0.58 if scene.scanned else canvas  # black and white paper clip to 0 and 1
 
 
 @functools.cache

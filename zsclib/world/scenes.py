@@ -61,6 +61,8 @@ class Scene:
     paper: str = ""
     clutter: int = 0
     seed: int = 0
+    bend: float = 0.0  # how far the paper under a printed character may be crumpled, in its half heights
+    scanned: bool = False  # a printed character with its levels stretched to pure black and white
 
     def row(self) -> dict[str, str | int]:
         """Return the ground truth as one flat row of a table."""
@@ -84,6 +86,10 @@ class SceneMix:
         styles: weights in the order of `STYLES`.
         gadget_rate: how often a thing is one of the made-up gadgets; 0 keeps their names unknown to the pool.
         plain_material: how often a thing is plain; the rest is spread over the other materials.
+        bend: how far printed characters are bent at most, as on cloth or crumpled paper, in their half heights; the
+            share of it that a picture gets is uniform. These are the elastic distortions that Simard et al. (2003)
+            train readers of handwriting with.
+        scans: how often a printed character is scanned to pure black and white.
     """
 
     kinds: tuple[float, ...] = (0.54, 0.14, 0.18, 0.05, 0.09)
@@ -91,6 +97,8 @@ class SceneMix:
     styles: tuple[float, ...] = (0.5, 0.1, 0.1, 0.08, 0.12, 0.1)
     gadget_rate: float = 0.0
     plain_material: float = 0.6
+    bend: float = 0.0
+    scans: float = 0.0
 
 
 def pool_scene(rng: np.random.Generator, mix: SceneMix) -> Scene:
@@ -102,7 +110,9 @@ def pool_scene(rng: np.random.Generator, mix: SceneMix) -> Scene:
         return Scene(kind, symbol=_pick(rng, LANDS), background="", seed=seed)
     if kind in ("digit", "letter"):
         symbol = _pick(rng, tuple(DIGITS if kind == "digit" else LETTERS))
-        return printed(rng, symbol, seed)
+        scene = printed(rng, symbol, seed)
+        # a knob at 0 draws nothing, so that a pool without it keeps its pictures
+        return replace(scene, bend=mix.bend, scanned=bool(mix.scans and rng.random() < mix.scans))
     background = _pick(rng, BACKGROUNDS)
     if kind == "pair":
         nouns = [_noun(rng, mix), _noun(rng, mix)]

@@ -7,12 +7,13 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from zsclib.datasets import load
 from zsclib.models.pretrain import autoencoder, clip, dit, judge, unet
 from zsclib.models.pretrain.loop import Plan
-from zsclib.world.pool import Pool, PoolConfig, load_pool
+from zsclib.world.pool import FIRST_CRAWL, SECOND_CRAWL, Pool, PoolConfig, load_pool
 
 STAGES = (
     "autoencoder",
@@ -20,13 +21,20 @@ STAGES = (
     "freeze",
     "clip-image",
     "unet",
+    "clip-image-second",
+    "unet-second",
     "dit",
     "judge",
     "export",
     "evaluate",
     "scaling",
+    "restore",
     "all",
 )
+CRAWLS = {  # of each training on captioned pictures
+    "autoencoder": FIRST_CRAWL, "clip": FIRST_CRAWL, "freeze": FIRST_CRAWL, "clip-image": FIRST_CRAWL,
+    "unet": FIRST_CRAWL, "clip-image-second": SECOND_CRAWL, "unet-second": SECOND_CRAWL, "judge": SECOND_CRAWL,
+}  # fmt: skip
 HELD_OUT = 2048  # pairs at the end of the pool that no training sees
 
 
@@ -38,9 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--pool-cache", type=Path, default=Path("checkpoints/pool"), help="where the pool is kept"
     )
     parser.add_argument(
-        "--pool-size", type=int, default=None, help="pairs in the pool (default: the pool's own)"
+        "--pool-size", type=int, default=None, help="pairs in a pool (default: the pool's own)"
     )
-    parser.add_argument("--pool-seed", type=int, default=0)
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     parser.add_argument("--models", type=Path, default=Path("data/models"))
     parser.add_argument("--records", type=Path, default=Path("data/records"))
@@ -58,17 +65,22 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     stages = [options.stage]
     if options.stage == "all":  # the U-Net freezes what it needs, and must not be disturbed on a second call
-        stages = [stage for stage in STAGES if stage not in ("freeze", "all")]
+        stages = [stage for stage in STAGES if stage not in ("freeze", "restore", "all")]
     for stage in stages:
         if stage == "export":
             from zsclib.models.pretrain.export import export
 
             export(options.checkpoints, options.models)
+        elif stage == "restore":
+            from zsclib.models.pretrain.export import restore
+
+            restore(options.models, options.checkpoints)
         elif stage == "evaluate":
             from zsclib.models.pretrain.export import write_cards
             from zsclib.quality import evaluate
 
-            evaluate(options.models, limit=options.limit, pool=_pool(options).images)
+            pools = [_pool(crawl, options).images for crawl in (FIRST_CRAWL, SECOND_CRAWL)]
+            evaluate(options.models, limit=options.limit, pool=np.concatenate(pools))
             write_cards(options.models)
         elif stage == "scaling":
             from zsclib.quality import scaling
@@ -78,10 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
             _train(stage, options)
 
 
-def _pool(options: argparse.Namespace) -> Pool:
-    config = PoolConfig(seed=options.pool_seed)
-    config = config if options.pool_size is None else replace(config, n=options.pool_size)
-    return load_pool(config, options.pool_cache)
+def _pool(crawl: PoolConfig, options: argparse.Namespace) -> Pool:
+    return load_pool(replace(crawl, n=options.pool_size or crawl.n), options.pool_cache)
 
 
 def _train(stage: str, options: argparse.Namespace) -> None:
@@ -89,12 +99,20 @@ def _train(stage: str, options: argparse.Namespace) -> None:
     if stage == "dit":
         _train_dit(options, device)
         return
-    pool = _pool(options)
+    pool = _pool(CRAWLS[stage], options)
     config = pool.config
     if stage == "freeze":
         unet.freeze(pool.images, options.checkpoints, device)
         return
-    plans = (autoencoder.PLAN, clip.PLAN, clip.IMAGE_PLAN, unet.PLAN, judge.PLAN)
+    plans = (
+        autoencoder.PLAN,
+        clip.PLAN,
+        clip.IMAGE_PLAN,
+        clip.SECOND_PLAN,
+        unet.PLAN,
+        unet.SECOND_PLAN,
+        judge.PLAN,
+    )
     plan = {plan.name: plan for plan in plans}[stage]
     common = {
         "folder": options.checkpoints,
@@ -107,14 +125,16 @@ def _train(stage: str, options: argparse.Namespace) -> None:
         autoencoder.train_autoencoder(pool.images[:-HELD_OUT], pool.images[-HELD_OUT:], **common)
     elif stage == "clip":
         clip.train_clip(pool.images, pool.captions, held_out=HELD_OUT, **common)
-    elif stage == "clip-image":
+    elif stage in ("clip-image", "clip-image-second"):
         if not (options.checkpoints / "frozen").exists():
             unet.freeze(pool.images, options.checkpoints, device)
-        clip.train_image_tower(pool.images, pool.captions, held_out=HELD_OUT, **common)
+        begin = "clip-image" if stage == "clip-image-second" else None
+        clip.train_image_tower(pool.images, pool.captions, held_out=HELD_OUT, begin=begin, **common)
     elif stage == "judge":
         judge.train_judge(pool.images, pool.scenes, held_out=HELD_OUT, **common)
     else:
-        unet.train_unet(pool.images, pool.captions, held_out=HELD_OUT, **common)
+        begin = "unet" if stage == "unet-second" else None
+        unet.train_unet(pool.images, pool.captions, held_out=HELD_OUT, begin=begin, **common)
 
 
 def _train_dit(options: argparse.Namespace, device: str) -> None:

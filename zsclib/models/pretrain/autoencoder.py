@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from zsclib.models.pretrain.checkpoint import digest
 from zsclib.models.pretrain.loop import Plan, batch_indices, train
 from zsclib.seeds import rng, torch_generator
 
@@ -104,7 +106,7 @@ def centre(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.nda
 
     The mean is folded into the two 1×1 convolutions around the latents; reconstructions stay what they were.
 
-    Returns: the scaled latents, float16 (n, 4, 8, 8), as a diffusion model is trained on them.
+    Returns: the scaled latents, float16 (n, 4, 8, 8).
     """
     device = next(model.parameters()).device
     latents = []
@@ -119,3 +121,42 @@ def centre(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.nda
         model.post_quant_conv.bias += model.post_quant_conv.weight[:, :, 0, 0] @ mean.to(device)
     model.register_to_config(scaling_factor=1 / std)
     return ((z - mean[:, None, None]) / std).half().numpy()
+
+
+def kept_latents(images: np.ndarray, folder: Path, device: str = "cpu") -> tuple[np.ndarray, dict]:
+    """Encode pictures once, by the autoencoder that was frozen in a checkpoint folder.
+
+    Args:
+        images: uint8 (n, 32, 32, 3).
+        folder: holds `frozen/vae` (see `unet.freeze`); the latents are kept there, and read on a second call.
+
+    Returns: the scaled latents, float16 (n, 4, 8, 8), and the facts that identify them.
+    Raises: FileNotFoundError when no autoencoder was frozen yet.
+    """
+    frozen = Path(folder) / "frozen" / "vae"
+    if not frozen.exists():
+        raise FileNotFoundError(
+            f"latents: no {frozen}; train autoencoder and clip, then run the stage `freeze`"
+        )
+    facts = {
+        "vae": digest(frozen / "diffusion_pytorch_model.safetensors"),
+        "pictures": hashlib.sha256(np.ascontiguousarray(images)).hexdigest(),
+    }
+    path = Path(folder) / f"latents-{facts['vae'][:8]}-{facts['pictures'][:8]}.npy"
+    if not path.exists():
+        vae, draft = AutoencoderKL.from_pretrained(frozen).to(device).eval(), path.with_suffix(".tmp")
+        with draft.open("wb") as file:
+            np.save(file, encoded(vae, images))
+        draft.rename(path)
+    return np.load(path), facts
+
+
+@torch.no_grad()
+def encoded(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Return the scaled latents of pictures uint8 (n, 32, 32, 3), float16 (n, 4, 8, 8)."""
+    device = next(vae.parameters()).device
+    parts = [
+        vae.encode(to_tensor(images[start : start + batch]).to(device)).latent_dist.mode().cpu()
+        for start in range(0, len(images), batch)
+    ]
+    return (torch.cat(parts) * vae.config.scaling_factor).half().numpy()

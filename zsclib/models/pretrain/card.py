@@ -55,7 +55,9 @@ VALIDATION = {
     "autoencoder": "psnr",
     "clip": "top1_of_256",
     "clip-image": "top1_of_256",
+    "clip-image-second": "top1_of_256",
     "unet": "held_out",
+    "unet-second": "held_out",
     "dit": "top1",
 }
 

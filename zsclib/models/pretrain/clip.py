@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from zsclib.models.pretrain.autoencoder import shifted, to_tensor
-from zsclib.models.pretrain.loop import Plan, batch_indices, train
+from zsclib.models.pretrain.loop import Plan, batch_indices, begin_from, train
 from zsclib.models.pretrain.tokenizer import LENGTH, token_ids, train_tokenizer
 from zsclib.seeds import rng
 
@@ -27,6 +27,7 @@ PLAN = Plan(
     validate_every=200,
 )
 IMAGE_PLAN = replace(PLAN, name="clip-image", samples=460_000)
+SECOND_PLAN = replace(IMAGE_PLAN, name="clip-image-second", samples=760_000)
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
 
@@ -133,16 +134,19 @@ def train_image_tower(
     plan: Plan = IMAGE_PLAN,
     facts: dict | None = None,
     device: str = "cpu",
+    begin: str | None = None,
 ) -> list[dict]:
     """Train CLIP's image tower on under its locked text tower (Zhai et al. 2022, LiT); return the history.
 
     A U-Net reads the text tower that was frozen for it, so that tower may not move any more; the image tower,
-    the two projections and the temperature may, and profit from more pictures.
+    the two projections and the temperature may, and profit from more pictures. `begin` names an earlier training
+    of `folder` that this one starts from; without it, it starts from the CLIP that was frozen.
     """
     frozen = Path(folder) / "frozen"
     tokenizer = CLIPTokenizer.from_pretrained(frozen / "tokenizer")
     model = CLIPModel.from_pretrained(frozen / "clip").to(device)
     model.text_model.requires_grad_(False)
+    facts = (facts or {}) | begin_from(begin, model, folder)
     unique, row = np.unique(np.array(captions), return_inverse=True)
     with torch.no_grad():  # what the locked tower says, once per caption
         ids = token_ids(tokenizer, unique.tolist())
@@ -167,7 +171,7 @@ def train_image_tower(
         best = logits_of(mean_model, images[n:][:256], own).argmax(1).cpu().numpy()
         return {"top1_of_256": float((own[best] == own).mean())}
 
-    facts = (facts or {}) | json.loads((frozen / "facts.json").read_text())
+    facts |= json.loads((frozen / "facts.json").read_text())
     return train(plan, model, loss, folder, facts, validate)
 
 

@@ -7,17 +7,15 @@ model of Li et al. (2023, section 5.3, table 4) had seen only ImageNet.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from zsclib.images import ImageSet
-from zsclib.models.pretrain.autoencoder import to_tensor
-from zsclib.models.pretrain.checkpoint import digest
+from zsclib.models.pretrain.autoencoder import kept_latents
 from zsclib.models.pretrain.loop import Plan, batch_indices, train
 from zsclib.models.pretrain.unet import min_snr_weight, new_scheduler, spread_timesteps
 from zsclib.seeds import rng, torch_generator
@@ -117,32 +115,9 @@ def mirrored_latents(images: np.ndarray, folder: Path, device: str = "cpu") -> t
     Returns: the scaled latents, float16 (n, 2, 4, 8, 8), and the facts that identify them.
     Raises: FileNotFoundError when no autoencoder was frozen yet.
     """
-    frozen = Path(folder) / "frozen" / "vae"
-    if not frozen.exists():
-        raise FileNotFoundError(f"dit: no {frozen}; train autoencoder and clip, then run the stage `freeze`")
-    facts = {
-        "vae": digest(frozen / "diffusion_pytorch_model.safetensors"),
-        "pictures": hashlib.sha256(np.ascontiguousarray(images)).hexdigest(),
-    }
-    path = Path(folder) / f"mirrored-{facts['vae'][:8]}-{facts['pictures'][:8]}.npy"
-    if not path.exists():
-        vae, draft = AutoencoderKL.from_pretrained(frozen).to(device).eval(), path.with_suffix(".tmp")
-        both = [encoded(vae, side) for side in (images, images[:, :, ::-1])]
-        with draft.open("wb") as file:
-            np.save(file, np.stack(both, axis=1))
-        draft.rename(path)
-    return np.load(path), facts
-
-
-@torch.no_grad()
-def encoded(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Return the scaled latents of pictures uint8 (n, 32, 32, 3), float16 (n, 4, 8, 8)."""
-    device = next(vae.parameters()).device
-    parts = [
-        vae.encode(to_tensor(images[start : start + batch]).to(device)).latent_dist.mode().cpu()
-        for start in range(0, len(images), batch)
-    ]
-    return (torch.cat(parts) * vae.config.scaling_factor).half().numpy()
+    latents, facts = kept_latents(images, folder, device)
+    mirrored, _ = kept_latents(np.ascontiguousarray(images[:, :, ::-1]), folder, device)
+    return np.stack([latents, mirrored], axis=1), facts
 
 
 @torch.no_grad()

@@ -7,17 +7,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DiTPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiTPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from zsclib.models.judge import new_judge
 from zsclib.models.pretrain.card import thinned, write_cards
-from zsclib.models.pretrain.checkpoint import checkpoints, digest, read_meta
+from zsclib.models.pretrain.checkpoint import checkpoints, digest, read_meta, write_checkpoint
 from zsclib.models.pretrain.clip import new_processor
 from zsclib.models.pretrain.dit import SIZE, new_dit
-from zsclib.models.pretrain.loop import load_averaged
-from zsclib.models.pretrain.unet import CHANNELS, new_scheduler, new_unet
+from zsclib.models.pretrain.loop import load_averaged, load_phases
+from zsclib.models.pretrain.unet import CHANNELS, new_scheduler, new_unet, write_facts
 from zsclib.world.targets import CLASSES
+
+IMAGE_PHASES = ("clip-image", "clip-image-second")
+UNET_PHASES = ("unet", "unet-second")
 
 
 def export(
@@ -46,9 +49,11 @@ def export(
             print(f"export: {name} was frozen at step {meta['step']}; {newest[-1].name} is not exported")
     tokenizer = CLIPTokenizer.from_pretrained(frozen / "tokenizer")
 
-    clip, trained = CLIPModel.from_pretrained(frozen / "clip"), {"clip": metas["clip"]}
-    if checkpoints(folder, "clip-image"):
-        trained["clip-image"] = load_averaged(clip, folder, "clip-image")
+    def known(*names: str) -> dict[str, dict]:
+        return {name: metas[name] for name in names if name in metas}
+
+    clip = CLIPModel.from_pretrained(frozen / "clip")
+    trained = known("clip", *IMAGE_PHASES) | load_phases(clip, folder, *IMAGE_PHASES)
 
     def save_clip(draft: Path) -> None:
         clip.save_pretrained(draft)
@@ -58,11 +63,11 @@ def export(
 
     write_model(models / "pocket-clip", trained, save_clip)
 
-    if checkpoints(folder, "unet"):
+    if any(checkpoints(folder, phase) for phase in UNET_PHASES):
         vae = AutoencoderKL.from_pretrained(frozen / "vae")
         text = CLIPTextModel.from_pretrained(frozen / "text_encoder")
         unet = new_unet(channels, text.config.hidden_size)
-        metas["unet"] = load_averaged(unet, folder, "unet")
+        trained = known("autoencoder", *UNET_PHASES) | load_phases(unet, folder, *UNET_PHASES)
         pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=text,
@@ -78,7 +83,6 @@ def export(
             pipeline.save_pretrained(draft)
             _copy_words(frozen / "tokenizer", draft / "tokenizer")
 
-        trained = {name: metas[name] for name in ("autoencoder", "unet")}
         write_model(models / "pocket-sd", trained, save_pipeline)
 
     if checkpoints(folder, "dit"):
@@ -128,6 +132,37 @@ def write_model(target: Path, trained: dict[str, dict], save: Callable[[Path], o
     (draft / "training.json").write_text(json.dumps(training, indent=1) + "\n")
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
+
+
+def restore(models: Path, folder: Path) -> None:
+    """Take exported folders for checkpoints, so that a training that begins from their weights can be run on them.
+
+    The opposite of `export`, for what later trainings build on: what was frozen, the image tower and the U-Net. The
+    optimiser's state was not exported: a training that has ended cannot be prolonged, only followed by another.
+
+    Raises: FileExistsError when something was frozen in `folder` already.
+    """
+    frozen = Path(folder) / "frozen"
+    if frozen.exists():
+        raise FileExistsError(f"restore: {frozen} exists; give a folder without checkpoints")
+    sd, clip = Path(models) / "pocket-sd", CLIPModel.from_pretrained(Path(models) / "pocket-clip")
+    unet = UNet2DConditionModel.from_pretrained(sd / "unet")
+    metas = {}
+    for model, name, phases in ((clip, "pocket-clip", IMAGE_PHASES), (unet, "pocket-sd", UNET_PHASES)):
+        training = json.loads((Path(models) / name / "training.json").read_text())
+        metas |= training
+        part = [phase for phase in phases if phase in training][-1]
+        tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+        tensors |= {f"ema.{k}": v.clone() for k, v in model.named_parameters()}
+        write_checkpoint(
+            Path(folder) / f"{part}-{training[part]['step']:07d}.safetensors", tensors, training[part]
+        )
+    draft = frozen.with_suffix(".tmp")
+    for part in ("vae", "text_encoder", "tokenizer"):
+        shutil.copytree(sd / part, draft / part)
+    clip.save_pretrained(draft / "clip")
+    write_facts(draft, metas)
+    draft.rename(frozen)
 
 
 def _copy_words(tokenizer: Path, target: Path) -> None:

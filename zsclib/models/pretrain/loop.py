@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zsclib.models.pretrain.checkpoint import (
     checkpoints,
+    digest,
     digest_path,
     read_meta,
     read_tensors,
@@ -237,6 +238,23 @@ def load_averaged(model: nn.Module, folder: Path, name: str) -> dict:
     model.load_state_dict(read_tensors(paths[-1], "model"))
     _copy(model, read_tensors(paths[-1], "ema"))
     return meta
+
+
+def load_phases(model: nn.Module, folder: Path, *names: str) -> dict[str, dict]:
+    """Load the averaged weights of the last of successive trainings that was run; return the meta of each."""
+    return {name: load_averaged(model, folder, name) for name in names if checkpoints(folder, name)}
+
+
+def begin_from(name: str | None, model: nn.Module, folder: Path) -> dict:
+    """Load the averaged weights an earlier training ended with; return the facts that identify them.
+
+    Nothing happens without a name. A first training and the one that goes on from it are two runs with a plan each, as
+    the phases of Stable Diffusion 1.1 to 1.5 are.
+    """
+    if name is None:
+        return {}
+    meta = load_averaged(model, folder, name)
+    return {"begin": {"part": name, "step": meta["step"], "sha256": digest(checkpoints(folder, name)[-1])}}
 
 
 def _resume(

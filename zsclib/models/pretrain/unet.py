@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,18 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from zsclib.models.pretrain.autoencoder import centre, new_autoencoder
+from zsclib.models.pretrain.autoencoder import centre, kept_latents, new_autoencoder
 from zsclib.models.pretrain.checkpoint import checkpoints, digest
 from zsclib.models.pretrain.clip import new_clip
-from zsclib.models.pretrain.loop import Plan, batch_indices, load_averaged, train
+from zsclib.models.pretrain.loop import Plan, batch_indices, begin_from, load_averaged, train
 from zsclib.models.pretrain.tokenizer import token_ids
 from zsclib.seeds import rng, torch_generator
 
 PLAN = Plan("unet", samples=1_400_000, batch=128, rate=1e-3, milestones=True)
+SECOND_PLAN = replace(PLAN, name="unet-second", samples=700_000)
 CHANNELS = (64, 128)
 GAMMA = 5.0  # min-SNR
+FROZEN = ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
 EMPTY = 0.1  # share of captions replaced by the empty prompt, for guidance (Ho & Salimans 2022)
 
 
@@ -76,18 +79,22 @@ def train_unet(
     facts: dict | None = None,
     device: str = "cpu",
     channels: tuple[int, ...] = CHANNELS,
+    begin: str | None = None,
 ) -> list[dict]:
     """Train on the latents and captions of a pool, all but the last `held_out`; return the history.
 
-    The autoencoder and CLIP of `folder` are frozen on the first call (see `freeze`).
+    The autoencoder and CLIP of `folder` are frozen on the first call (see `freeze`). `begin` names an earlier
+    training of `folder` whose averaged weights this one starts from; without it, it starts from random ones.
     """
-    latents, text, tokenizer, frozen = frozen_parts(images, folder, device)
+    text, tokenizer, frozen = frozen_parts(images, folder, device)
+    latents, pictures = kept_latents(images, folder, device)
     conditions, row = encode_captions(text, tokenizer, ["", *captions], folder)
     empty, row = row[0], row[1:]
     ᾱ = new_scheduler().alphas_cumprod.to(device)
     n = len(latents) - held_out
     torch.manual_seed(plan.seed)  # initial weights only
     model = new_unet(channels, text.config.hidden_size).to(device, memory_format=torch.channels_last)
+    facts = (facts or {}) | frozen | pictures | begin_from(begin, model, folder)
 
     def weighted_error(
         model: UNet2DConditionModel, z: np.ndarray, own: np.ndarray, *keys: int | str
@@ -113,7 +120,7 @@ def train_unet(
             "held_out": weighted_error(mean_model, latents[n : n + m], row[n : n + m], "validation").item()
         }
 
-    return train(plan, model, loss, folder, (facts or {}) | frozen, validate)
+    return train(plan, model, loss, folder, facts, validate)
 
 
 def encode_captions(
@@ -145,31 +152,34 @@ def encode_captions(
 def freeze(images: np.ndarray, folder: Path, device: str = "cpu") -> None:
     """Fix the autoencoder and CLIP that a U-Net is trained on, from their newest checkpoints.
 
-    Writes into `frozen/`: vae (latents centred, scaling factor set), clip, text_encoder, tokenizer,
-    latents.npy and facts.json, by which a later training knows that they are still the same.
+    Writes into `frozen/`: vae (latents centred, scaling factor set), clip, text_encoder, tokenizer, and
+    facts.json, by which a later training knows that they are still the same.
 
     Raises: ValueError when a U-Net was already trained on what is frozen.
     """
-    if checkpoints(folder, "unet"):
+    if checkpoints(folder, "unet") or checkpoints(folder, "unet-second"):
         raise ValueError(
             f"{folder} holds a U-Net trained on other frozen parts: delete its checkpoints first"
         )
     draft = Path(folder) / "frozen.tmp"
     shutil.rmtree(draft, ignore_errors=True)
     vae, clip, tokenizer, metas = newest_parts(folder)
-    latents = centre(vae.to(device).eval(), images)
+    centre(vae.to(device).eval(), images)
     vae.cpu().save_pretrained(draft / "vae")
     clip.save_pretrained(draft / "clip")
     text_tower(clip).save_pretrained(draft / "text_encoder")
     shutil.copytree(Path(folder) / "tokenizer", draft / "tokenizer", ignore=shutil.ignore_patterns("done"))
-    np.save(draft / "latents.npy", latents)
-    files = ["vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "latents.npy"]
-    facts = {"sha256": {name: digest(draft / name) for name in files}}
-    facts |= {name: meta["step"] for name, meta in metas.items()}
-    (draft / "facts.json").write_text(json.dumps(facts, indent=1))
-    (draft / "meta.json").write_text(json.dumps(metas))
+    write_facts(draft, metas)
     shutil.rmtree(Path(folder) / "frozen", ignore_errors=True)
     draft.rename(Path(folder) / "frozen")
+
+
+def write_facts(frozen: Path, metas: dict[str, dict]) -> None:
+    """Write down what was frozen, and the metas of the trainings it came from, autoencoder and CLIP among them."""
+    facts = {"sha256": {name: digest(frozen / name) for name in FROZEN}}
+    facts |= {name: metas[name]["step"] for name in ("autoencoder", "clip")}
+    (frozen / "facts.json").write_text(json.dumps(facts, indent=1))
+    (frozen / "meta.json").write_text(json.dumps(metas))
 
 
 def newest_parts(folder: Path) -> tuple[AutoencoderKL, CLIPModel, CLIPTokenizer, dict[str, dict]]:
@@ -192,8 +202,8 @@ def text_tower(clip: CLIPModel) -> CLIPTextModel:
 
 def frozen_parts(
     images: np.ndarray, folder: Path, device: str = "cpu"
-) -> tuple[np.ndarray, CLIPTextModel, CLIPTokenizer, dict]:
-    """Return latents float16 (n, 4, 8, 8), the text tower, the tokenizer and the facts that identify them."""
+) -> tuple[CLIPTextModel, CLIPTokenizer, dict]:
+    """Return the text tower, the tokenizer and the facts that identify what is frozen, freezing it first if need be."""
     frozen = Path(folder) / "frozen"
     if not frozen.exists():
         freeze(images, folder, device)
@@ -201,8 +211,5 @@ def frozen_parts(
     for name, expected in facts["sha256"].items():
         if digest(frozen / name) != expected:
             raise ValueError(f"{frozen / name} is not what was frozen; delete {frozen} and retrain the U-Net")
-    latents = np.load(frozen / "latents.npy")
-    if len(latents) != len(images):
-        raise ValueError(f"{frozen} holds latents of {len(latents)} pictures, but the pool has {len(images)}")
     text = CLIPTextModel.from_pretrained(frozen / "text_encoder").to(device).eval()
-    return latents, text, CLIPTokenizer.from_pretrained(frozen / "tokenizer"), facts
+    return text, CLIPTokenizer.from_pretrained(frozen / "tokenizer"), facts
