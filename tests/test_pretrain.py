@@ -433,3 +433,52 @@ def test_evaluation_measures_what_was_exported(exported, monkeypatch):
     assert set(quality["pocket-sd"]) == psnrs | {"objects", "objects without lowest"}
     for found in (quality["pocket-clip"]["objects"], quality["pocket-sd"]["objects"]):
         assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1 and found["n"] == 10
+
+
+def test_one_command_trains_exports_and_measures_all_models(tmp_path, monkeypatch):
+    """What `make models` does, cut short: two steps each, the networks and stages as they are."""
+    from zsclib import quality
+    from zsclib.models.pretrain import __main__ as command
+    from zsclib.models.pretrain import dit
+
+    monkeypatch.setattr(command, "HELD_OUT", 32)
+    monkeypatch.setattr(dit, "PICTURES", 64)
+    monkeypatch.setattr(dit, "HELD_OUT", 16)
+    for name, value in {
+        "TIMESTEPS": 2,
+        "LOWEST": 300,
+        "STEPS": 1,
+        "CLIP_SETS": ("objects",),
+        "KINDS": ("objects",),
+    }.items():
+        monkeypatch.setattr(quality, name, value)
+    monkeypatch.setattr(
+        quality, "in_the_pool", lambda pool, n=400: {"value": 0, "n": len(pool), "about": "overlap"}
+    )
+    places = {"checkpoints": tmp_path / "kept", "pool-cache": tmp_path / "pool"}
+    places |= {"models": tmp_path / "models", "records": tmp_path / "records"}
+    given = [part for name, path in places.items() for part in (f"--{name}", str(path))]
+    command.main(["all", *given, "--pool-size", "288", "--samples", "512", "--limit", "4"])
+
+    models = places["models"]
+    parts = {
+        "pocket-clip": ["clip", "clip-image", "clip-image-second"],
+        "pocket-sd": ["autoencoder", "unet", "unet-second"],
+        "pocket-dit": ["autoencoder", "dit"],
+        "pocket-judge": ["judge"],
+    }
+    for name, trained in parts.items():
+        training = json.loads((models / name / "training.json").read_text())
+        assert list(training) == trained
+        for part, meta in training.items():
+            seed = {"judge": 1}.get(part, int(part.endswith("-second")))
+            assert "pool" not in meta["facts"] or meta["facts"]["pool"]["seed"] == seed, part
+            assert meta["step"] == meta["plan"]["samples"] // meta["plan"]["batch"], part
+        assert all(f"| {part} |" in (models / name / "README.md").read_text() for part in trained)
+    measured = json.loads((models / "quality.json").read_text())
+    assert set(measured) == {*parts, "pool"} and measured["pool"]["overlap"]["n"] == 2 * 288
+    rows = json.loads((places["records"] / "scaling.json").read_text())
+    assert [(row["training"], row["samples"]) for row in rows] == [("unet", 512), ("unet-second", 1024)]
+    before = {path: path.read_bytes() for path in models.rglob("*.safetensors")}
+    command.main(["all", *given, "--pool-size", "288", "--samples", "512", "--limit", "4"])  # as after a kill
+    assert {path: path.read_bytes() for path in models.rglob("*.safetensors")} == before

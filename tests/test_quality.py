@@ -69,18 +69,23 @@ def test_checkpoints_are_measured_once_each_and_in_order(few, tmp_path, monkeypa
         {"samples": 640, "held_out": 0.2},
     ]
     ema = {f"ema.{k}": v for k, v in unet(0.0).items()}
-    meta = {"step": 5, "plan": {"batch": 128}, "history": history}
+    meta = {"step": 5, "plan": {"batch": 128}, "facts": {}, "history": history}
     write_checkpoint(tmp_path / "unet-0000005.safetensors", ema, meta)
+    meta |= {"step": 1, "facts": {"begin": {"step": 5}}, "history": [{"samples": 128, "held_out": 0.1}]}
+    write_checkpoint(tmp_path / "unet-second-0000001.safetensors", ema, meta)
     path = tmp_path / "records" / "scaling.json"
     rows = quality.scaling(tmp_path, MODELS, path, n=3)
-    assert [row["samples"] for row in rows] == [128, 256, 640]
-    assert [row["held_out"] for row in rows] == [0.5, 0.3, 0.2]
+    assert [row["samples"] for row in rows] == [128, 256, 640, 768], (
+        "the second training goes on from the first"
+    )
+    assert [row["training"] for row in rows] == ["unet"] * 3 + ["unet-second"]
+    assert [row["held_out"] for row in rows] == [0.5, 0.3, 0.2, 0.1]
     assert all(len(row["judged objects"]) == row["n"] == 3 for row in rows)
     assert json.loads(path.read_text()) == rows
     asked.clear()
     assert quality.scaling(tmp_path, MODELS, path, n=3) == rows and not asked
     write_checkpoint(tmp_path / "unet-ema-000000256.safetensors", unet(0.1), {"samples": 256})
-    assert len(quality.scaling(tmp_path, MODELS, path, n=3)) == 3 and len(asked) == 2
+    assert len(quality.scaling(tmp_path, MODELS, path, n=3)) == 4 and len(asked) == 2
 
 
 def test_averages_are_put_into_a_model_and_altered_files_refused(tmp_path):

@@ -22,6 +22,7 @@ from zsclib.models.generator import Generator, open_generator
 from zsclib.models.judge import open_judge, read
 from zsclib.models.pretrain.autoencoder import psnr
 from zsclib.models.pretrain.checkpoint import checkpoints, digest, digest_path, read_meta
+from zsclib.models.pretrain.export import UNET_PHASES
 from zsclib.models.pretrain.judge import UNASKED, answers_of
 from zsclib.papers.diffusion_classifier import classify, exhaustive
 from zsclib.papers.diffusion_classifier.error_matrix import prediction
@@ -117,7 +118,8 @@ def _generator_quality(models: Path, split: str, limit: int | None) -> Measures:
     if (models / "pocket-judge").exists():
         judge = open_judge(models / "pocket-judge")
         for kind in KINDS:
-            asked = requests(kind, limit or 400)
+            # few pictures show two things that can be read, so many are asked for
+            asked = requests(kind, limit or (1600 if kind in ABOUT_RELATIONS else 400))
             if kind not in ABOUT_RELATIONS[1:]:  # which ask about the pictures of the first
                 images = sample(generator, asked.prompt.tolist(), asked.seed.tolist(), GUIDANCE, STEPS)
             about = f"pictures generated at guidance {GUIDANCE:g} in which a judge reads what was asked for: {kind}"
@@ -161,8 +163,9 @@ def recognised(
 def scaling(checkpoints_folder: Path, models: Path, path: Path, n: int = 200) -> list[dict]:
     """Measure how the U-Net's two abilities grew with the pairs it saw: as a classifier, and as an artist.
 
-    Looks at the averaged weights kept whenever the pairs had doubled and at the newest checkpoint, on validation
-    splits and requests that no other measurement uses. What was measured before is kept, so that a killed run goes on.
+    Looks at the averaged weights kept whenever a training's pairs had doubled and at its newest checkpoint, on
+    validation splits and requests that no other measurement uses. What was measured before is kept, so that a killed
+    run goes on and the weights of long ago need not be.
 
     Args:
         checkpoints_folder: of the training.
@@ -170,25 +173,20 @@ def scaling(checkpoints_folder: Path, models: Path, path: Path, n: int = 200) ->
         path: a JSON file to write after each checkpoint.
         n: pictures per measure.
 
-    Returns: a row per checkpoint, by pairs seen: samples, held_out (validation loss, averaged weights), and per measure
-        a list of n zeros and ones, pictures in the same order for every checkpoint.
+    Returns: a row per checkpoint, by pairs seen: samples, the training it is of, held_out (validation loss, averaged
+        weights), the judge that read the pictures, and per measure a list of n zeros and ones, pictures in the same
+        order for every checkpoint.
     """
-    newest = checkpoints(checkpoints_folder, "unet")[-1]
-    meta = read_meta(newest)
-    losses = {row["samples"]: row["held_out"] for row in meta["history"] if "held_out" in row}
-    kept = {
-        int(p.stem.split("-")[-1]): p for p in sorted(Path(checkpoints_folder).glob("unet-ema-*.safetensors"))
-    }
-    kept[meta["step"] * meta["plan"]["batch"]] = newest
     generator, judge = open_generator(models / "pocket-sd"), open_judge(models / "pocket-judge")
+    reader = digest(models / "pocket-judge" / "model.safetensors")
     rows = json.loads(path.read_text()) if path.exists() else []
-    for samples, weights in sorted(kept.items()):
+    for samples, training, held_out, weights in _kept(Path(checkpoints_folder)):
         sha256 = digest(weights)
-        if any(row["sha256"] == sha256 and row["n"] == n for row in rows):
+        if any((row["sha256"], row["n"], row["judge"]) == (sha256, n, reader) for row in rows):
             continue
         load_averages(generator.unet, weights)
-        nearest = min(losses, key=lambda seen: abs(seen - samples))
-        row = {"samples": samples, "held_out": losses[nearest], "n": n, "sha256": sha256}
+        row = {"samples": samples, "training": training, "held_out": held_out}
+        row |= {"n": n, "sha256": sha256, "judge": reader}
         for name in ("objects", "digits"):
             right, _ = recognised(generator, name, "validation", n, 16)
             row[f"recognised {name}"] = right.astype(int).tolist()
@@ -205,6 +203,20 @@ def scaling(checkpoints_folder: Path, models: Path, path: Path, n: int = 200) ->
             + ", ".join(f"{k} {np.mean(v):.3f}" for k, v in row.items() if isinstance(v, list))
         )
     return rows
+
+
+def _kept(folder: Path) -> Iterator[tuple[int, str, float, Path]]:
+    """Yield pairs seen in all, training, validation loss and path of the weights that U-Net trainings have kept."""
+    for training in UNET_PHASES:
+        for newest in checkpoints(folder, training)[-1:]:
+            meta = read_meta(newest)
+            batch = meta["plan"]["batch"]
+            before = meta["facts"].get("begin", {"step": 0})["step"] * batch
+            losses = {row["samples"]: row["held_out"] for row in meta["history"] if "held_out" in row}
+            kept = {int(p.stem.split("-")[-1]): p for p in folder.glob(f"{training}-ema-*.safetensors")}
+            for seen, path in sorted((kept | {meta["step"] * batch: newest}).items()):
+                nearest = min(losses, key=lambda at, seen=seen: abs(at - seen))
+                yield before + seen, training, losses[nearest], path
 
 
 def load_averages(model: nn.Module, path: Path) -> None:

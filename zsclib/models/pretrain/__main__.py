@@ -58,7 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training, not of the pool")
     parser.add_argument(
-        "--limit", type=int, help="evaluate: images per set (default: as many as the page shows)"
+        "--limit",
+        type=int,
+        help="evaluate, scaling: pictures per measure (default: as many as the page shows)",
     )
     options = parser.parse_args(arguments)
     if options.threads:
@@ -85,7 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
         elif stage == "scaling":
             from zsclib.quality import scaling
 
-            scaling(options.checkpoints, options.models, options.records / "scaling.json")
+            path = options.records / "scaling.json"
+            scaling(options.checkpoints, options.models, path, options.limit or 200)
         else:
             _train(stage, options)
 
