@@ -27,7 +27,7 @@ PLAN = Plan(
     validate_every=200,
 )
 IMAGE_PLAN = replace(PLAN, name="clip-image", samples=460_000)
-SECOND_PLAN = replace(IMAGE_PLAN, name="clip-image-second", samples=760_000)
+SECOND_PLAN = replace(IMAGE_PLAN, name="clip-image-second", samples=700_000)
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
 

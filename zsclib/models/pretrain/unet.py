@@ -22,7 +22,7 @@ from zsclib.models.pretrain.tokenizer import token_ids
 from zsclib.seeds import rng, torch_generator
 
 PLAN = Plan("unet", samples=1_400_000, batch=128, rate=1e-3, milestones=True)
-SECOND_PLAN = replace(PLAN, name="unet-second", samples=750_000)
+SECOND_PLAN = replace(PLAN, name="unet-second", samples=600_000)
 CHANNELS = (64, 128)
 GAMMA = 5.0  # min-SNR
 FROZEN = ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
