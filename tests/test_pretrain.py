@@ -430,7 +430,7 @@ def test_evaluation_measures_what_was_exported(exported, monkeypatch):
     quality = module.evaluate(exported, limit=10)
     assert json.loads((exported / "quality.json").read_text()) == quality
     psnrs = {"psnr pool", "psnr second crawl", "psnr digits"}
-    assert set(quality["pocket-sd"]) == psnrs | {"objects", "objects without lowest"}
+    assert set(quality["pocket-sd"]) == psnrs | {"objects", "objects without lowest", "order told"}
     for found in (quality["pocket-clip"]["objects"], quality["pocket-sd"]["objects"]):
         assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1 and found["n"] == 10
 

@@ -126,6 +126,7 @@ def _generator_quality(models: Path, split: str, limit: int | None) -> Measures:
             yield f"judged {kind}", accuracy(answered(judge, images, asked), about)
             if kind in ABOUT_RELATIONS[:2]:
                 yield f"order {kind}", _order_kept(judge, images, asked, kind)
+        yield "order told", _order_told(generator, limit or 2000)
 
 
 def _order_kept(judge: nn.Module, images: np.ndarray, asked: pd.DataFrame, kind: str) -> dict:
@@ -134,6 +135,20 @@ def _order_kept(judge: nn.Module, images: np.ndarray, asked: pd.DataFrame, kind:
         f"pictures in the order asked for, of those read in this or the other order ({kind}); chance is 0.5"
     )
     return accuracy(kept[kept | exchanged], about)
+
+
+def _order_told(generator: Generator, n: int) -> dict:
+    """Measure whether the text tower could tell the generator the order of two things, by a linear probe.
+
+    As many prompts again set the probe: least squares on the last text state (Alain & Bengio 2016).
+    """
+    prompts = requests("relation", 2 * n, seed=2).prompt
+    first = prompts.str.contains("left of|above").to_numpy()
+    states = generator.encode_prompts(prompts.tolist()).embeddings[:, -1].float().cpu().numpy()
+    states = np.column_stack([states, np.ones(2 * n)])
+    weights, *_ = np.linalg.lstsq(states[n:], np.where(first[n:], 1.0, -1.0), rcond=None)
+    about = "prompts whose last text state tells a linear probe which thing stands left or above; chance is 0.5"
+    return accuracy((states[:n] @ weights > 0) == first[:n], about)
 
 
 def _twin_quality(models: Path, split: str, limit: int | None) -> Measures:
