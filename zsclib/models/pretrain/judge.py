@@ -16,7 +16,7 @@ from zsclib.models.pretrain.autoencoder import shifted, to_tensor
 from zsclib.models.pretrain.loop import Plan, batch_indices, train
 from zsclib.seeds import rng
 
-PLAN = Plan("judge", samples=300_000, batch=64, rate=2e-3, weight_decay=0.05)
+PLAN = Plan("judge", samples=1_200_000, batch=64, rate=2e-3, weight_decay=0.05)
 UNASKED = -1
 
 
