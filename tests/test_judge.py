@@ -7,8 +7,9 @@ import torch
 
 from zsclib.judging import ABOUT_RELATIONS, KINDS, answered, requests, swapped
 from zsclib.models.judge import PLACES, QUESTIONS, new_judge, open_judge, read, split_answers
-from zsclib.models.pretrain.judge import UNASKED, answers_of, train_judge
+from zsclib.models.pretrain.judge import UNASKED, answers_of, softened, train_judge
 from zsclib.models.pretrain.loop import Plan
+from zsclib.seeds import rng
 from zsclib.world.pool import PoolConfig, load_pool
 
 
@@ -130,3 +131,16 @@ def test_a_saved_judge_reads_as_before(untrained, pool, tmp_path):
     assert all((before[q] == after[q]).all() for q in QUESTIONS)
     with pytest.raises(FileNotFoundError, match="no judge"):
         open_judge(tmp_path / "nothing")
+
+
+def test_half_of_what_the_judge_learns_from_is_softer_and_none_is_brighter():
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    kept = images.copy()
+    soft = softened(images, rng(0, "soft"))
+    assert soft.dtype == np.uint8 and np.array_equal(images, kept)
+    same = (soft == images).all((1, 2, 3))
+    assert 20 < same.sum() < 44
+    assert (soft[~same].std((1, 2, 3)) < images[~same].std((1, 2, 3))).all()
+    assert abs(soft.mean() - images.mean()) < 1
+    flat = np.full((8, 32, 32, 3), 200, np.uint8)
+    assert np.array_equal(softened(flat, rng(0, "soft")), flat)

@@ -39,7 +39,7 @@ def test_every_model_is_measured_with_an_interval(few, tmp_path):
     assert json.loads((tmp_path / "quality.json").read_text()) == json.loads(json.dumps(found))
     assert set(found) == {"pocket-clip", "pocket-judge", "pocket-sd", "pocket-dit"}
     assert {"objects", "objects ensemble"} == set(found["pocket-clip"])
-    assert {"what", "colour", "style", "left", "top colour"} <= set(found["pocket-judge"])
+    assert {"what", "colour", "style", "left", "top colour", "what, decoded"} <= set(found["pocket-judge"])
     assert {"psnr pool", "objects", "digits", "aerial", "digits without lowest", "order relation"} <= set(
         found["pocket-sd"]
     )

@@ -89,11 +89,19 @@ def _clip_quality(folder: Path, split: str, limit: int | None) -> Measures:
 
 def _judge_quality(models: Path, split: str, limit: int | None) -> Measures:
     pairs = _beyond_the_pool(models / "pocket-judge", "judge", (limit or 500) * 4)
-    found = read(open_judge(models / "pocket-judge"), np.stack([pair.image for pair in pairs]))
-    for question, truth in answers_of(pd.DataFrame([pair.scene.row() for pair in pairs])).items():
-        asked = truth != UNASKED
-        right = found[question][asked] == truth[asked]
-        yield question, accuracy(right, f"right answers on held-out pictures of the pool, {question}")
+    judge, images = open_judge(models / "pocket-judge"), np.stack([pair.image for pair in pairs])
+    shown = {"": images}
+    if (models / "pocket-sd").exists():  # no generated picture can be read better than these
+        generator = open_generator(models / "pocket-sd")
+        shown[", decoded"] = generator.decode(generator.encode_images(images))
+    truth = answers_of(pd.DataFrame([pair.scene.row() for pair in pairs]))
+    for how, pictures in shown.items():
+        found = read(judge, pictures)
+        for question, own in truth.items():
+            asked = own != UNASKED
+            right = found[question][asked] == own[asked]
+            about = f"right answers on held-out pictures of the pool{how}, {question}"
+            yield f"{question}{how}", accuracy(right, about)
 
 
 def _generator_quality(models: Path, split: str, limit: int | None) -> Measures:
@@ -147,7 +155,9 @@ def _order_told(generator: Generator, n: int) -> dict:
     states = generator.encode_prompts(prompts.tolist()).embeddings[:, -1].float().cpu().numpy()
     states = np.column_stack([states, np.ones(2 * n)])
     weights, *_ = np.linalg.lstsq(states[n:], np.where(first[n:], 1.0, -1.0), rcond=None)
-    about = "prompts whose last text state tells a linear probe which thing stands left or above; chance is 0.5"
+    about = (
+        "prompts whose last text state tells a linear probe which thing stands left or above; chance is 0.5"
+    )
     return accuracy((states[:n] @ weights > 0) == first[:n], about)
 
 

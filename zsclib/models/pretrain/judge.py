@@ -16,7 +16,7 @@ from zsclib.models.pretrain.autoencoder import shifted, to_tensor
 from zsclib.models.pretrain.loop import Plan, batch_indices, train
 from zsclib.seeds import rng
 
-PLAN = Plan("judge", samples=1_200_000, batch=64, rate=2e-3, weight_decay=0.05)
+PLAN = Plan("judge", samples=1_000_000, batch=64, rate=2e-3, weight_decay=0.05)
 UNASKED = -1
 
 
@@ -53,6 +53,18 @@ def _indices(values: Sequence[str], question: str, asked: np.ndarray) -> np.ndar
     return np.array([where[value] if mine else UNASKED for value, mine in pairs], np.int64)
 
 
+def softened(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Blur half of the pictures uint8 (n, h, w, 3), each by a share of its own of a 3×3 mean.
+
+    What the judge will read was decoded from latents, which is softer than what a renderer draws.
+    """
+    n, h, w, _ = images.shape
+    share = np.where(generator.random(n) < 0.5, generator.random(n), 0)[:, None, None, None]
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float32)
+    mean = sum(padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)) / 9
+    return (images + share * (mean - images) + 0.5).astype(np.uint8)
+
+
 def train_judge(
     images: np.ndarray,
     scenes: pd.DataFrame,
@@ -70,7 +82,8 @@ def train_judge(
 
     def loss(model: nn.Module, step: int) -> Tensor:
         picked = np.sort(batch_indices(plan, step, n))
-        pictures = shifted(images[picked], rng(plan.seed, "augment", plan.name, step), most=2)
+        draws = rng(plan.seed, "augment", plan.name, step)
+        pictures = softened(shifted(images[picked], draws, most=2), draws)
         x = to_tensor(pictures).to(device, memory_format=torch.channels_last)
         logits = split_answers(model(pixel_values=x).logits)
         total = sum(
