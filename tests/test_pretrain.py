@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from zsclib.models.pretrain import autoencoder, clip, unet
 from zsclib.models.pretrain.card import card, thinned, write_cards
 from zsclib.models.pretrain.checkpoint import checkpoints, digest_path, read_meta, read_tensors
-from zsclib.models.pretrain.export import export, restore
+from zsclib.models.pretrain.export import UNET_PHASES, export, restore
 from zsclib.models.pretrain.loop import (
     Plan,
     averaged,
@@ -387,16 +387,34 @@ def test_exported_autoencoder_gives_the_latents_the_unet_was_trained_on(exported
     np.testing.assert_allclose(z, kept.astype(np.float32), atol=4e-3)
 
 
-def test_what_is_restored_exports_the_same_folders_and_can_be_gone_on_from(exported, trainings, tmp_path):
-    functions, _ = trainings
+def test_what_is_restored_exports_the_same_folders_and_can_be_gone_on_from(exported, pool, tmp_path):
     restore(exported, tmp_path / "again")
     export(tmp_path / "again", tmp_path / "models", channels=UNET)
     for path in exported.rglob("*"):
         if path.is_file() and path.suffix in (".safetensors", ".json") and "quality" not in path.name:
             copy = tmp_path / "models" / path.relative_to(exported)
             assert copy.read_bytes() == path.read_bytes(), path.name
-    with pytest.raises(FileExistsError, match="frozen exists"):
+    with pytest.raises(FileExistsError, match="holds checkpoints"):
         restore(exported, tmp_path / "again")
+
+    images, captions = pool
+    unet.train_unet(
+        images,
+        captions,
+        tmp_path / "again",
+        32,
+        Plan("mine", samples=32, batch=16),
+        channels=UNET,
+        begin="unet-second",
+    )
+    export(tmp_path / "again", tmp_path / "models", channels=UNET, unet_phases=(*UNET_PHASES, "mine"))
+    training = json.loads((tmp_path / "models" / "pocket-sd" / "training.json").read_text())
+    assert list(training) == ["autoencoder", "unet", "unet-second", "mine"]
+    ours, theirs = (
+        UNet2DConditionModel.from_pretrained(models / "pocket-sd" / "unet").state_dict()
+        for models in (tmp_path / "models", exported)
+    )
+    assert any(not torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_cards_tell_what_was_seen_and_measured(exported, tmp_path):
@@ -425,11 +443,11 @@ def test_evaluation_measures_what_was_exported(exported, monkeypatch):
     monkeypatch.setattr(module, "DIFFUSION_SETS", ("objects",))
     monkeypatch.setattr(module, "TIMESTEPS", 2)
     monkeypatch.setattr(
-        module, "_beyond_the_pool", lambda model, part, n: list(stream(PoolConfig(seed=9), 0, n))
+        module, "held_out_pairs", lambda model, part, n: list(stream(PoolConfig(seed=9), 0, n))
     )
     quality = module.evaluate(exported, limit=10)
     assert json.loads((exported / "quality.json").read_text()) == quality
-    psnrs = {"psnr pool", "psnr second crawl", "psnr digits"}
+    psnrs = {"psnr first crawl", "psnr second crawl", "psnr digits"}
     assert set(quality["pocket-sd"]) == psnrs | {"objects", "objects without lowest", "order told"}
     for found in (quality["pocket-clip"]["objects"], quality["pocket-sd"]["objects"]):
         assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1 and found["n"] == 10

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from zsclib import quality
+from zsclib.judging import requests
 from zsclib.models.generator import open_generator
 from zsclib.models.pretrain.checkpoint import write_checkpoint
 
@@ -40,9 +42,14 @@ def test_every_model_is_measured_with_an_interval(few, tmp_path):
     assert set(found) == {"pocket-clip", "pocket-judge", "pocket-sd", "pocket-dit"}
     assert {"objects", "objects ensemble"} == set(found["pocket-clip"])
     assert {"what", "colour", "style", "left", "top colour", "what, decoded"} <= set(found["pocket-judge"])
-    assert {"psnr pool", "objects", "digits", "aerial", "digits without lowest", "order relation"} <= set(
-        found["pocket-sd"]
-    )
+    assert {
+        "psnr first crawl",
+        "objects",
+        "digits",
+        "aerial",
+        "digits without lowest",
+        "order relation",
+    } <= set(found["pocket-sd"])
     assert set(found["pocket-dit"]) == {"objects", "objects-shift"}
     for measures in found.values():
         for name, measure in measures.items():
@@ -102,7 +109,17 @@ def test_averages_are_put_into_a_model_and_altered_files_refused(tmp_path):
         quality.load_averages(model, path)
 
 
-def test_the_text_tower_tells_the_order_of_two_things():
-    """Which the generator hardly uses: what is drawn in the wrong order is not the text tower's fault."""
-    told = quality._order_told(open_generator(MODELS / "pocket-sd"), 600)
-    assert told["n"] == 600 and told["low"] > 0.9
+def test_a_probe_is_told_the_order_by_the_text_states_and_not_by_words_in_their_places():
+    """The generator hardly uses it: what is drawn in the wrong order is not the text tower's fault."""
+    told = quality._order_told(open_generator(MODELS / "pocket-sd"), 200, given=3000)
+    assert told["n"] == 200 and told["low"] > 0.9
+    asked = requests("relation of colours", 3200, seed=2)
+    here, there = (
+        (asked[f"{a} colour"] + asked[f"{b} colour"]).to_numpy()
+        for a, b in (("left", "top"), ("right", "bottom"))
+    )
+    words = pd.DataFrame(asked.prompt.str.split().tolist())  # a column per place
+    in_places = pd.get_dummies(words).to_numpy(float)
+    assert abs(quality.probed(in_places, here, there, 3000).mean() - 0.5) < 0.15
+    told_apart = np.column_stack([here[:, None] == np.unique(here), in_places])
+    assert quality.probed(told_apart.astype(float), here, there, 3000).all()

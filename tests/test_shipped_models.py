@@ -41,7 +41,7 @@ print(image.size, tuple(logits.shape), bool(torch.isfinite(logits).all()), "zscl
 @pytest.mark.parametrize(
     "model, measure, least",
     [
-        ("pocket-sd", "psnr pool", 26.0),
+        ("pocket-sd", "psnr first crawl", 26.0),
         ("pocket-sd", "psnr digits", 22.0),
         ("pocket-sd", "psnr second crawl", 26.0),
         ("pocket-clip", "objects", 0.90),

@@ -69,8 +69,7 @@ def test_a_configuration_comes_back_from_the_facts_of_a_training():
         assert config_of(json.loads(json.dumps(asdict(config)))) == config
 
 
-def test_knobs_of_the_second_crawl_leave_everything_else_alone():
-    """A pool in which they are at zero, as in the first crawl, was drawn before there were such knobs."""
+def test_bending_changes_printed_characters_and_leaves_everything_else_alone():
     config = PoolConfig(n=60, scenes=SceneMix(kinds=(0.5, 0.0, 0.5, 0.0, 0.0)))
     bent = replace(config, scenes=replace(config.scenes, bend=1.5))
     changed = [
@@ -84,7 +83,7 @@ def test_knobs_of_the_second_crawl_leave_everything_else_alone():
         assert a.scene.kind == "digit" or np.array_equal(a.image, b.image)
 
 
-def test_bent_characters_keep_their_ink_and_scans_are_black_and_white():
+def test_bent_characters_keep_their_ink_and_scans_stretch_it_to_black_and_white():
     ink, moved, pure = [], [], []
     for i in range(60):
         scene = replace(printed(rng(0, "bend", i), "8", i), ink="white", paper="black")

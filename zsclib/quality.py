@@ -88,10 +88,10 @@ def _clip_quality(folder: Path, split: str, limit: int | None) -> Measures:
 
 
 def _judge_quality(models: Path, split: str, limit: int | None) -> Measures:
-    pairs = _beyond_the_pool(models / "pocket-judge", "judge", (limit or 500) * 4)
+    pairs = held_out_pairs(models / "pocket-judge", "judge", (limit or 500) * 4)
     judge, images = open_judge(models / "pocket-judge"), np.stack([pair.image for pair in pairs])
     shown = {"": images}
-    if (models / "pocket-sd").exists():  # no generated picture can be read better than these
+    if (models / "pocket-sd").exists():  # what decoding alone costs the judge
         generator = open_generator(models / "pocket-sd")
         shown[", decoded"] = generator.decode(generator.encode_images(images))
     truth = answers_of(pd.DataFrame([pair.scene.row() for pair in pairs]))
@@ -107,12 +107,12 @@ def _judge_quality(models: Path, split: str, limit: int | None) -> Measures:
 def _generator_quality(models: Path, split: str, limit: int | None) -> Measures:
     vae = AutoencoderKL.from_pretrained(models / "pocket-sd" / "vae").eval()
     pictures = {"digits": load("digits", split, limit or 500).images}
-    for name, part in (("pool", "autoencoder"), ("second crawl", "unet-second")):
+    for name, part in (("first crawl", "autoencoder"), ("second crawl", "unet-second")):
         if part in json.loads((models / "pocket-sd" / "training.json").read_text()):
-            pairs = _beyond_the_pool(models / "pocket-sd", part, limit or 512)
+            pairs = held_out_pairs(models / "pocket-sd", part, limit or 512)
             pictures[name] = np.stack([pair.image for pair in pairs])
     for name, held_out in pictures.items():
-        about = f"autoencoder PSNR in dB, held-out pictures of {name}"
+        about = f"autoencoder PSNR in dB, held-out pictures, {name}"
         yield f"psnr {name}", {"value": psnr(vae, held_out), "n": len(held_out), "about": about}
     generator = open_generator(models / "pocket-sd")
     for name in DIFFUSION_SETS:
@@ -134,7 +134,7 @@ def _generator_quality(models: Path, split: str, limit: int | None) -> Measures:
             yield f"judged {kind}", accuracy(answered(judge, images, asked), about)
             if kind in ABOUT_RELATIONS[:2]:
                 yield f"order {kind}", _order_kept(judge, images, asked, kind)
-        yield "order told", _order_told(generator, limit or 2000)
+        yield "order told", _order_told(generator, limit or 1000)
 
 
 def _order_kept(judge: nn.Module, images: np.ndarray, asked: pd.DataFrame, kind: str) -> dict:
@@ -145,20 +145,47 @@ def _order_kept(judge: nn.Module, images: np.ndarray, asked: pd.DataFrame, kind:
     return accuracy(kept[kept | exchanged], about)
 
 
-def _order_told(generator: Generator, n: int) -> dict:
-    """Measure whether the text tower could tell the generator the order of two things, by a linear probe.
+def _order_told(generator: Generator, n: int, given: int = 4000) -> dict:
+    """Measure whether the text states tell which of two colours stands left or above, by a linear probe.
 
-    As many prompts again set the probe: least squares on the last text state (Alain & Bengio 2016).
+    Neither the words nor their places tell it to such a probe: it takes the relation and the order together. Should the
+    probe read it, the text tower has worked it out (Alain & Bengio 2016).
+
+    Args:
+        n: prompts asked about.
+        given: other prompts, which set the probe.
     """
-    prompts = requests("relation", 2 * n, seed=2).prompt
-    first = prompts.str.contains("left of|above").to_numpy()
-    states = generator.encode_prompts(prompts.tolist()).embeddings[:, -1].float().cpu().numpy()
-    states = np.column_stack([states, np.ones(2 * n)])
-    weights, *_ = np.linalg.lstsq(states[n:], np.where(first[n:], 1.0, -1.0), rcond=None)
-    about = (
-        "prompts whose last text state tells a linear probe which thing stands left or above; chance is 0.5"
+    asked = requests("relation of colours", n + given, seed=2)
+    here, there = (
+        (asked[f"{a} colour"] + asked[f"{b} colour"]).to_numpy()
+        for a, b in (("left", "top"), ("right", "bottom"))
     )
-    return accuracy((states[:n] @ weights > 0) == first[:n], about)
+    states = generator.encode_prompts(asked.prompt.tolist()).embeddings.flatten(1).float().cpu().numpy()
+    about = "prompts of which a linear probe on the text states tells which colour stands left or above; chance is 0.5"
+    return accuracy(probed(states, here, there, given), about)
+
+
+def probed(features: np.ndarray, here: np.ndarray, there: np.ndarray, given: int) -> np.ndarray:
+    """Return whether a linear probe tells, of each row's two words, the one that is `here`; bool (n - given,).
+
+    Ridge regression of one output per word: 1 where the word is here, -1 where it is there, 0 where it is neither.
+
+    Args:
+        features: float (n, d).
+        here: a word per row, (n,).
+        there: another, (n,).
+        given: the last rows, which set the probe; it is asked about the rows before them.
+    """
+    words, both = np.unique(np.concatenate([here, there]), return_inverse=True)
+    here, there = np.split(both, 2)
+    rows, n = np.arange(len(features)), len(features) - given
+    wanted = np.zeros((len(features), len(words)))
+    wanted[rows, here], wanted[rows, there] = 1, -1
+    x = np.column_stack([features, np.ones(len(features))]).astype(np.float64)
+    gram = x[n:].T @ x[n:]
+    gram += 1e-6 * np.trace(gram) / len(gram) * np.eye(len(gram))
+    outputs = x[:n] @ np.linalg.solve(gram, x[n:].T @ wanted[n:])
+    return outputs[rows[:n], here[:n]] > outputs[rows[:n], there[:n]]
 
 
 def _twin_quality(models: Path, split: str, limit: int | None) -> Measures:
@@ -232,11 +259,13 @@ def scaling(checkpoints_folder: Path, models: Path, path: Path, n: int = 200) ->
 
 def _kept(folder: Path) -> Iterator[tuple[int, str, float, Path]]:
     """Yield pairs seen in all, training, validation loss and path of the weights that U-Net trainings have kept."""
+    ended = {}  # training → pairs seen by its end
     for training in UNET_PHASES:
         for newest in checkpoints(folder, training)[-1:]:
             meta = read_meta(newest)
-            batch = meta["plan"]["batch"]
-            before = meta["facts"].get("begin", {"step": 0})["step"] * batch
+            batch, begin = meta["plan"]["batch"], meta["facts"].get("begin")
+            before = ended.get(begin["part"], begin["step"] * batch) if begin else 0
+            ended[training] = before + meta["step"] * batch
             losses = {row["samples"]: row["held_out"] for row in meta["history"] if "held_out" in row}
             kept = {int(p.stem.split("-")[-1]): p for p in folder.glob(f"{training}-ema-*.safetensors")}
             for seen, path in sorted((kept | {meta["step"] * batch: newest}).items()):
@@ -280,9 +309,14 @@ def accuracy(right: np.ndarray, about: str) -> dict:
     }  # fmt: skip
 
 
-def _beyond_the_pool(model: Path, part: str, n: int) -> list[Pair]:
-    """Return n of the items that would follow the pool that a part of a model was trained on."""
-    pool = config_of(json.loads((model / "training.json").read_text())[part]["facts"]["pool"])
+def held_out_pairs(model: Path, part: str, n: int) -> list[Pair]:
+    """Return n of the pairs that would follow the pool that a part of a model was trained on.
+
+    Args:
+        model: an exported folder, whose training.json names the pool.
+        part: a training, such as "autoencoder".
+    """
+    pool = config_of(json.loads((Path(model) / "training.json").read_text())[part]["facts"]["pool"])
     beyond = replace(pool, near_duplicates=0.0)  # a near-copy would not be held out
     return list(stream(beyond, pool.n, pool.n + n))
 

@@ -62,7 +62,7 @@ class Scene:
     clutter: int = 0
     seed: int = 0
     bend: float = 0.0  # how far the paper under a printed character may be crumpled, in its half heights
-    scanned: bool = False  # a printed character with its levels stretched to pure black and white
+    scanned: bool = False  # a printed character with its levels stretched: black and white become pure
 
     def row(self) -> dict[str, str | int]:
         """Return the ground truth as one flat row of a table."""
@@ -89,7 +89,7 @@ class SceneMix:
         bend: how far printed characters are bent at most, as on cloth or crumpled paper, in their half heights; the
             share of it that a picture gets is uniform. These are the elastic distortions that Simard et al. (2003)
             train readers of handwriting with.
-        scans: how often a printed character is scanned to pure black and white.
+        scans: how often a printed character is scanned, its levels stretched until black and white are pure.
     """
 
     kinds: tuple[float, ...] = (0.54, 0.14, 0.18, 0.05, 0.09)

@@ -12,6 +12,7 @@ import torch
 
 from zsclib.datasets import load
 from zsclib.models.pretrain import autoencoder, clip, dit, judge, unet
+from zsclib.models.pretrain.checkpoint import checkpoints
 from zsclib.models.pretrain.loop import Plan
 from zsclib.world.pool import FIRST_CRAWL, SECOND_CRAWL, Pool, PoolConfig, load_pool
 
@@ -35,6 +36,7 @@ CRAWLS = {  # of each training on captioned pictures
     "autoencoder": FIRST_CRAWL, "clip": FIRST_CRAWL, "freeze": FIRST_CRAWL, "clip-image": FIRST_CRAWL,
     "unet": FIRST_CRAWL, "clip-image-second": SECOND_CRAWL, "unet-second": SECOND_CRAWL, "judge": SECOND_CRAWL,
 }  # fmt: skip
+BEGINS = {"clip-image-second": "clip-image", "unet-second": "unet"}  # what a second training goes on from
 HELD_OUT = 2048  # pairs at the end of the pool that no training sees
 
 
@@ -102,6 +104,11 @@ def _train(stage: str, options: argparse.Namespace) -> None:
     if stage == "dit":
         _train_dit(options, device)
         return
+    begin = BEGINS.get(stage)
+    if begin and not checkpoints(options.checkpoints, begin):
+        raise FileNotFoundError(
+            f"{stage}: no checkpoint of {begin} in {options.checkpoints}; run stage {begin} first"
+        )
     pool = _pool(CRAWLS[stage], options)
     config = pool.config
     if stage == "freeze":
@@ -131,12 +138,10 @@ def _train(stage: str, options: argparse.Namespace) -> None:
     elif stage in ("clip-image", "clip-image-second"):
         if not (options.checkpoints / "frozen").exists():
             unet.freeze(pool.images, options.checkpoints, device)
-        begin = "clip-image" if stage == "clip-image-second" else None
         clip.train_image_tower(pool.images, pool.captions, held_out=HELD_OUT, begin=begin, **common)
     elif stage == "judge":
         judge.train_judge(pool.images, pool.scenes, held_out=HELD_OUT, **common)
     else:
-        begin = "unet" if stage == "unet-second" else None
         unet.train_unet(pool.images, pool.captions, held_out=HELD_OUT, begin=begin, **common)
 
 

@@ -24,7 +24,11 @@ UNET_PHASES = ("unet", "unet-second")
 
 
 def export(
-    folder: Path, models: Path, channels: tuple[int, ...] = CHANNELS, size: dict[str, int] = SIZE
+    folder: Path,
+    models: Path,
+    channels: tuple[int, ...] = CHANNELS,
+    size: dict[str, int] = SIZE,
+    unet_phases: tuple[str, ...] = UNET_PHASES,
 ) -> None:
     """Write `pocket-clip`, and `pocket-sd`, `pocket-dit` and `pocket-judge` once they were trained, with their cards.
 
@@ -33,6 +37,7 @@ def export(
         models: where the model folders go; a folder of the same name is replaced as a whole.
         channels: of the U-Net.
         size: of the DiT.
+        unet_phases: names of the U-Net's successive trainings; the last that was run is exported.
 
     Raises: FileNotFoundError when nothing was frozen yet, ValueError when it changed under the DiT.
     """
@@ -63,11 +68,11 @@ def export(
 
     write_model(models / "pocket-clip", trained, save_clip)
 
-    if any(checkpoints(folder, phase) for phase in UNET_PHASES):
+    if any(checkpoints(folder, phase) for phase in unet_phases):
         vae = AutoencoderKL.from_pretrained(frozen / "vae")
         text = CLIPTextModel.from_pretrained(frozen / "text_encoder")
         unet = new_unet(channels, text.config.hidden_size)
-        trained = known("autoencoder", *UNET_PHASES) | load_phases(unet, folder, *UNET_PHASES)
+        trained = known("autoencoder", *unet_phases) | load_phases(unet, folder, *unet_phases)
         pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=text,
@@ -140,11 +145,15 @@ def restore(models: Path, folder: Path) -> None:
     The opposite of `export`, for what later trainings build on: what was frozen, the image tower and the U-Net. The
     optimiser's state was not exported: a training that has ended cannot be prolonged, only followed by another.
 
-    Raises: FileExistsError when something was frozen in `folder` already.
+    Args:
+        models: holds `pocket-sd` and `pocket-clip`.
+        folder: where the checkpoints go.
+
+    Raises: FileExistsError when there are checkpoints in `folder` already.
     """
     frozen = Path(folder) / "frozen"
-    if frozen.exists():
-        raise FileExistsError(f"restore: {frozen} exists; give a folder without checkpoints")
+    if frozen.exists() or any(Path(folder).glob("*.safetensors")):
+        raise FileExistsError(f"restore: {folder} holds checkpoints; give a folder without any")
     sd, clip = Path(models) / "pocket-sd", CLIPModel.from_pretrained(Path(models) / "pocket-clip")
     unet = UNet2DConditionModel.from_pretrained(sd / "unet")
     metas = {}
@@ -158,6 +167,7 @@ def restore(models: Path, folder: Path) -> None:
             Path(folder) / f"{part}-{training[part]['step']:07d}.safetensors", tensors, training[part]
         )
     draft = frozen.with_suffix(".tmp")
+    shutil.rmtree(draft, ignore_errors=True)
     for part in ("vae", "text_encoder", "tokenizer"):
         shutil.copytree(sd / part, draft / part)
     clip.save_pretrained(draft / "clip")
