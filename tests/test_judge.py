@@ -7,9 +7,9 @@ import torch
 
 from zsclib.judging import ABOUT_RELATIONS, KINDS, answered, requests, swapped
 from zsclib.models.judge import PLACES, QUESTIONS, new_judge, open_judge, read, split_answers
-from zsclib.models.pretrain.judge import UNASKED, answers_of, softened, train_judge
+from zsclib.models.pretrain.autoencoder import new_autoencoder, reconstructed
+from zsclib.models.pretrain.judge import UNASKED, answers_of, train_judge, with_decoded
 from zsclib.models.pretrain.loop import Plan
-from zsclib.seeds import rng
 from zsclib.world.pool import PoolConfig, load_pool
 
 
@@ -133,14 +133,12 @@ def test_a_saved_judge_reads_as_before(untrained, pool, tmp_path):
         open_judge(tmp_path / "nothing")
 
 
-def test_half_of_what_the_judge_learns_from_is_softer_and_as_bright():
-    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
-    kept = images.copy()
-    soft = softened(images, rng(0, "soft"))
-    assert soft.dtype == np.uint8 and np.array_equal(images, kept)
-    same = (soft == images).all((1, 2, 3))
-    assert 20 < same.sum() < 44
-    assert (soft[~same].std((1, 2, 3)) < images[~same].std((1, 2, 3))).all()
-    assert (abs(soft.mean((1, 2, 3)) - images.mean((1, 2, 3))) < 1.5).all()
-    flat = np.full((8, 32, 32, 3), 200, np.uint8)
-    assert np.array_equal(softened(flat, rng(0, "soft")), flat)
+def test_the_judge_also_learns_from_decoded_pictures(pool):
+    vae = new_autoencoder((8, 8, 8)).eval()
+    images, scenes = with_decoded(pool.images, pool.scenes, vae, 5)
+    assert np.array_equal(images[5:], pool.images) and scenes[5:].reset_index(drop=True).equals(pool.scenes)
+    assert np.array_equal(images[:5], reconstructed(vae, pool.images[:5])) and scenes[:5].equals(
+        pool.scenes[:5]
+    )
+    one = np.stack([reconstructed(vae, pool.images[i : i + 1])[0] for i in range(5)])
+    assert np.abs(one.astype(int) - images[:5]).max() <= 1 and not np.array_equal(images[:5], pool.images[:5])

@@ -78,7 +78,8 @@ def test_checkpoints_are_measured_once_each_and_in_order(few, tmp_path, monkeypa
     ema = {f"ema.{k}": v for k, v in unet(0.0).items()}
     meta = {"step": 5, "plan": {"batch": 128}, "facts": {}, "history": history}
     write_checkpoint(tmp_path / "unet-0000005.safetensors", ema, meta)
-    meta |= {"step": 1, "facts": {"begin": {"step": 5}}, "history": [{"samples": 128, "held_out": 0.1}]}
+    begun = {"facts": {"begin": {"part": "unet", "step": 5}}, "history": [{"samples": 128, "held_out": 0.1}]}
+    meta |= {"step": 2, "plan": {"batch": 64}} | begun
     write_checkpoint(tmp_path / "unet-second-0000001.safetensors", ema, meta)
     path = tmp_path / "records" / "scaling.json"
     rows = quality.scaling(tmp_path, MODELS, path, n=3)
@@ -118,7 +119,7 @@ def test_a_probe_is_told_the_order_by_the_text_states_and_not_by_words_in_their_
         (asked[f"{a} colour"] + asked[f"{b} colour"]).to_numpy()
         for a, b in (("left", "top"), ("right", "bottom"))
     )
-    words = pd.DataFrame(asked.prompt.str.split().tolist())  # a column per place
+    words = asked.prompt.str.split(expand=True)  # a column per place
     in_places = pd.get_dummies(words).to_numpy(float)
     assert abs(quality.probed(in_places, here, there, 3000).mean() - 0.5) < 0.15
     told_apart = np.column_stack([here[:, None] == np.unique(here), in_places])

@@ -140,7 +140,11 @@ def _train(stage: str, options: argparse.Namespace) -> None:
             unet.freeze(pool.images, options.checkpoints, device)
         clip.train_image_tower(pool.images, pool.captions, held_out=HELD_OUT, begin=begin, **common)
     elif stage == "judge":
-        judge.train_judge(pool.images, pool.scenes, held_out=HELD_OUT, **common)
+        vae, common["facts"]["vae"] = autoencoder.frozen_autoencoder(options.checkpoints, device)
+        images, scenes = judge.with_decoded(
+            pool.images, pool.scenes, vae, min(judge.DECODED, len(pool) - HELD_OUT)
+        )
+        judge.train_judge(images, scenes, held_out=HELD_OUT, **common)
     else:
         unet.train_unet(pool.images, pool.captions, held_out=HELD_OUT, begin=begin, **common)
 

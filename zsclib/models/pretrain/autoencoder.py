@@ -123,6 +123,18 @@ def centre(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.nda
     return ((z - mean[:, None, None]) / std).half().numpy()
 
 
+def frozen_autoencoder(folder: Path, device: str = "cpu") -> tuple[AutoencoderKL, str]:
+    """Open the autoencoder that was frozen in a checkpoint folder; return it with the SHA-256 of its weights.
+
+    Raises: FileNotFoundError when none was frozen yet.
+    """
+    frozen = Path(folder) / "frozen" / "vae"
+    if not frozen.exists():
+        raise FileNotFoundError(f"no {frozen}; train autoencoder and clip, then run the stage `freeze`")
+    vae = AutoencoderKL.from_pretrained(frozen).to(device).eval()
+    return vae, digest(frozen / "diffusion_pytorch_model.safetensors")
+
+
 def kept_latents(images: np.ndarray, folder: Path, device: str = "cpu") -> tuple[np.ndarray, dict]:
     """Encode pictures once, by the autoencoder that was frozen in a checkpoint folder.
 
@@ -133,22 +145,28 @@ def kept_latents(images: np.ndarray, folder: Path, device: str = "cpu") -> tuple
     Returns: the scaled latents, float16 (n, 4, 8, 8), and the facts that identify them.
     Raises: FileNotFoundError when no autoencoder was frozen yet.
     """
-    frozen = Path(folder) / "frozen" / "vae"
-    if not frozen.exists():
-        raise FileNotFoundError(
-            f"latents: no {frozen}; train autoencoder and clip, then run the stage `freeze`"
-        )
-    facts = {
-        "vae": digest(frozen / "diffusion_pytorch_model.safetensors"),
-        "pictures": hashlib.sha256(np.ascontiguousarray(images)).hexdigest(),
-    }
+    vae, sha256 = frozen_autoencoder(folder, device)
+    facts = {"vae": sha256, "pictures": hashlib.sha256(np.ascontiguousarray(images)).hexdigest()}
     path = Path(folder) / f"latents-{facts['vae'][:8]}-{facts['pictures'][:8]}.npy"
     if not path.exists():
-        vae, draft = AutoencoderKL.from_pretrained(frozen).to(device).eval(), path.with_suffix(".tmp")
+        draft = path.with_suffix(".tmp")
         with draft.open("wb") as file:
             np.save(file, encoded(vae, images))
         draft.rename(path)
     return np.load(path), facts
+
+
+@torch.no_grad()
+def reconstructed(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Return what is left of pictures uint8 (n, 32, 32, 3) after encoding and decoding, in the same form."""
+    device = next(vae.parameters()).device
+    seen = np.empty_like(images)
+    for start in range(0, len(images), batch):
+        x = to_tensor(images[start : start + batch]).to(device)
+        x = vae.decode(vae.encode(x).latent_dist.mode()).sample
+        x = ((x + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+        seen[start : start + batch] = x.permute(0, 2, 3, 1).cpu().numpy()
+    return seen
 
 
 @torch.no_grad()

@@ -43,7 +43,8 @@ CARDS = {
         "Pocket judge",
         "A small ResNet that reads from a 32×32 picture what it shows: which thing, digit, letter or land cover, its "
         "colour, the style, and what stands on which side. Trained from scratch on rendered pictures of the pocket "
-        "world and their ground truth, never on generated ones, to measure what a generator draws.",
+        "world, some also as the autoencoder decodes them, and their ground truth, never on generated ones, to measure "
+        "what a generator draws.",
         "from zsclib.models.judge import QUESTIONS, open_judge, read\n"
         'judge = open_judge("data/models/pocket-judge")\n'
         'read(judge, images)["what"]  # uint8 (n, 32, 32, 3) → indices into QUESTIONS["what"]\n',

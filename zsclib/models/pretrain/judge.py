@@ -1,4 +1,4 @@
-"""Train the judge on pictures of the pool and their ground truth."""
+"""Train the judge on pictures of the pool, crisp and decoded, and their ground truth."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsclib.models.judge import NOTHING, PLACES, QUESTIONS, SIDES, new_judge, read, split_answers
-from zsclib.models.pretrain.autoencoder import shifted, to_tensor
+from zsclib.models.pretrain.autoencoder import reconstructed, shifted, to_tensor
 from zsclib.models.pretrain.loop import Plan, batch_indices, train
 from zsclib.seeds import rng
 
 PLAN = Plan("judge", samples=1_000_000, batch=64, rate=2e-3, weight_decay=0.05)
+DECODED = 32_768  # pictures that the judge also learns from as decoded ones
 UNASKED = -1
 
 
@@ -53,16 +55,17 @@ def _indices(values: Sequence[str], question: str, asked: np.ndarray) -> np.ndar
     return np.array([where[value] if mine else UNASKED for value, mine in pairs], np.int64)
 
 
-def softened(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Blur half of the pictures uint8 (n, h, w, 3), each by a share of its own of a 3×3 mean.
+def with_decoded(
+    images: np.ndarray, scenes: pd.DataFrame, vae: AutoencoderKL, n: int = DECODED
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Put the first n pictures, as the autoencoder gives them back, before all pictures uint8 (m, 32, 32, 3).
 
-    What the judge will read was decoded from latents, which is softer than what a renderer draws.
+    What the judge will read was decoded from latents; a judge of crisp pictures only misreads such pictures.
+
+    Returns: m + n pictures and their ground truth.
     """
-    n, h, w, _ = images.shape
-    share = np.where(generator.random(n) < 0.5, generator.random(n), 0)[:, None, None, None]
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float32)
-    mean = sum(padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)) / 9
-    return (images + share * (mean - images) + 0.5).astype(np.uint8)
+    images = np.concatenate([reconstructed(vae, images[:n]), images])
+    return images, pd.concat([scenes[:n], scenes], ignore_index=True)
 
 
 def train_judge(
@@ -83,8 +86,7 @@ def train_judge(
     def loss(model: nn.Module, step: int) -> Tensor:
         picked = np.sort(batch_indices(plan, step, n))
         draws = rng(plan.seed, "augment", plan.name, step)
-        pictures = softened(shifted(images[picked], draws, most=2), draws)
-        x = to_tensor(pictures).to(device, memory_format=torch.channels_last)
+        x = to_tensor(shifted(images[picked], draws, most=2)).to(device, memory_format=torch.channels_last)
         logits = split_answers(model(pixel_values=x).logits)
         total = sum(
             F.cross_entropy(logits[question], own[picked].to(device), ignore_index=UNASKED, reduction="sum")
