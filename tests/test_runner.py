@@ -531,6 +531,16 @@ def test_commands(result: Path, capsys: pytest.CaptureFixture) -> None:
     assert "--profile study  never run" in listed
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(result: Path) -> None:
+    listing = subprocess.Popen(
+        [sys.executable, "-m", "zsclib", "--root", str(result), "list"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    listing.stdout.close()
+    assert listing.stderr.read() == b"" and listing.wait() == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
