@@ -51,16 +51,13 @@ CARDS = {
         "transformers",
     ),
 }
-VALIDATION = {
-    "judge": "what",
-    "autoencoder": "psnr",
-    "clip": "top1_of_256",
-    "clip-image": "top1_of_256",
-    "clip-image-second": "top1_of_256",
-    "unet": "held_out",
-    "unet-second": "held_out",
-    "dit": "top1",
-}
+VALIDATION = (
+    "what",
+    "psnr",
+    "top1_of_256",
+    "top1",
+    "held_out",
+)  # the first of these that a training measured
 
 
 def thinned(history: list[dict], most: int = 300) -> list[dict]:
@@ -100,9 +97,11 @@ def card(name: str, training: dict[str, dict], quality: dict, megabytes: float) 
     ]
     for part, meta in training.items():
         last, plan = meta["history"][-1], meta["plan"]
-        seen, key = meta["step"] * plan["batch"], VALIDATION[part]
-        values = [row[key] for row in meta["history"] if key in row]
-        held_out = f"{key} {values[-1]:.4g}" if values else "–"
+        seen, measured = (
+            meta["step"] * plan["batch"],
+            {k: v for row in meta["history"] for k, v in row.items()},
+        )
+        held_out = next((f"{key} {measured[key]:.4g}" for key in VALIDATION if key in measured), "–")
         lines.append(
             f"| {part} | {seen:,} | {meta['step']:,} | {plan['batch']} | {meta['seconds'] / 3600:.1f} "
             f"| {meta['device']} | {last['loss']:.4g} | {held_out} |"
