@@ -17,7 +17,7 @@ from zsclib.models.pretrain.autoencoder import reconstructed, shifted, to_tensor
 from zsclib.models.pretrain.loop import Plan, batch_indices, train
 from zsclib.seeds import rng
 
-PLAN = Plan("judge", samples=1_400_000, batch=64, rate=2e-3, weight_decay=0.05)
+PLAN = Plan("judge", samples=2_000_000, batch=64, rate=2e-3, weight_decay=0.05)
 DECODED = 32_768  # pictures that the judge also learns from as decoded ones
 UNASKED = -1
 
