@@ -47,6 +47,8 @@ print(image.size, tuple(logits.shape), bool(torch.isfinite(logits).all()), "zscl
         ("pocket-clip", "objects", 0.90),
         ("pocket-clip", "printed-digits", 0.95),
         ("pocket-judge", "what", 0.97),
+        ("pocket-judge", "what, decoded", 0.94),
+        ("pocket-judge", "style, decoded", 0.97),
         ("pocket-sd", "objects", 0.80),
         ("pocket-sd", "digits", 0.65),
         ("pocket-sd", "aerial", 0.60),
