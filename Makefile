@@ -4,6 +4,8 @@ VENV    ?= .venv
 PROFILE ?= book
 PORT    ?= 8000
 TORCH   := torch==2.13.0
+# soupsieve 3 refuses Python 3.11.0 to 3.11.4, among them Debian 12's
+HELD    := soupsieve<3
 
 PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip --disable-pip-version-check
@@ -39,8 +41,8 @@ serve: $(READY)  ## serve the rendered book on this machine                 [POR
 
 lock: $(READY)  ## write requirements.lock anew from pyproject.toml
 	@$(PIP) install -q pip-tools
-	@echo "$(TORCH)" > $(VENV)/torch.txt
-	@$(VENV)/bin/pip-compile -q --extra dev --constraint $(VENV)/torch.txt --unsafe-package torch --unsafe-package setuptools \
+	@printf '%s\n' '$(TORCH)' '$(HELD)' > $(VENV)/constraints.txt
+	@$(VENV)/bin/pip-compile -q --extra dev --constraint $(VENV)/constraints.txt --unsafe-package torch --unsafe-package setuptools \
 	    --strip-extras --annotation-style line --no-header --no-emit-index-url --no-emit-find-links --no-emit-options \
 	    --output-file requirements.lock pyproject.toml
 	@sed -i.bak -e '/^nvidia-/d' -e '/^triton==/d' -e '/^cuda-/d' -e '/^#/d' -e '/^$$/d' requirements.lock

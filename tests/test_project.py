@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def disagreements(root: Path) -> list[str]:
         f"requirements.lock has {name} for pyproject.toml, which does not ask for it" for name in unasked
     ]
     return found
+
+
+def test_every_package_runs_on_the_oldest_python_that_the_project_admits():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = Version(project["requires-python"].removeprefix(">=") + ".0")
+    pins = [line.partition("#")[0].strip() for line in (ROOT / "requirements.lock").read_text().splitlines()]
+    pins = [Requirement(pin).name for pin in pins if pin]
+    wants = {name: metadata(name)["Requires-Python"] or "" for name in pins}
+    assert len(wants) > 50
+    assert {name: wish for name, wish in wants.items() if oldest not in SpecifierSet(wish)} == {}
 
 
 def test_the_three_lists_of_packages_agree():
