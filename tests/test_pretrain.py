@@ -452,6 +452,16 @@ def test_evaluation_measures_what_was_exported(exported, monkeypatch):
         assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1 and found["n"] == 10
 
 
+@pytest.mark.parametrize("stage, first", [("unet-second", "unet"), ("clip-image-second", "clip-image")])
+def test_a_second_training_without_its_first_is_refused_before_anything_is_drawn(tmp_path, stage, first):
+    from zsclib.models.pretrain import __main__ as command
+
+    given = ["--checkpoints", str(tmp_path / "kept"), "--pool-cache", str(tmp_path / "pool")]
+    with pytest.raises(FileNotFoundError, match=f"{stage}: no checkpoint of {first} in"):
+        command.main([stage, *given])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_command_trains_exports_and_measures_all_models(tmp_path, monkeypatch):
     """What `make models` does, cut short: two steps each, the networks and stages as they are."""
     from zsclib import quality

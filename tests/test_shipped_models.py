@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from zsclib import datasets
 from zsclib.models.clip import open_clip
 from zsclib.models.generator import open_generator
-from zsclib.models.pretrain.autoencoder import psnr
+from zsclib.models.pretrain.autoencoder import psnr, reconstructed
 from zsclib.papers.diffusion_classifier import classify
 from zsclib.papers.diffusion_classifier.error_matrix import exhaustive
 from zsclib.prompts import prompts_of
@@ -75,6 +76,14 @@ def test_the_libraries_open_the_models_without_this_project(tmp_path):
         [sys.executable, "-c", ALONE, str(MODELS)], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.stdout.split("\n")[0] == "(32, 32) (1, 2) True False", done.stderr[-2000:]
+
+
+def test_the_judge_learned_from_what_the_generator_decodes():
+    generator = open_generator(MODELS / "pocket-sd")
+    images = datasets.load("objects", "validation", 8).images
+    ours = reconstructed(generator.vae, images).astype(int)
+    assert np.abs(ours - generator.decode(generator.encode_images(images))).max() <= 1
+    assert np.abs(ours - images).max() > 10
 
 
 def test_all_weights_together_are_small():

@@ -11,7 +11,16 @@ import pytest
 
 from zsclib.seeds import rng
 from zsclib.world.captions import CaptionMix, caption, with_article
-from zsclib.world.pool import FIRST_CRAWL, SECOND_CRAWL, PoolConfig, config_of, item, load_pool, stream
+from zsclib.world.pool import (
+    FIRST_CRAWL,
+    SECOND_CRAWL,
+    PoolConfig,
+    beyond,
+    config_of,
+    item,
+    load_pool,
+    stream,
+)
 from zsclib.world.render import FONTS, _glyph, render
 from zsclib.world.scenes import LANDS, STYLES, Scene, SceneMix, Thing, pool_scene, printed
 from zsclib.world.shapes import GADGETS, THINGS
@@ -103,6 +112,14 @@ def test_no_target_image_occurs_in_the_pool(pool):
     for name in CLASSES:
         for split in ("train", "test"):
             assert not seen & {digest(image) for image in target(name, split, n=40).images}, (name, split)
+
+
+def test_what_follows_a_pool_goes_on_from_it_without_near_copies():
+    config = PoolConfig(n=40, near_duplicates=0.5)
+    after = beyond(config, 30)
+    assert all(pair.scene.seed for pair in after) and {pair.parent for pair in after} == {-1}
+    longer = list(stream(replace(config, n=70, near_duplicates=0.0), 40, 70))
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(after, longer, strict=True))
 
 
 def test_near_duplicates_come_at_their_rate_and_name_their_parent():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from zsclib.papers.diffusion_classifier import classify, exhaustive
 from zsclib.papers.diffusion_classifier.error_matrix import prediction
 from zsclib.prompts import fill, load_prompts
 from zsclib.sampling import sample
-from zsclib.world.pool import Pair, config_of, stream
+from zsclib.world.pool import Pair, beyond, config_of
 from zsclib.world.targets import CLASSES, SPLITS
 
 CLIP_SETS = ("objects", "printed-digits", "digits", "aerial", "objects-fine")
@@ -316,9 +315,8 @@ def held_out_pairs(model: Path, part: str, n: int) -> list[Pair]:
         model: an exported folder, whose training.json names the pool.
         part: a training, such as "autoencoder".
     """
-    pool = config_of(json.loads((Path(model) / "training.json").read_text())[part]["facts"]["pool"])
-    beyond = replace(pool, near_duplicates=0.0)  # a near-copy would not be held out
-    return list(stream(beyond, pool.n, pool.n + n))
+    training = json.loads((Path(model) / "training.json").read_text())
+    return beyond(config_of(training[part]["facts"]["pool"]), n)
 
 
 def _named(model: str, measures: Iterable[tuple[str, dict]]) -> dict[str, dict]:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,11 @@ SECOND_CRAWL = PoolConfig(
     scenes=SceneMix(kinds=(0.42, 0.25, 0.22, 0.04, 0.07), bend=1.6, scans=0.3),
     captions=CaptionMix(omit_material=0.3),
 )
+
+
+def beyond(config: PoolConfig, n: int) -> list[Pair]:
+    """Return the n pairs that would follow a pool, none of them a near-copy: what nothing trained on it has seen."""
+    return list(stream(replace(config, near_duplicates=0.0), config.n, config.n + n))
 
 
 def config_of(facts: dict) -> PoolConfig:

@@ -140,10 +140,10 @@ def _train(stage: str, options: argparse.Namespace) -> None:
             unet.freeze(pool.images, options.checkpoints, device)
         clip.train_image_tower(pool.images, pool.captions, held_out=HELD_OUT, begin=begin, **common)
     elif stage == "judge":
-        vae, common["facts"]["vae"] = autoencoder.frozen_autoencoder(options.checkpoints, device)
-        images, scenes = judge.with_decoded(
-            pool.images, pool.scenes, vae, min(judge.DECODED, len(pool) - HELD_OUT)
-        )
+        vae, sha256 = autoencoder.frozen_autoencoder(options.checkpoints, device)
+        decoded = min(judge.DECODED, len(pool) - HELD_OUT)
+        common["facts"] |= {"vae": sha256, "decoded": decoded}
+        images, scenes = judge.with_decoded(pool.images, pool.scenes, vae, decoded)
         judge.train_judge(images, scenes, held_out=HELD_OUT, **common)
     else:
         unet.train_unet(pool.images, pool.captions, held_out=HELD_OUT, begin=begin, **common)

@@ -51,13 +51,8 @@ CARDS = {
         "transformers",
     ),
 }
-VALIDATION = (
-    "what",
-    "psnr",
-    "top1_of_256",
-    "top1",
-    "held_out",
-)  # the first of these that a training measured
+# the first of these that a training measured is what its card tells
+VALIDATION = ("what", "psnr", "top1_of_256", "top1", "held_out")
 
 
 def thinned(history: list[dict], most: int = 300) -> list[dict]:
@@ -97,10 +92,8 @@ def card(name: str, training: dict[str, dict], quality: dict, megabytes: float) 
     ]
     for part, meta in training.items():
         last, plan = meta["history"][-1], meta["plan"]
-        seen, measured = (
-            meta["step"] * plan["batch"],
-            {k: v for row in meta["history"] for k, v in row.items()},
-        )
+        seen = meta["step"] * plan["batch"]
+        measured = {k: v for row in meta["history"] for k, v in row.items()}  # the newest of each
         held_out = next((f"{key} {measured[key]:.4g}" for key in VALIDATION if key in measured), "–")
         lines.append(
             f"| {part} | {seen:,} | {meta['step']:,} | {plan['batch']} | {meta['seconds'] / 3600:.1f} "
