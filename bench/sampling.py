@@ -23,7 +23,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
 from zsclib.models.generator import Generator, open_generator
-from zsclib.papers.diversity import plan
+from zsclib.papers.diversity.tricks import plan
 from zsclib.prompts import load_prompts
 from zsclib.sampling import generate
 

@@ -1,4 +1,4 @@
-"""Artefacts: what is put comes back, a key knows everything, damage is found, processes do not collide."""
+"""Cache: what is put comes back, a key knows everything, damage is found, processes do not collide."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import zsclib.seeds
+from zsclib.cache import Cache
+from zsclib.paths import ROOT
 from zsclib.study import stats
-from zsclib.study.artefacts import Artefacts
-from zsclib.study.provenance import ROOT
 
 
 @dataclass
@@ -26,8 +26,8 @@ class Settings:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Artefacts:
-    return Artefacts(tmp_path / "artefacts")
+def store(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "artefacts")
 
 
 ARRAYS = {
@@ -43,7 +43,7 @@ ARRAYS = {
 }
 
 
-def test_what_is_put_comes_back(store: Artefacts) -> None:
+def test_what_is_put_comes_back(store: Cache) -> None:
     assert store.get("k") is None
     store.put("k", ARRAYS, {"images": 2})
     back = store.get("k")
@@ -57,14 +57,14 @@ def test_what_is_put_comes_back(store: Artefacts) -> None:
     assert about["seconds"] >= 0
 
 
-def test_text_and_objects_are_refused_before_anything_is_written(store: Artefacts) -> None:
+def test_text_and_objects_are_refused_before_anything_is_written(store: Cache) -> None:
     for array in (np.array(["a"]), np.array([None]), np.array([1j])):
         with pytest.raises(TypeError, match="k: x is of type"):
             store.put("k", {"x": array})
     assert not store.folder.exists()
 
 
-def test_any_text_can_be_a_key(store: Artefacts) -> None:
+def test_any_text_can_be_a_key(store: Cache) -> None:
     for key in ("a/b", "a b", "..", ".hidden", "x" * 300, "ä"):
         store.put(key, {"x": np.array([len(key)])})
         assert store.get(key)["x"].tolist() == [len(key)]
@@ -73,7 +73,7 @@ def test_any_text_can_be_a_key(store: Artefacts) -> None:
         store.get("")
 
 
-def test_compute_calls_once(store: Artefacts, tmp_path: Path) -> None:
+def test_compute_calls_once(store: Cache, tmp_path: Path) -> None:
     calls = []
 
     def function() -> dict[str, np.ndarray]:
@@ -82,7 +82,7 @@ def test_compute_calls_once(store: Artefacts, tmp_path: Path) -> None:
 
     parts = {"name": "test", "n": 3}
     first = store.compute(parts, function)
-    again = Artefacts(store.folder).compute({"n": 3, "name": "test"}, function)
+    again = Cache(store.folder).compute({"n": 3, "name": "test"}, function)
     assert len(calls) == 1
     np.testing.assert_array_equal(first["x"], again["x"])
     store.compute(parts | {"n": 4}, function)
@@ -97,44 +97,44 @@ def test_a_key_knows_everything(tmp_path: Path) -> None:
         1, 1.0, True, "1", None, 2, -1, 0.1, "a", [], [1], [[1]], [1, 2], [2, 1], {}, {"a": 1}, {"a": 2},
         {"b": 1}, {"a": [1]}, np.array([1]), np.array([1.0]), np.array([[1]]), np.array([1], np.int32),
         torch.ones(2), Settings(1), Settings(2), Settings(1, 0.25), tmp_path / "a", tmp_path / "b.bin",
-        str(tmp_path / "b.bin"), zsclib.seeds, stats, stats.wilson, stats.accuracy, Artefacts,
+        str(tmp_path / "b.bin"), zsclib.seeds, stats, stats.wilson, stats.accuracy, Cache,
     ]  # fmt: skip
-    keys = [Artefacts.key(part=value) for value in distinct]
+    keys = [Cache.key(part=value) for value in distinct]
     assert len(set(keys)) == len(keys)
-    assert Artefacts.key(a=1, b=2) == Artefacts.key(b=2, a=1) != Artefacts.key(a=2, b=1)
-    assert Artefacts.key(part=(1, 2)) == Artefacts.key(part=[1, 2]) == Artefacts.key(part=[np.int64(1), 2])
-    assert Artefacts.key(part=np.float64(0.1)) == Artefacts.key(part=0.1)
-    assert Artefacts.key(part=ARRAYS["fortran"]) == Artefacts.key(
+    assert Cache.key(a=1, b=2) == Cache.key(b=2, a=1) != Cache.key(a=2, b=1)
+    assert Cache.key(part=(1, 2)) == Cache.key(part=[1, 2]) == Cache.key(part=[np.int64(1), 2])
+    assert Cache.key(part=np.float64(0.1)) == Cache.key(part=0.1)
+    assert Cache.key(part=ARRAYS["fortran"]) == Cache.key(
         part=np.ascontiguousarray(ARRAYS["fortran"])
     )
-    assert Artefacts.key(part=torch.ones(2)) == Artefacts.key(part=np.ones(2, np.float32))
+    assert Cache.key(part=torch.ones(2)) == Cache.key(part=np.ones(2, np.float32))
 
 
 def test_a_key_is_the_same_in_every_process() -> None:
     code = (
-        "import numpy as np, zsclib.seeds; from zsclib.study.artefacts import Artefacts; "
-        "print(Artefacts.key(a={'x': 1.5, 'y': 'z'}, b=np.arange(3), c=zsclib.seeds))"
+        "import numpy as np, zsclib.seeds; from zsclib.cache import Cache; "
+        "print(Cache.key(a={'x': 1.5, 'y': 'z'}, b=np.arange(3), c=zsclib.seeds))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert run.stdout.strip() == Artefacts.key(a={"y": "z", "x": 1.5}, b=np.arange(3), c=zsclib.seeds)
+    assert run.stdout.strip() == Cache.key(a={"y": "z", "x": 1.5}, b=np.arange(3), c=zsclib.seeds)
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), iter([1]), np.array(["a"]), print])
 def test_a_key_of_something_unstable_is_an_error(value: object) -> None:
     with pytest.raises(TypeError, match=r"settings.*\[1\]"):
-        Artefacts.key(settings=[1, value])
+        Cache.key(settings=[1, value])
     with pytest.raises(ValueError, match="at least one"):
-        Artefacts.key()
+        Cache.key()
 
 
 def test_files_count_by_content(tmp_path: Path) -> None:
     for name, content in (("a", "same"), ("b", "same"), ("c", "other")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "w.bin").write_text(content)
-    one, two, three = (Artefacts.key(weights=tmp_path / name) for name in "abc")
+    one, two, three = (Cache.key(weights=tmp_path / name) for name in "abc")
     assert one == two != three
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        Artefacts.key(weights=tmp_path / "nowhere")
+        Cache.key(weights=tmp_path / "nowhere")
 
 
 def test_code_counts_with_all_it_imports_but_not_its_comments(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_code_counts_with_all_it_imports_but_not_its_comments(tmp_path: Path) ->
         for name, text in files.items():
             (tmp_path / "zsclib" / f"{name}.py").write_text(text)
         code = (
-            "import zsclib.one; from zsclib.study.artefacts import Artefacts as A; print(A.key(c=zsclib.one))"
+            "import zsclib.one; from zsclib.cache import Cache as A; print(A.key(c=zsclib.one))"
         )
         environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin"}
         done = subprocess.run(
@@ -191,7 +191,7 @@ def damage_all(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_byte, damage_about, damage_half, damage_all])
 def test_damage_is_reported_set_aside_and_mended(
-    store: Artefacts, damage, capsys: pytest.CaptureFixture
+    store: Cache, damage, capsys: pytest.CaptureFixture
 ) -> None:
     parts = {"n": 1}
     key = store.key(**parts)
@@ -204,7 +204,7 @@ def test_damage_is_reported_set_aside_and_mended(
     assert store.get(key)["x"].tolist() == [0, 1, 2]
 
 
-def test_a_failed_put_leaves_nothing(store: Artefacts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_put_leaves_nothing(store: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, data: bytes) -> None:
         self.touch()
         raise OSError("No space left on device")
@@ -216,11 +216,11 @@ def test_a_failed_put_leaves_nothing(store: Artefacts, monkeypatch: pytest.Monke
     assert store.get("k") is None
 
 
-def test_several_processes_at_once(store: Artefacts) -> None:
+def test_several_processes_at_once(store: Cache) -> None:
     """Three writers and this reader on one key: only whole artefacts are ever seen."""
     code = (
-        "import sys, numpy as np; from zsclib.study.artefacts import Artefacts\n"
-        "store = Artefacts(sys.argv[1])\n"
+        "import sys, numpy as np; from zsclib.cache import Cache\n"
+        "store = Cache(sys.argv[1])\n"
         "for i in range(40): store.put('k', {'x': np.full(20_000, i)})"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, store.folder], cwd=ROOT) for _ in range(3)]
@@ -234,30 +234,30 @@ def test_several_processes_at_once(store: Artefacts) -> None:
     assert [path.name for path in store.folder.iterdir()] == ["k.safetensors"]
 
 
-def test_a_store_of_a_module_forgets_what_other_code_made(store: Artefacts) -> None:
-    of_seeds, of_stats = (Artefacts(store.folder, code=module) for module in (zsclib.seeds, stats))
+def test_a_store_of_a_module_forgets_what_other_code_made(store: Cache) -> None:
+    of_seeds, of_stats = (Cache(store.folder, code=module) for module in (zsclib.seeds, stats))
     of_seeds.put("k", {"x": np.array([1])})
     assert of_stats.get("k") is None
     assert store.get("k") is None
-    assert Artefacts(store.folder, code=zsclib.seeds).get("k")["x"].tolist() == [1]
+    assert Cache(store.folder, code=zsclib.seeds).get("k")["x"].tolist() == [1]
 
 
 def test_the_default_folder_is_that_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZSC_RUN_DIR", str(tmp_path))
-    assert Artefacts().folder == tmp_path / "artefacts"
+    assert Cache().folder == tmp_path / "artefacts"
     monkeypatch.delenv("ZSC_RUN_DIR")
-    assert Artefacts().folder == ROOT / "results" / "interactive" / "artefacts"
+    assert Cache().folder == ROOT / "results" / "interactive" / "artefacts"
 
 
 def test_reuse_of_earlier_work_is_noted_once(
-    store: Artefacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "reused"
     monkeypatch.setenv("ZSC_REUSED", str(log))
     store.put("k", {"x": np.zeros(3)}, {"seconds": 12.5})
     store.get("k")
     assert not log.exists(), "made in this run"
-    later = Artefacts(store.folder)
+    later = Cache(store.folder)
     later.get("k")
     later.get("k")
     assert [json.loads(line) for line in log.read_text().splitlines()] == [12.5]
@@ -265,4 +265,4 @@ def test_reuse_of_earlier_work_is_noted_once(
 
 def test_a_namedtuple_is_a_list() -> None:
     point = namedtuple("point", "x y")(1, 2)
-    assert Artefacts.key(p=point) == Artefacts.key(p=[1, 2])
+    assert Cache.key(p=point) == Cache.key(p=[1, 2])

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from zsclib.images import ImageSet
+from zsclib.images.image_set import ImageSet
 from zsclib.models.generator import open_generator
 from zsclib.papers.diffusion_classifier import baselines
-from zsclib.papers.diffusion_classifier.baselines import (
+from zsclib.papers.diffusion_classifier.engine import noise
+from zsclib.papers.diffusion_classifier.sd_features import (
     HEAD,
     PAPER_HEAD,
     PAPER_RECIPE,
@@ -22,7 +23,6 @@ from zsclib.papers.diffusion_classifier.baselines import (
     random_templates,
     train_on_features,
 )
-from zsclib.papers.diffusion_classifier.passes import noise
 from zsclib.prompts import Prompts
 from zsclib.sampling import generate
 

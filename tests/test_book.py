@@ -181,7 +181,7 @@ def test_numbers_on_the_first_page_come_from_the_records(pages):
 
 def test_the_library_page_documents_the_modules(pages):
     anchors = {tag["id"] for tag in pages["generated/api"].select("[id]")}
-    assert {"zsclib.seeds.seed_of", "zsclib.images.ImageSet", "zsclib.study.stats.Estimate"} <= anchors
+    assert {"zsclib.seeds.seed_of", "zsclib.images.image_set.ImageSet", "zsclib.study.stats.Estimate"} <= anchors
 
 
 def test_an_unchanged_book_is_left_as_it_is_and_a_changed_number_is_not(project, capsys, monkeypatch):

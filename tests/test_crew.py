@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from zsclib.crew import crew
+from zsclib.workers import crew
 
 
 def whose(number: int) -> tuple[int, int, int]:

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zsclib import codec
 from zsclib.datasets import DIGIT_SPLITS, WORLD, load, order
-from zsclib.images import ImageSet, content_hash
+from zsclib.images import files
+from zsclib.images.image_set import ImageSet, content_hash
+from zsclib.images.parquet import from_table
 from zsclib.seeds import rng
-from zsclib.tables import from_table
 
 
 def picture(*key: int | str, size: tuple[int, int] = (8, 8)) -> np.ndarray:
@@ -38,7 +38,7 @@ def write_parquet(
     path: Path, labels: list, names: list[str] | None = None, plain: bool = False, **columns: list
 ) -> Path:
     """A file as one finds it on the Hub: row i holds picture("row", file name, i)."""
-    files = [codec.encode_png(picture("row", path.name, i)) for i in range(len(labels))]
+    files = [files.encode_png(picture("row", path.name, i)) for i in range(len(labels))]
     table = pa.table(
         {"image": files if plain else [{"bytes": f, "path": None} for f in files], "label": labels, **columns}
     )
@@ -52,8 +52,8 @@ def write_parquet(
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    """What codec.decode was asked for, in order."""
-    calls, original = [], codec.decode
+    """What files.decode was asked for, in order."""
+    calls, original = [], files.decode
     monkeypatch.setattr(
         codec, "decode", lambda data, where, size=None: calls.append(where) or original(data, where, size)
     )
@@ -456,7 +456,7 @@ def test_faults_of_parquet_are_named(tmp_path):
     expect(ValueError, "no column 'label'")
     pq.write_table(pa.table({"image": [{"bytes": None, "path": "/etc/hosts"}], "label": [0]}), path)
     expect(ValueError, "x.parquet, row 0: no image bytes")
-    pq.write_table(pa.table({"image": [codec.encode_png(picture(0)), b"broken"], "label": [0, 0]}), path)
+    pq.write_table(pa.table({"image": [files.encode_png(picture(0)), b"broken"], "label": [0, 0]}), path)
     expect(ValueError, "x.parquet, row 1: not a readable image")
     write_parquet(path, pa.array([], pa.int64()), ["a", "b"])
     expect(ValueError, "0 images in its split 'test'")

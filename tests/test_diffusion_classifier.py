@@ -8,6 +8,7 @@ import torch
 
 from zsclib.models.generator import Condition, open_generator
 from zsclib.papers.diffusion_classifier import DiffusionClassifier, classify, errors, noise, passes, result_of
+from zsclib.papers.diffusion_classifier.ablations import best_classes
 from zsclib.papers.diffusion_classifier.error_matrix import (
     as_staged,
     evaluations,
@@ -22,7 +23,6 @@ from zsclib.papers.diffusion_classifier.error_matrix import (
     staged_prediction,
     timesteps,
 )
-from zsclib.papers.diffusion_classifier.mechanisms import best_classes
 from zsclib.prompts import fill
 
 PROMPTS = fill("a photo of a {}", ["cat", "dog", "fish", "car", "7"])

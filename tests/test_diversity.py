@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from tests import tiny
-from zsclib import codec
-from zsclib.images import ImageSet
+from zsclib.images import files
+from zsclib.images.image_set import ImageSet
 from zsclib.models.generator import open_generator
-from zsclib.papers.diversity import PAPER, TRICKS, bag_of_tricks, plan, shrink, union, words_of
+from zsclib.papers.diversity.tricks import PAPER, TRICKS, bag_of_tricks, plan, shrink, union, words_of
 from zsclib.prompts import Prompts, load_prompts
 from zsclib.sampling import generate
 from zsclib.world.captions import STYLE_PHRASES
@@ -164,7 +164,7 @@ def test_shrinking_without_a_filter_reads_few_pixels_and_with_one_it_reads_all()
     for how in ("bilinear", "nearest"):
         assert np.array_equal(shrink(noise, 4, how), shrink(others, 4, how))
         assert not shrink(hidden, 4, how).any()
-    assert np.array_equal(shrink(noise, 4), codec.resize(noise, 4))
+    assert np.array_equal(shrink(noise, 4), files.resize(noise, 4))
     assert (
         np.abs(shrink(noise, 4).astype(int) - 128).max()
         < 40

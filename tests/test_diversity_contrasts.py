@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zsclib.papers.diversity_contrasts import FIXED, MEASURED, SINGLE, contrasts, rank_correlations
-from zsclib.papers.diversity_study import ENDINGS
+from zsclib.papers.diversity.contrasts import FIXED, MEASURED, SINGLE, contrasts, rank_correlations
+from zsclib.papers.diversity.experiments import ENDINGS
 from zsclib.setmetrics import MEASURES
 from zsclib.study.claims import load_claims
 

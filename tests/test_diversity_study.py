@@ -9,13 +9,22 @@ import pandas as pd
 import pytest
 
 from tests import tiny
-from zsclib.images import ImageSet
+from zsclib.cache import Cache
+from zsclib.images.image_set import ImageSet
 from zsclib.papers import diversity_sets, diversity_study
-from zsclib.papers.diversity import PAPER
-from zsclib.papers.diversity_sets import ARMS, Cell, Setting, draw, needed, open_models, share, training_rows
-from zsclib.papers.diversity_study import ENDINGS, measures, right, run
+from zsclib.papers.diversity.experiments import ENDINGS, measures, right, run
+from zsclib.papers.diversity.training_sets import (
+    ARMS,
+    Cell,
+    Setting,
+    draw,
+    needed,
+    open_models,
+    share,
+    training_rows,
+)
+from zsclib.papers.diversity.tricks import PAPER
 from zsclib.recipe import Recipe
-from zsclib.study.artefacts import Artefacts
 
 CELLS = [
     Cell("digits", "base"), Cell("digits", "union"), Cell("digits", "union", 4), Cell("digits", "base", 2),
@@ -36,8 +45,8 @@ def setting(tmp_path_factory) -> Setting:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Artefacts:
-    return Artefacts(tmp_path_factory.mktemp("store"))
+def store(tmp_path_factory) -> Cache:
+    return Cache(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +108,8 @@ def test_a_run_stopped_after_a_training_goes_on_there(setting, tmp_path, table):
 
     seen = []
     with pytest.raises(Stop):
-        run(setting, CELLS[:2], Artefacts(tmp_path), progress=stop)
-    found = run(setting, CELLS[:2], Artefacts(tmp_path), progress=lambda *told: seen.append(told))
+        run(setting, CELLS[:2], Cache(tmp_path), progress=stop)
+    found = run(setting, CELLS[:2], Cache(tmp_path), progress=lambda *told: seen.append(told))
     assert seen[-1] == ("training", 1, 1)
     assert all((a == b).all() for a, b in zip(found["last"], table["last"], strict=False))
 
@@ -147,7 +156,7 @@ def test_right_averages_architectures_and_sets_targets_side_by_side():
 def test_a_cell_that_cannot_be_is_refused_before_any_work(setting, tmp_path, change, message):
     cell = Cell(**{"target": "digits"} | change)
     with pytest.raises(ValueError, match=message):
-        run(setting, [Cell("digits"), cell], Artefacts(tmp_path))
+        run(setting, [Cell("digits"), cell], Cache(tmp_path))
     assert not list(tmp_path.iterdir())
 
 

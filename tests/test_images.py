@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zsclib import codec, images
-from zsclib.images import ImageSet, concat, content_hash
+from zsclib.images import files
+from zsclib.images import image_set as images
+from zsclib.images.image_set import ImageSet, concat, content_hash
 from zsclib.seeds import rng
 
 
@@ -223,17 +224,17 @@ def test_hashes_tell_contents_apart_and_ignore_the_manifest():
 
 def test_resize_keeps_colours_takes_the_centre_and_does_not_alias():
     flat = np.full((2, 40, 60, 3), (10, 200, 77), np.uint8)
-    assert np.array_equal(codec.resize(flat, 16), np.full((2, 16, 16, 3), (10, 200, 77), np.uint8))
+    assert np.array_equal(files.resize(flat, 16), np.full((2, 16, 16, 3), (10, 200, 77), np.uint8))
     sides = np.zeros((1, 20, 60, 3), np.uint8)
     sides[:, :, 20:40] = 255  # only the centre square is white
-    assert codec.resize(sides, 10)[:, :, 1:-1].min() == 255
+    assert files.resize(sides, 10)[:, :, 1:-1].min() == 255
     stripes = np.zeros((1, 64, 64, 3), np.uint8)
     stripes[:, :, ::2] = 255  # taking every second column would give black or white
-    assert abs(codec.resize(stripes, 32)[0, 8:-8, 8:-8].astype(int) - 127.5).max() < 8
-    assert codec.resize(flat[:0], 16).shape == (0, 16, 16, 3)
+    assert abs(files.resize(stripes, 32)[0, 8:-8, 8:-8].astype(int) - 127.5).max() < 8
+    assert files.resize(flat[:0], 16).shape == (0, 16, 16, 3)
     for wrong in (0, -1, 2.5, True):
         with pytest.raises(ValueError, match="size must be a positive number"):
-            codec.resize(flat, wrong)
+            files.resize(flat, wrong)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -243,23 +244,23 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def test_decode_turns_every_kind_of_image_into_rgb():
-    assert codec.decode(encoded(Image.new("L", (3, 2), 77)), "x").tolist() == [[[77] * 3] * 3] * 2
+    assert files.decode(encoded(Image.new("L", (3, 2), 77)), "x").tolist() == [[[77] * 3] * 3] * 2
     clear = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     clear.putpixel((1, 0), (0, 0, 0, 0))
-    assert codec.decode(encoded(clear), "x").tolist() == [[[255, 0, 0], [255, 255, 255]]]
+    assert files.decode(encoded(clear), "x").tolist() == [[[255, 0, 0], [255, 255, 255]]]
     palette = Image.new("P", (2, 1), 0)
     palette.putpalette([0, 0, 0, 9, 8, 7])
     palette.putpixel((1, 0), 1)
-    assert codec.decode(encoded(palette), "x").tolist() == [[[0, 0, 0], [9, 8, 7]]]
-    assert codec.decode(encoded(palette, transparency=0), "x").tolist() == [[[255] * 3, [9, 8, 7]]]
+    assert files.decode(encoded(palette), "x").tolist() == [[[0, 0, 0], [9, 8, 7]]]
+    assert files.decode(encoded(palette, transparency=0), "x").tolist() == [[[255] * 3, [9, 8, 7]]]
     deep = Image.fromarray(np.array([[0, 257 * 100, 65535]], np.uint16))
-    assert codec.decode(encoded(deep), "x")[0, :, 0].tolist() == [0, 100, 255]
-    assert codec.decode(encoded(Image.new("1", (1, 1), 1)), "x").tolist() == [[[255] * 3]]
+    assert files.decode(encoded(deep), "x")[0, :, 0].tolist() == [0, 100, 255]
+    assert files.decode(encoded(Image.new("1", (1, 1), 1)), "x").tolist() == [[[255] * 3]]
     wide = Image.new("RGB", (4, 2), (1, 2, 3))
     exif = Image.Exif()
     exif[0x0112] = 6  # a camera held upright
-    assert codec.decode(encoded(wide, "JPEG", exif=exif), "x").shape == (4, 2, 3)
-    assert codec.decode(encoded(wide), "x", size=8).shape == (8, 8, 3)
+    assert files.decode(encoded(wide, "JPEG", exif=exif), "x").shape == (4, 2, 3)
+    assert files.decode(encoded(wide), "x", size=8).shape == (8, 8, 3)
 
 
 def test_decode_names_what_it_cannot_read():
@@ -272,12 +273,12 @@ def test_decode_names_what_it_cannot_read():
         encoded(noise, "JPEG")[:700],
     ):
         with pytest.raises(ValueError, match="cat/7.png: not a readable image"):
-            codec.decode(data, "cat/7.png")
+            files.decode(data, "cat/7.png")
     with pytest.raises(ValueError, match="no defined range"):
-        codec.decode(encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"), "x.tif")
+        files.decode(encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"), "x.tif")
 
 
 def test_png_bytes_give_the_same_pixels():
     one = make(2, 9)
     for image in one.images:
-        assert np.array_equal(codec.decode(codec.encode_png(image), "x"), image)
+        assert np.array_equal(files.decode(files.encode_png(image), "x"), image)

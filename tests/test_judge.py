@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from zsclib.judging import ABOUT_RELATIONS, KINDS, answered, requests, swapped
-from zsclib.models.judge import PLACES, QUESTIONS, new_judge, open_judge, read, split_answers
-from zsclib.models.pretrain.autoencoder import new_autoencoder, reconstructed
-from zsclib.models.pretrain.judge import UNASKED, answers_of, train_judge, with_decoded
-from zsclib.models.pretrain.loop import Plan
+from zsclib.pocket.judge import PLACES, QUESTIONS, new_judge, open_judge, read, split_answers
+from zsclib.pocket.requests import ABOUT_RELATIONS, KINDS, answered, requests, swapped
+from zsclib.pocket.train_judge import UNASKED, answers_of, train_judge, with_decoded
+from zsclib.pretraining.autoencoder import new_autoencoder, reconstructed
+from zsclib.pretraining.loop import Plan
 from zsclib.world.pool import PoolConfig, load_pool
 
 

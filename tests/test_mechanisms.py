@@ -9,8 +9,7 @@ from scipy import stats
 
 from tests.test_diffusion_classifier import Gaussians, Shelf
 from zsclib.papers.diffusion_classifier import classify
-from zsclib.papers.diffusion_classifier.error_matrix import exhaustive, nested_stages, prediction
-from zsclib.papers.diffusion_classifier.mechanisms import (
+from zsclib.papers.diffusion_classifier.ablations import (
     NOISES,
     Measure,
     best_classes,
@@ -20,7 +19,8 @@ from zsclib.papers.diffusion_classifier.mechanisms import (
     variational_weights,
     weighted,
 )
-from zsclib.papers.diffusion_classifier.passes import error_matrices, noise
+from zsclib.papers.diffusion_classifier.engine import error_matrices, noise
+from zsclib.papers.diffusion_classifier.error_matrix import exhaustive, nested_stages, prediction
 from zsclib.prompts import fill
 
 PROMPTS = fill("class {}", list("0123"))

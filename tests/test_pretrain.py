@@ -12,11 +12,11 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import nn
 from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from zsclib.models.pretrain import autoencoder, clip, unet
-from zsclib.models.pretrain.card import card, thinned, write_cards
-from zsclib.models.pretrain.checkpoint import checkpoints, digest_path, read_meta, read_tensors
-from zsclib.models.pretrain.export import UNET_PHASES, export, restore
-from zsclib.models.pretrain.loop import (
+from zsclib.pocket.card import card, thinned, write_cards
+from zsclib.pocket.export import UNET_PHASES, export, restore
+from zsclib.pretraining import autoencoder, clip, unet
+from zsclib.pretraining.checkpoint import checkpoints, digest_path, read_meta, read_tensors
+from zsclib.pretraining.loop import (
     Plan,
     averaged,
     batch_indices,
@@ -25,7 +25,7 @@ from zsclib.models.pretrain.loop import (
     train,
     update_ema,
 )
-from zsclib.models.pretrain.tokenizer import token_ids, train_tokenizer
+from zsclib.pretraining.tokenizer import token_ids, train_tokenizer
 from zsclib.world.pool import PoolConfig, stream
 
 VAE, UNET = (16, 16, 16), (16, 32)
@@ -436,7 +436,7 @@ def test_thinned_histories_keep_the_end_and_the_mean():
 
 
 def test_evaluation_measures_what_was_exported(exported, monkeypatch):
-    import zsclib.quality as module
+    import zsclib.pocket.evaluation as module
 
     monkeypatch.setattr(module, "CLIP_SETS", ("objects",))
     monkeypatch.setattr(module, "DIFFUSION_SETS", ("objects",))
@@ -454,7 +454,7 @@ def test_evaluation_measures_what_was_exported(exported, monkeypatch):
 
 @pytest.mark.parametrize("stage, first", [("unet-second", "unet"), ("clip-image-second", "clip-image")])
 def test_a_second_training_without_its_first_is_refused_before_anything_is_drawn(tmp_path, stage, first):
-    from zsclib.models.pretrain import __main__ as command
+    from zsclib.pretraining import __main__ as command
 
     given = ["--checkpoints", str(tmp_path / "kept"), "--pool-cache", str(tmp_path / "pool")]
     with pytest.raises(FileNotFoundError, match=f"{stage}: no checkpoint of {first} in"):
@@ -465,8 +465,8 @@ def test_a_second_training_without_its_first_is_refused_before_anything_is_drawn
 def test_one_command_trains_exports_and_measures_all_models(tmp_path, monkeypatch):
     """What `make models` does, cut short: two steps each, the networks and stages as they are."""
     from zsclib import quality
-    from zsclib.models.pretrain import __main__ as command
-    from zsclib.models.pretrain import dit
+    from zsclib.pretraining import __main__ as command
+    from zsclib.pretraining import dit
 
     monkeypatch.setattr(command, "HELD_OUT", 32)
     monkeypatch.setattr(dit, "PICTURES", 64)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from zsclib import quality
-from zsclib.judging import requests
 from zsclib.models.generator import open_generator
-from zsclib.models.pretrain.checkpoint import write_checkpoint
+from zsclib.pocket.requests import requests
+from zsclib.pretraining.checkpoint import write_checkpoint
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
 

@@ -23,8 +23,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from zsclib import cli
+from zsclib.hashing import code_text
+from zsclib.paths import ROOT
 from zsclib.study import kernel, parameters, runner
-from zsclib.study.provenance import ROOT, Neutral, code_text, hash_library
+from zsclib.study.provenance import Neutral, hash_library
 
 PARAMETERS = """\
 n: int | None = None
@@ -483,9 +485,9 @@ def test_one_run_per_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None
 SLOW = """\
 import os, time
 import numpy as np
-from zsclib.study.artefacts import Artefacts
+from zsclib.cache import Cache
 from zsclib.study.record import record
-store, computed = Artefacts(), 0
+store, computed = Cache(), 0
 for i in range(3):
     def work():
         global computed

@@ -10,9 +10,9 @@ import torch
 from diffusers import DDIMScheduler
 
 from tests import tiny
+from zsclib.cache import Cache
 from zsclib.models.generator import open_generator
 from zsclib.sampling import Guidance, check_plan, generate, sample, sampling_timesteps
-from zsclib.study.artefacts import Artefacts
 
 PROMPTS = ["a cat", "a dog", "a cat", "two fish", "a bird"]
 SEEDS = [11, 12, 13, 14, 15]
@@ -190,16 +190,16 @@ def test_a_killed_run_loses_one_batch_and_ends_with_the_very_same_pictures(sd1, 
 
 
 def test_a_longer_plan_finds_the_batches_of_a_shorter_one(sd1, passes, tmp_path):
-    store, plan = Artefacts(tmp_path), a_plan(10)
+    store, plan = Cache(tmp_path), a_plan(10)
     short = generate(sd1, plan.iloc[:6], CLASSES, steps=2, batch=3, store=store)
     passes.clear()
-    long = generate(sd1, plan, CLASSES, steps=2, batch=3, store=Artefacts(tmp_path))
+    long = generate(sd1, plan, CLASSES, steps=2, batch=3, store=Cache(tmp_path))
     assert len(passes) == 2 * 2  # two steps of two more batches
     assert np.array_equal(long.images[:6], short.images)
 
 
 def test_nothing_kept_serves_another_prompt_seed_scale_number_of_steps_or_model(sd1, passes, tmp_path):
-    store, plan = Artefacts(tmp_path / "kept"), a_plan(3)
+    store, plan = Cache(tmp_path / "kept"), a_plan(3)
     generate(sd1, plan, CLASSES, steps=2, store=store)
     others = [plan.assign(prompt="a bird"), plan.assign(seed=plan["seed"] + 1), plan.assign(guidance=3.0)]
     for i, (rows, steps) in enumerate([*((other, 2) for other in others), (plan, 3)]):

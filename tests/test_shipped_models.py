@@ -14,9 +14,9 @@ import torch
 from zsclib import datasets
 from zsclib.models.clip import open_clip
 from zsclib.models.generator import open_generator
-from zsclib.models.pretrain.autoencoder import psnr, reconstructed
 from zsclib.papers.diffusion_classifier import classify
 from zsclib.papers.diffusion_classifier.error_matrix import exhaustive
+from zsclib.pretraining.autoencoder import psnr, reconstructed
 from zsclib.prompts import prompts_of
 
 MODELS = Path(__file__).resolve().parents[1] / "data/models"

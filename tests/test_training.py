@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsclib.images import ImageSet
+from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import new_network
 from zsclib.recipe import DEVIATION, MEAN, Recipe, augment, batch_indices, learning_rate, standardise
 from zsclib.training import accuracy, fit, open_trained, train

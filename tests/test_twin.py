@@ -13,17 +13,17 @@ from diffusers import AutoencoderKL, DiTPipeline
 from torch import nn
 
 from zsclib import datasets
-from zsclib.images import ImageSet, content_hash
+from zsclib.images.image_set import ImageSet, content_hash
 from zsclib.models.folders import find_folder
 from zsclib.models.generator import open_generator
-from zsclib.models.pretrain import dit
-from zsclib.models.pretrain.autoencoder import new_autoencoder
-from zsclib.models.pretrain.card import write_cards
-from zsclib.models.pretrain.checkpoint import checkpoints, read_meta, read_tensors
-from zsclib.models.pretrain.export import export_dit
-from zsclib.models.pretrain.loop import Plan, load_averaged
 from zsclib.papers.diffusion_classifier import classify
 from zsclib.papers.diffusion_classifier.error_matrix import exhaustive
+from zsclib.pocket.card import write_cards
+from zsclib.pocket.export import export_dit
+from zsclib.pretraining import dit
+from zsclib.pretraining.autoencoder import new_autoencoder
+from zsclib.pretraining.checkpoint import checkpoints, read_meta, read_tensors
+from zsclib.pretraining.loop import Plan, load_averaged
 from zsclib.world.targets import OBJECTS
 
 SIZE = {"width": 32, "depth": 2, "patch": 4}

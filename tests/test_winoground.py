@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from zsclib import datasets
-from zsclib.images import ImageSet
+from zsclib.images.image_set import ImageSet
 from zsclib.models.clip import open_clip
 from zsclib.models.generator import open_generator
+from zsclib.papers.diffusion_classifier.engine import noise
 from zsclib.papers.diffusion_classifier.error_matrix import exhaustive, nested_stages
-from zsclib.papers.diffusion_classifier.passes import noise
 from zsclib.papers.diffusion_classifier.winoground import (
     CHANCE,
     by_swap,

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from zsclib.paths import ROOT
 from zsclib.study.notebooks import notebook_names
 from zsclib.study.parameters import PROFILES
-from zsclib.study.provenance import ROOT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import importlib.util
@@ -12,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from zsclib import codec
-from zsclib.images import ImageSet
+from zsclib.checks import check_size, did_you_mean, is_integer
+from zsclib.images.class_folders import Listing, from_folder
+from zsclib.images.files import resize
+from zsclib.images.image_set import ImageSet
+from zsclib.images.parquet import from_parquet, from_table
 from zsclib.seeds import seed_of
-from zsclib.sources import Listing, from_folder
-from zsclib.tables import from_parquet, from_table
 
 WORLD = ("objects", "objects-fine", "aerial", "gadgets", "pairs", "objects-shift", "printed-digits")
 PREFIXES = ("folder:PATH", "parquet:PATH", "hub:ID")
@@ -39,7 +39,7 @@ def load(
 
     Args:
         name: "digits" (real handwriting), a target of the pocket world (`WORLD`), "folder:PATH" (class
-            folders, see `zsclib.sources.from_folder`), "parquet:PATH" (see `zsclib.tables.from_parquet`),
+            folders, see `zsclib.images.class_folders.from_folder`), "parquet:PATH" (see `zsclib.images.parquet.from_parquet`),
             "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
         split: "train", "validation" or "test"; a user's own set may have others.
         n: number of images in all; None for all there are (1,000 for a target of the pocket world).
@@ -53,9 +53,9 @@ def load(
         ValueError: an unknown name or split, an `n` larger than the set, images that cannot be used as they
             are, or "hub:" without leave to use the network.
     """
-    if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1):
+    if n is not None and not is_integer(n, 1):
         raise ValueError(f"load: n must be a positive number of images or None for all, got {n!r}")
-    codec.check_size(size)
+    check_size(size)
     kind, _, place = name.partition(":")
     if name in WORLD:
         from zsclib.world.targets import target
@@ -72,10 +72,8 @@ def load(
             listing = from_folder(path, split) if kind == "folder" else from_parquet(path, split)
     else:
         known = ("digits", *WORLD)
-        close = difflib.get_close_matches(name, known, n=3)
-        meant = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
         raise ValueError(
-            f"load: there is no dataset {name!r}; {meant}known: {', '.join(known)}; "
+            f"load: there is no dataset {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}; "
             f"your own: {', '.join(PREFIXES)}"
         )
     available = len(listing.labels)
@@ -123,7 +121,7 @@ def _digits(split: str) -> Listing:
         padded = np.pad(images[members[rows]], ((0, 0), (2, 2), (2, 2)))  # 28 -> 32, paper is black
         rgb = np.repeat(padded[..., None], 3, axis=3)
         source = [f"mnist_5k, row {row}" for row in members[rows]]
-        return list(rgb if size is None else codec.resize(rgb, size)), pd.DataFrame({"source": source})
+        return list(rgb if size is None else resize(rgb, size)), pd.DataFrame({"source": source})
 
     return Listing(labels[members], tuple("0123456789"), read)
 
@@ -169,4 +167,4 @@ def _hub(ident: str, split: str, allow_network: bool) -> Listing:
 
 
 def _resized(images: ImageSet, size: int) -> ImageSet:
-    return ImageSet(codec.resize(images.images, size), images.labels, images.classes, images.manifest)
+    return ImageSet(resize(images.images, size), images.labels, images.classes, images.manifest)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from zsclib.paths import DATA
+
 ARTICLE = re.compile(r"^(a|an|the) ", re.IGNORECASE)
-FOLDER = Path(__file__).resolve().parents[1] / "data" / "prompts"
+FOLDER = DATA / "prompts"
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,14 @@
-"""Prompts become pictures: DDIM with classifier-free guidance, one seed and one scale per picture.
+"""Prompts become images: DDIM with classifier-free guidance, one seed and one scale per image.
 
-Pictures of different prompts, scales and seeds share a batch, and none depends on which others it was drawn with.
-`sample` draws a few; `generate` draws a labelled set from a plan, a table with a row per picture, and keeps what is
-finished, so that a run that was killed goes on where it was.
+Images of different prompts, scales and seeds share a batch, and none depends on which others it was generated with.
+`sample` makes a few; `generate` makes a labelled set from a plan, a table with a row per image, in jobs whose results
+are cached, so that a run that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,28 +16,23 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from zsclib.images import ImageSet
-from zsclib.models.condition import Condition
+from zsclib.hashing import key
+from zsclib.images.image_set import ImageSet
+from zsclib.models.conditioning import Condition
 from zsclib.models.generator import Generator
 from zsclib.seeds import rng
+from zsclib.workers import Execution, Job, run_jobs
 
 PROMPTS_AT_ONCE = 100  # when they are checked
 PLAN = ("label", "prompt", "guidance", "seed")  # the columns that `generate` reads
 
 
-class Store(Protocol):
-    """Where finished batches are kept, such as `zsclib.study.artefacts.Artefacts`."""
-
-    def get(self, key: str) -> Mapping[str, np.ndarray] | None: ...
-    def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None: ...
-
-
 @dataclass(frozen=True)
 class Guidance:
-    """How the guidance scale of each picture is chosen.
+    """How the guidance scale of each image is chosen.
 
     Example:
-        Guidance(7.5) is 7.5 for every picture, Guidance(1, 5) uniform and real in [1, 5],
+        Guidance(7.5) is 7.5 for every image, Guidance(1, 5) uniform and real in [1, 5],
         Guidance(1, 5, integer=True) uniform in {1, ..., 5}, and Guidance(1, 5, integer=True, once=True) one such
         number for a whole run, as in the released code of Shipard et al. (2023).
 
@@ -60,7 +53,7 @@ class Guidance:
             raise ValueError(f"guidance in integers needs integer bounds, got {self.low} and {self.high}")
 
     def draw(self, seed: int, *keys: int | str) -> float:
-        """Return the scale of the picture that the run's seed and these keys name."""
+        """Return the scale of the image that the run's seed and these keys name."""
         if self.high is None:
             return float(self.low)
         u = rng(seed, "guidance", *(("run",) if self.once else keys)).random()
@@ -75,19 +68,17 @@ def sample(
     guidance: float | Sequence[float] = 7.5,
     steps: int = 40,
     batch: int = 128,
-    progress: Iterable | None = None,
 ) -> np.ndarray:
-    """Draw one picture per prompt (Song et al. 2021, eq. 12 with η = 0; guidance: Ho & Salimans 2022, eq. 6).
+    """Generate one image per prompt (Song et al. 2021, eq. 12 with η = 0; guidance: Ho & Salimans 2022, eq. 6).
 
     Args:
         generator: a text-to-image model.
         prompts: n prompts.
-        seeds: n seeds, each the seed of one picture's initial noise (see `zsclib.seeds.seed_of`).
+        seeds: n seeds, each the seed of one image's initial noise (see `zsclib.seeds.seed_of`).
         guidance: the scale s of ε̂ = ε_∅ + s·(ε_c − ε_∅), one for all or n of them; 1 is purely conditional and
-            skips the unconditional pass.
+            skips the unconditional evaluation.
         steps: DDIM steps.
-        batch: pictures drawn at once; it changes no picture beyond rounding.
-        progress: wraps the loop over batches, such as `tqdm`.
+        batch: images at once; it changes no image beyond rounding.
 
     Returns:
         uint8 (n, H, W, 3).
@@ -97,11 +88,8 @@ def sample(
             fit the model's schedule.
     """
     n = len(prompts)
-    scales = (
-        np.broadcast_to(np.asarray(guidance, np.float32), (n,))
-        if np.ndim(guidance) == 0
-        else np.asarray(guidance)
-    )
+    one_scale = np.ndim(guidance) == 0
+    scales = np.broadcast_to(np.asarray(guidance, np.float32), (n,)) if one_scale else np.asarray(guidance)
     if n == 0 or len(seeds) != n or len(scales) != n:
         raise ValueError(
             f"sample: {n} prompts need as many seeds and scales, got {len(seeds)} and {len(scales)}"
@@ -110,17 +98,17 @@ def sample(
         raise ValueError(f"sample: guidance must be a number of at least 0, got {scales.min()}")
     unique = list(dict.fromkeys(prompts))
     where = {prompt: row for row, prompt in enumerate(unique)}
-    encoded = generator.encode_prompts([*unique, ""])
+    condition = generator.encode_prompts([*unique, ""])
     rows = torch.tensor([where[prompt] for prompt in prompts])
     timesteps = sampling_timesteps(generator, steps)
     images = []
-    for start in (progress or iter)(range(0, n, batch)):
+    for start in range(0, n, batch):
         part = slice(start, start + batch)
         noise = [
             torch.randn(generator.latent_shape, generator=torch.Generator("cpu").manual_seed(int(seed)))
             for seed in seeds[part]
         ]
-        z = _ddim(generator, torch.stack(noise), encoded, rows[part], torch.tensor(scales[part]), timesteps)
+        z = _ddim(generator, torch.stack(noise), condition, rows[part], torch.tensor(scales[part]), timesteps)
         images.append(generator.decode(z))
     return np.concatenate(images)
 
@@ -131,57 +119,63 @@ def generate(
     classes: Sequence[str],
     *,
     steps: int = 40,
-    batch: int = 128,
-    store: Store | None = None,
-    progress: Callable[[int], object] | None = None,
     shrink: Callable[[np.ndarray], np.ndarray] | None = None,
+    execution: Execution = Execution(batch=128),
 ) -> ImageSet:
-    """Draw the labelled set that a plan describes, batch by batch, each as `sample` draws it.
+    """Generate the labelled set that a plan describes, batch by batch, each as `sample` does it.
 
     The rows may be taken in parts, on as many machines as one likes: what a row asks for is in the row.
 
     Args:
         generator: a text-to-image model, or a class-conditional one with class names as prompts.
-        plan: a row per picture with `label` (its number in classes), `prompt`, `guidance` (a scale >= 0), `seed` (of
+        plan: a row per image with `label` (its number in classes), `prompt`, `guidance` (a scale >= 0), `seed` (of
             its initial noise) and free columns; the labels become the set's, all else its manifest.
         classes: class names in label order.
-        steps, batch: as in `sample`.
-        store: keeps every finished batch; the same plan, or a longer one that begins with it, finds it there.
-        progress: called with the number of pictures just done, for instance `tqdm(...).update`.
-        shrink: applied to every batch once it is drawn or found, uint8 (b, H, W, 3) to (b, h, w, 3): only its
-            result stays in memory, while the store keeps the pictures as drawn.
+        steps: as in `sample`.
+        shrink: applied to every batch, uint8 (b, H, W, 3) to (b, h, w, 3): only its result stays in memory, while the
+            cache has the images as they were generated.
+        execution: a job is a batch; the same plan, or a longer one that begins with it, finds its batches in the cache.
 
     Returns:
-        n pictures in the order of the plan.
+        n images in the order of the plan.
 
     Raises:
-        ValueError: before any picture is drawn, a plan without rows or with a column missing, a label outside the
+        ValueError: before any image is generated, a plan without rows or with a column missing, a label outside the
             classes, a class without a prompt, a scale below 0, a prompt the model cannot tell from another or does
             not know, a number of steps that does not fit.
     """
-    if batch < 1:
-        raise ValueError(f"generate: batch must be 1 or more, got {batch}")
     check_plan(generator, plan, classes, steps)
-    prompts, scales, seeds = (plan[column].tolist() for column in ("prompt", "guidance", "seed"))
-    fingerprint, images = None if store is None else generator.fingerprint(), None
-    for start in range(0, len(plan), batch):
-        part = slice(start, start + batch)
-        asked = (prompts[part], seeds[part], scales[part], steps)
-        key = hashlib.blake2b(repr((fingerprint, *asked)).encode(), digest_size=16).hexdigest()
-        kept = None if store is None else store.get(key)
-        drawn = sample(generator, *asked, batch) if kept is None else kept["images"]
-        if store is not None and kept is None:
-            store.put(key, {"images": drawn})
-        drawn = drawn if shrink is None else shrink(drawn)
-        images = np.empty((len(plan), *drawn.shape[1:]), np.uint8) if images is None else images
-        images[part] = drawn
-        if progress is not None:
-            progress(len(drawn))
+    images, done = None, 0
+    for arrays in run_jobs(sampling_jobs(generator, plan, steps, execution), execution, "generating"):
+        part = arrays["images"] if shrink is None else shrink(arrays["images"])
+        images = np.empty((len(plan), *part.shape[1:]), np.uint8) if images is None else images
+        images[done : done + len(part)] = part
+        done += len(part)
     return ImageSet(images, plan["label"].to_numpy(), tuple(classes), plan.drop(columns="label"))
 
 
+def sampling_jobs(generator: Generator, plan: pd.DataFrame, steps: int, execution: Execution) -> list[Job]:
+    """Return the jobs that generate the images of a plan, one for each batch."""
+    fingerprint = None if execution.cache is None else generator.fingerprint()
+    jobs = []
+    for start in range(0, len(plan), execution.batch):
+        rows = plan.iloc[start : start + execution.batch]
+        prompts, seeds, scales = (rows[column].tolist() for column in ("prompt", "seed", "guidance"))
+        name = None
+        if fingerprint is not None:
+            name = key(generator=fingerprint, prompts=prompts, seeds=seeds, scales=scales, steps=steps)
+        jobs.append(Job(_sampled, (generator, prompts, seeds, scales, steps), name, len(rows)))
+    return jobs
+
+
+def _sampled(
+    generator: Generator, prompts: list[str], seeds: list[int], scales: list[float], steps: int
+) -> Mapping[str, np.ndarray]:
+    return {"images": sample(generator, prompts, seeds, scales, steps, len(prompts))}
+
+
 def sampling_timesteps(generator: Generator, steps: int) -> list[int]:
-    """Return the noise levels a sampler visits, from most to least noise, spaced as the model's scheduler says."""
+    """Return the timesteps a sampler visits, from most to least noise, spaced as the model's scheduler says."""
     if not 1 <= steps <= generator.T:
         raise ValueError(f"sample: steps must be from 1 to {generator.T}, got {steps}")
     if generator.alphas_cumprod is None:
@@ -192,7 +186,7 @@ def sampling_timesteps(generator: Generator, steps: int) -> list[int]:
 
 
 def check_plan(generator: Generator, plan: pd.DataFrame, classes: Sequence[str], steps: int) -> None:
-    """Raise the ValueError that `generate` would raise, and draw nothing."""
+    """Raise the ValueError that `generate` would raise, and generate nothing."""
     sampling_timesteps(generator, steps)
     if missing := [column for column in PLAN if column not in plan.columns]:
         raise ValueError(
@@ -227,27 +221,27 @@ def check_plan(generator: Generator, plan: pd.DataFrame, classes: Sequence[str],
 def _ddim(
     generator: Generator,
     z: Tensor,
-    encoded: Condition,
+    condition: Condition,
     rows: Tensor,
     scales: Tensor,
     timesteps: Sequence[int],
 ) -> Tensor:
-    """Turn noise z (n, c, h, w) into latents; the last row of `encoded` is the empty prompt."""
+    """Turn noise z (n, c, h, w) into latents; the last row of `condition` is the empty prompt."""
     z, s = z.to(generator.device), scales.to(generator.device, torch.float32).view(-1, 1, 1, 1)
     guided = torch.nonzero(scales != 1).flatten()
-    condition = encoded.take(torch.cat([rows, torch.full((len(guided),), len(encoded) - 1)]))
-    # A guided picture is looked at twice, with its own prompt and with the empty one.
+    prompts = condition.take(torch.cat([rows, torch.full((len(guided),), len(condition) - 1)]))
+    # A guided image takes two evaluations, with its own prompt and with the empty one.
     copies = torch.cat([torch.arange(len(z)), guided]).to(generator.device)
     guided = guided.to(generator.device)
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
-        noise_hat = generator.predict_noise(z, t, condition, copies)
+        noise_hat = generator.predict_noise(z, t, prompts, copies)
         conditional, unconditional = noise_hat[: len(z)], noise_hat[: len(z)].clone()
         unconditional[guided] = noise_hat[len(z) :]
         noise_hat = unconditional + s * (conditional - unconditional)
         a, sigma = generator.signal_and_noise(t)
         z0 = (z - sigma * noise_hat) / a.clamp_min(1e-6)
         a, sigma = generator.signal_and_noise(t_next if t_next is not None else 0)
-        # Below the lowest level there is none: diffusion models end at t = 0's, as Stable Diffusion's scheduler
+        # Below the lowest timestep there is none: diffusion models end at t = 0's, as Stable Diffusion's scheduler
         # does (set_alpha_to_one = False); a flow ends at its data.
         z = z0 if t_next is None and generator.alphas_cumprod is None else a * z0 + sigma * noise_hat
     return z

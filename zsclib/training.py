@@ -8,21 +8,18 @@ trained.scores(test.images)                             # uint8 (n, H, W, 3) -> 
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from zsclib.codec import check_images
-from zsclib.images import ImageSet
-from zsclib.models.networks import open_network, save_network
+from zsclib.checks import check_images
+from zsclib.images.image_set import ImageSet
 from zsclib.recipe import Recipe, augment, batch_indices, learning_rate, standardise
 from zsclib.seeds import seed_of
 
@@ -72,24 +69,6 @@ class TrainedNetwork:
         """Return what the network's last, linear layer sees: float32 (n, d)."""
         return _in_batches(self.network, self.network.features, inputs, batch)
 
-    def save(self, folder: Path | str) -> None:
-        """Write the network as a transformers folder, with training.json beside it."""
-        save_network(self.network, folder)
-        about = {"recipe": asdict(self.recipe), "seed": self.seed, "kept": self.kept}
-        about["history"] = self.history.to_dict("list")
-        (Path(folder) / "training.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-
-
-def open_trained(folder: Path | str, device: str | torch.device = "cpu") -> TrainedNetwork:
-    """Open what `TrainedNetwork.save` wrote; scores of watched sets are not kept."""
-    network = open_network(folder, device)
-    path = Path(folder) / "training.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} does not say how it was trained (training.json); use open_network")
-    about = json.loads(path.read_text(encoding="utf-8"))
-    history = pd.DataFrame(about["history"])
-    return TrainedNetwork(network, Recipe(**about["recipe"]), about["seed"], history, about["kept"])
-
 
 def train(
     network: nn.Module,
@@ -129,7 +108,7 @@ def train(
         if one.images.shape[1:3] != (network.size, network.size):
             raise ValueError(
                 f"train: {name} has images of {one.images.shape[1:3]} pixels, the network takes {network.size}; "
-                "bring them to one size with zsclib.codec.resize"
+                "bring them to one size with zsclib.images.files.resize"
             )
     pairs = {name: (one.images, one.labels) for name, one in held_out.items()}
     chooses = pairs.pop("validation", None)

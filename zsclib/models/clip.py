@@ -17,14 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, CLIPModel
 
-from zsclib.codec import check_images
-from zsclib.models.folders import (
-    check_prompts,
-    check_truncation,
-    find_folder,
-    open_part,
-    quietly,
-)
+from zsclib.checks import check_images, check_prompts
+from zsclib.models.folders import check_truncation, find_folder, open_part, quietly
 from zsclib.prompts import fill
 
 AT_ONCE = 256  # images or texts in one pass

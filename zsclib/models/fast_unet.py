@@ -18,7 +18,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from zsclib.models.condition import Condition
+from zsclib.models.conditioning import Condition
 
 KEPT_BYTES = 2**29  # of keys and values per condition; where all prompts would take more, a pass has its own
 
@@ -65,7 +65,7 @@ def _known_keys_and_values(unet: nn.Module, condition: Condition) -> dict[nn.Mod
     """Return forwards of to_k and to_v that look up what these say of each prompt."""
     attentions = [block.attn2 for block in unet.modules() if isinstance(block, BasicTransformerBlock)]
     layers = [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]
-    prompts, rows, kept = condition.prompts, condition.rows, condition.kept
+    prompts, rows, kept = condition.prompts, condition.rows, condition.cached
     width = sum(layer.out_features for layer in layers)
     if len(prompts) * prompts.shape[1] * width * prompts.element_size() > KEPT_BYTES:
         kept = {}

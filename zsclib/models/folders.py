@@ -15,9 +15,9 @@ import huggingface_hub
 import torch
 import transformers
 
-VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")  # one of them makes a tokenizer
+from zsclib.paths import ROOT
 
-CLONE = Path(__file__).resolve().parents[2]
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")  # one of them makes a tokenizer
 
 
 def find_folder(path: str | Path, must_hold: str, allow_network: bool = False) -> Path:
@@ -26,8 +26,8 @@ def find_folder(path: str | Path, must_hold: str, allow_network: bool = False) -
     A relative path is looked up in the working directory, then in this clone.
     """
     folder = Path(path)
-    if not folder.is_dir() and (CLONE / folder).is_dir():
-        folder = CLONE / folder
+    if not folder.is_dir() and (ROOT / folder).is_dir():
+        folder = ROOT / folder
     if folder.is_dir():
         if not (folder / must_hold).is_file():
             raise FileNotFoundError(f"{folder} holds no {must_hold}: is it the right folder?")
@@ -72,13 +72,6 @@ def open_part(folder: Path, library: str, kind: str, dtype: torch.dtype = torch.
         lacking = sorted(info["missing_keys"])
         raise ValueError(f"{folder}: its safetensors lack {len(lacking)} weights of {kind}, as {lacking[0]}")
     return part
-
-
-def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """Return prompts as a list; ValueError where there is none, or where one is no text."""
-    if isinstance(prompts, str) or len(prompts) == 0 or any(not isinstance(text, str) for text in prompts):
-        raise ValueError(f"prompts must be a list of one or more texts, got {prompts!r}")
-    return list(prompts)
 
 
 def check_truncation(tokenizers: Sequence[Any], prompts: Sequence[str]) -> None:

@@ -16,6 +16,8 @@ files.
 from __future__ import annotations
 
 import contextlib
+import copyreg
+import functools
 import hashlib
 import inspect
 import json
@@ -28,16 +30,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsclib.codec import check_images
+from zsclib.checks import check_images, check_prompts
 from zsclib.models import fast_unet
-from zsclib.models.condition import Condition, class_ids
-from zsclib.models.folders import (
-    check_prompts,
-    check_truncation,
-    find_folder,
-    open_part,
-    quietly,
-)
+from zsclib.models.conditioning import Condition, class_ids
+from zsclib.models.folders import check_truncation, find_folder, open_part, quietly
+from zsclib.paths import ROOT
 
 PROMPTS_AT_ONCE = 100
 PIXELS_AT_ONCE = 2**22  # in one pass of the autoencoder: 4,096 images of 32 x 32, 16 of 512 x 512
@@ -95,6 +92,18 @@ class Generator:
         if self.unet.config.out_channels not in (None, channels, 2 * channels):
             raise ValueError(f"the network predicts {self.unet.config.out_channels} channels of {channels}")
         self._read_schedule()
+        self._opened: tuple | None = None  # how to open it again, and the state of its weights then
+
+    def __reduce__(self) -> tuple:
+        """Travel to another process as the folder to be opened there, unless a weight has changed since."""
+        if self._opened is not None and self._opened[1] == self._state():
+            return _open_once, self._opened[0]
+        return copyreg.__newobj__, (type(self),), self.__dict__
+
+    def _state(self) -> tuple:
+        modules = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
+        weights = [weight for module in modules for weight in (*module.parameters(), *module.buffers())]
+        return tuple((id(weight), weight._version) for weight in weights)
 
     def _read_schedule(self) -> None:
         config, alphas_cumprod = self.scheduler.config, getattr(self.scheduler, "alphas_cumprod", None)
@@ -136,7 +145,7 @@ class Generator:
             table = self.unet.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
             ids = class_ids(prompts, self.id2label, self.unet.config.num_embeds_ada_norm)
             rows = torch.tensor(ids, device=self.device)
-            return Condition(table(rows)[:, None], class_ids=rows)
+            return Condition(table(rows)[:, None], class_ids=rows, source=(self, prompts))
         check_truncation([part for name, part in self.parts.items() if name.startswith("tokenizer")], prompts)
         pipeline, embeddings, pooled = self.pipeline(), [], []
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
@@ -149,7 +158,7 @@ class Generator:
             else:
                 encoded = pipeline.encode_prompt(chunk, self.device, 1, do_classifier_free_guidance=False)
             embeddings.append(encoded[0])
-        return Condition(torch.cat(embeddings), torch.cat(pooled) if pooled else None)
+        return Condition(torch.cat(embeddings), torch.cat(pooled) if pooled else None, source=(self, prompts))
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> Tensor:
@@ -345,7 +354,14 @@ def open_generator(
         parts[name] = open_part(folder / name, library, kind, torch.float32 if whole else dtype)
     if "unet" in parts and parts["unet"].config.get("addition_embed_type") is not None:
         raise ValueError(f"{folder}: its U-Net wants more than a prompt (Stable Diffusion XL): not supported")
-    return Generator(parts, pipeline_class, device, dtype, image_size)
+    generator = Generator(parts, pipeline_class, device, dtype, image_size)
+    if Path(path).is_dir() or (ROOT / path).is_dir():
+        path = str(folder.resolve())
+    generator._opened = (str(path), str(device), dtype, allow_network, image_size), generator._state()
+    return generator
+
+
+_open_once = functools.lru_cache(maxsize=4)(open_generator)  # in a worker, where many jobs ask for the same one
 
 
 def _side(size: int | Sequence[int]) -> int:

@@ -10,15 +10,11 @@ pixels has no room for that: at this size `full` networks leave the first shrink
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zsclib.seeds import seed_of
@@ -166,43 +162,6 @@ def new_network(
             _mobilenet(model.mobilenet_v2, shrink, thin=width == "pocket")
     made_with = {"name": name, "classes": classes, "size": size, "width": width, "channels": channels}
     return Network(model, **made_with)
-
-
-def save_network(network: Network, folder: Path | str) -> None:
-    """Write the network as a transformers folder: config.json, model.safetensors.
-
-    Networks with a published stem, and every ViT and ConvNeXt, also open with transformers alone.
-    """
-    config = network.model.config
-    config.zsclib, config.architectures = network.made_with, [type(network.model).__name__]
-    config.save_pretrained(folder)
-    # not by transformers' save_pretrained: it renames the weights of some families on the way
-    weights = {name: value.contiguous() for name, value in network.model.state_dict().items()}
-    save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
-
-
-def open_network(folder: Path | str, device: str | torch.device = "cpu") -> Network:
-    """Open what `save_network` wrote.
-
-    Raises:
-        FileNotFoundError: no such folder, or no weights in it.
-        ValueError: the folder was written by something else, or its weights do not fit.
-    """
-    folder = Path(folder)
-    for file in ("config.json", "model.safetensors"):
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"open_network: {folder} holds no {file}")
-    made_with = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("zsclib")
-    if not made_with:
-        raise ValueError(f"open_network: {folder} was not written by save_network")
-    network = new_network(**made_with)
-    try:
-        network.model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"open_network: {folder} does not hold the weights of its {network.name}: {error}"
-        ) from error
-    return network.to(device).eval()
 
 
 def _small_resnet(stem: nn.Module, stride: int) -> None:

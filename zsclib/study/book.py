@@ -19,20 +19,21 @@ import nbformat
 import yaml
 
 import zsclib
-from zsclib.study.provenance import ROOT, digest, hash_file
+from zsclib.hashing import digest, hash_file
+from zsclib.paths import ROOT
 
 INPUTS = ("_config.yml", "requirements.lock", "book", "zsclib")  # what a page depends on, besides its run
 
 ROOMS = (
     *("zsclib.papers.diffusion_classifier", "zsclib.papers", "zsclib", "zsclib.world", "zsclib.models"),
-    *("zsclib.models.pretrain", "zsclib.study"),
+    *("zsclib.pretraining", "zsclib.study"),
 )
 API_INTRO = """\
 `zsclib` has three floors. Each paper has a room of its own in `zsclib.papers` and knows no other paper. They stand
 on what they share: prompts to pictures (`zsclib.sampling`), pictures to networks (`zsclib.training`), pictures to
-numbers (`zsclib.setmetrics`, `zsclib.judging`). That stands on the pocket world, the models and the data sets
+numbers (`zsclib.setmetrics`, `zsclib.pocket.requests`). That stands on the pocket world, the models and the data sets
 (`zsclib.world`, `zsclib.models`, `zsclib.datasets`), and those on images and seeds. Beside them `zsclib.study` runs
-notebooks and keeps what they find, and `zsclib.quality` measures the shipped models with the papers' own tools;
+notebooks and keeps what they find, and `zsclib.pocket.evaluation` measures the shipped models with the papers' own tools;
 nothing depends on either."""
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import pandas as pd
 import yaml
 
-from zsclib.study.provenance import ROOT
+from zsclib.paths import ROOT
 from zsclib.study.stats import Estimate, smallest_detectable
 
 DIRECTIONS = ("greater", "less", "equal", "not_less")

@@ -11,8 +11,9 @@ from typing import TextIO
 
 import nbformat
 
+from zsclib.paths import ROOT
 from zsclib.study.notebooks import first_line, read_notebook, short
-from zsclib.study.provenance import ROOT, cpu_count
+from zsclib.study.provenance import cpu_count
 
 
 class RunError(RuntimeError):

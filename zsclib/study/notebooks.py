@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 
-from zsclib.study.provenance import ROOT, Neutral, hash_json
+from zsclib.checks import did_you_mean
+from zsclib.hashing import hash_json
+from zsclib.paths import ROOT, atomic
+from zsclib.study.provenance import Neutral
 
 # Set by the notebook interface, not by what the notebook does.
 _VOLATILE = {"execution", "papermill", "ExecuteTime", "collapsed", "scrolled", "jp-MarkdownHeadingCollapsed"}
@@ -33,12 +35,6 @@ def find_notebook(name: str | Path, root: Path = ROOT) -> Path:
         f"no notebook {str(name)!r} in notebooks/{did_you_mean(stem, known)}; "
         f"there are: {', '.join(known) or 'none'}"
     )
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " (did you mean '…'?)" with the nearest of the known words, or nothing if none is near."""
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
@@ -98,10 +94,9 @@ def _is_blank(output: Mapping[str, object]) -> bool:
 
 
 def write_notebook(node: nbformat.NotebookNode, path: Path) -> None:
-    """Write a notebook to a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    nbformat.write(node, temporary)
-    temporary.replace(path)
+    """Write a notebook, whole or not at all."""
+    with atomic(path) as temporary:
+        nbformat.write(node, temporary)
 
 
 def first_line(cell: nbformat.NotebookNode) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from zsclib.study.notebooks import did_you_mean
-from zsclib.study.provenance import ROOT
+from zsclib.checks import did_you_mean
+from zsclib.paths import ROOT
 
 PROFILES = ("ci", "book", "study", "paper")
 _WORDS = {"true": True, "false": False, "none": None, "null": None}

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import io
-import json
 import os
 import platform
 import re
@@ -13,78 +9,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tokenize
 from collections.abc import Iterable
-from functools import cache, lru_cache
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]  # the clone: notebooks/, data/, results/ and zsclib/ lie here
+from zsclib.hashing import digest, hash_code, hash_file
+from zsclib.paths import ROOT
+
 SOFTWARE = ("torch", "diffusers", "transformers", "numpy", "scipy")
 # Changing how results are shown or started changes no result.
 NOT_RESULTS = ("zsclib/cli.py", "zsclib/__main__.py", "zsclib/study/book.py")
-
-
-def digest(*parts: bytes | str) -> str:
-    """Return the SHA-256 (hex) of the parts, each with its length before it."""
-    sha = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        sha.update(len(data).to_bytes(8, "little") + data)
-    return sha.hexdigest()
-
-
-def hash_file(path: Path | str) -> str:
-    """Return the SHA-256 (hex) of a file's content, remembered while its size and time stay the same."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"hash_file: no such file: {path}")
-    info = path.stat()
-    return _hash_file(path, info.st_size, info.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def code_text(source: str) -> str:
-    """Return Python source without comments, docstrings and blank lines: what it does, not what it says."""
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
-    verbatim, dropped = set(), set()  # rows inside other strings: there, blanks are content
-    for node in ast.walk(ast.parse(source)):
-        rows = range(getattr(node, "lineno", 1) - 1, getattr(node, "end_lineno", 0))
-        if isinstance(node, ast.Constant | ast.JoinedStr) and len(rows) > 1:
-            verbatim.update(rows)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            dropped.update(_docstring_rows(node, lines))
-    code = [row for row, line in enumerate(lines) if row in verbatim or line.strip()]
-    return "\n".join(
-        lines[row] if row in verbatim else lines[row].rstrip() for row in code if row not in dropped
-    )
-
-
-def _docstring_rows(node: ast.AST, lines: list[str]) -> range:
-    if not node.body or ast.get_docstring(node, clean=False) is None:
-        return range(0)
-    text = node.body[0]
-    before = lines[text.lineno - 1].encode()[: text.col_offset]
-    after = lines[text.end_lineno - 1].encode()[text.end_col_offset :]
-    # A docstring that shares a line with code stays.
-    return range(0) if before.strip() or after.strip() else range(text.lineno - 1, text.end_lineno)
-
-
-def hash_code(path: Path | str) -> str:
-    """Return the SHA-256 (hex) of a Python file's code; comments and docstrings do not count."""
-    source = Path(path).read_text(encoding="utf-8")
-    try:
-        return digest(code_text(source))
-    except (SyntaxError, tokenize.TokenError):  # a file that cannot be imported: no hash to preserve
-        return digest(source)
 
 
 def hash_library(root: Path = ROOT, package: Path = ROOT / "zsclib") -> str:
@@ -108,20 +43,6 @@ def hash_library(root: Path = ROOT, package: Path = ROOT / "zsclib") -> str:
             if path.is_file() and not told:
                 parts += [path.relative_to(root).as_posix(), hash_file(path)]
     return digest(*parts)
-
-
-def hash_json(value: object) -> str:
-    """Return the SHA-256 (hex) of a JSON-like value; the order of keys does not count, 1 and 1.0 differ."""
-    return digest(json.dumps(value, sort_keys=True, allow_nan=False))
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON to a temporary name and rename it, so that a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 @cache

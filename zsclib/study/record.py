@@ -13,7 +13,7 @@ import numpy as np
 from IPython import get_ipython
 from IPython.display import display
 
-from zsclib.study.provenance import ROOT, write_json
+from zsclib.paths import ROOT, write_json
 from zsclib.study.stats import Estimate
 
 KEY = "zsc_record"  # under which a cell output's metadata carries the recorded values

@@ -18,11 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from zsclib.hashing import hash_json
+from zsclib.paths import ROOT, write_json
 from zsclib.study import kernel
 from zsclib.study.kernel import RunError
 from zsclib.study.notebooks import find_notebook, hash_notebook, publishable, read_notebook, write_notebook
 from zsclib.study.parameters import Parameter, merge_parameters, read_parameters, read_profile
-from zsclib.study.provenance import ROOT, Neutral, hardware, hash_json, hash_library, software, write_json
+from zsclib.study.provenance import Neutral, hardware, hash_library, software
 
 
 class Plan(NamedTuple):
@@ -97,16 +99,6 @@ def stale_because(
 ) -> str | None:
     """Return why the kept result is not that of the present notebook, parameters and library, or None."""
     return _stale_because(plan(notebook, parameters, profile, root))
-
-
-def is_stale(
-    notebook: str | Path,
-    profile: str = "book",
-    parameters: Mapping[str, object] | None = None,
-    root: Path = ROOT,
-) -> bool:
-    """Return whether a run is due (see `stale_because`)."""
-    return stale_because(notebook, profile, parameters, root) is not None
 
 
 def run(

@@ -23,6 +23,16 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g}, n = {self.n:,})"
 
+    def percent(self, digits: int = 1) -> str:
+        """Return a share as text: "93.5 % (89.2 to 96.2)"."""
+        value, low, high = (f"{100 * x:.{digits}f}" for x in self[:3])
+        return f"{value} % ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+
+    def points(self, digits: int = 1) -> str:
+        """Return a difference of shares as text: "+2.5 points (−0.4 to +5.4)"."""
+        value, low, high = (f"{100 * x:+.{digits}f}" for x in self[:3])
+        return f"{value} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     """Return a proportion with Wilson's score interval (Wilson 1927).
@@ -64,17 +74,6 @@ def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike, level: float =
     p_a, p_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
     half = stats.norm.ppf(0.5 + level / 2) * math.sqrt((p_a + p_b - (p_a - p_b) ** 2) / (n + 2))
     return Estimate((only_a - only_b) / n, max(p_a - p_b - half, -1.0), min(p_a - p_b + half, 1.0), n)
-
-
-def mcnemar_exact(b: int, c: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test (McNemar 1947; binomial form).
-
-    Args:
-        b: items only the first classifier got right.
-        c: items only the second got right.
-    """
-    b, c = _count(b, "b"), _count(c, "c")
-    return float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
 
 
 def paired_bootstrap(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from zsclib.paths import atomic
 from zsclib.seeds import rng
 from zsclib.world.captions import CaptionMix, caption
 from zsclib.world.render import render
@@ -126,15 +127,11 @@ def load_pool(config: PoolConfig, cache: Path | str | None = None, workers: int 
         folder = Path(cache)
         pixels, table = folder / f"{config.key()}.npy", folder / f"{config.key()}.parquet"
         if not table.exists():
-            folder.mkdir(parents=True, exist_ok=True)
             pool = _draw(config, workers)
-            for path, write in (
-                (pixels, lambda p: np.save(p, pool.images)),
-                (table, lambda p: pool.scenes.assign(caption=pool.captions).to_parquet(p)),
-            ):
-                part = path.with_name(f"part-{os.getpid()}-{path.name}")
-                write(part)
-                part.replace(path)
+            with atomic(pixels) as temporary:
+                np.save(temporary, pool.images)
+            with atomic(table) as temporary:  # last: where it is, the pool is whole
+                pool.scenes.assign(caption=pool.captions).to_parquet(temporary)
         scenes = pd.read_parquet(table)
         captions = scenes.pop("caption").tolist()
         return Pool(np.load(pixels, mmap_mode="r"), captions, scenes, config)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from zsclib.images import ImageSet
+from zsclib.images.image_set import ImageSet
 from zsclib.seeds import rng
 from zsclib.world.captions import with_article
 from zsclib.world.render import render

@@ -1,37 +1,15 @@
-"""Your Diffusion Model is Secretly a Zero-Shot Classifier (ICCV 2023): begin with `classifier`."""
+"""Your Diffusion Model is Secretly a Zero-Shot Classifier (ICCV 2023): `method` says how, `classify` does it."""
 
-from zsclib.papers.diffusion_classifier.classifier import (
-    DiffusionClassifier,
-    Result,
-    Schedule,
-    Sequential,
-    Store,
-    clark_jaini,
-    classify,
-    errors,
-    exhaustive,
-    nested_stages,
-    noise,
-    posterior,
-    reference_stages,
-    result_of,
-    sequential,
-)
+from zsclib.papers.diffusion_classifier.classifier import DiffusionClassifier, classify
+from zsclib.papers.diffusion_classifier.error_matrix import exhaustive, nested_stages, reference_stages
+from zsclib.papers.diffusion_classifier.sequential import clark_jaini, sequential
 
 __all__ = [
     "DiffusionClassifier",
-    "Result",
-    "Schedule",
-    "Sequential",
-    "Store",
     "clark_jaini",
     "classify",
-    "errors",
     "exhaustive",
     "nested_stages",
-    "noise",
-    "posterior",
     "reference_stages",
-    "result_of",
     "sequential",
 ]

@@ -182,19 +182,6 @@ def scores_from_errors(errors: np.ndarray) -> np.ndarray:
     return below
 
 
-def paired_standard_errors(errors: np.ndarray) -> np.ndarray:
-    """Return the standard error of each class's mean difference to the prediction, over the noise both met.
-
-    Returns:
-        float32 (n, C); 0 for the prediction itself, NaN where fewer than two noises are shared.
-    """
-    difference = _differences(errors)[1]
-    shared = (~np.isnan(difference)).sum(2)
-    square = (difference - _mean(difference)[:, :, None]) ** 2
-    variance = np.nansum(square, axis=2) / np.where(shared > 1, shared - 1, np.nan)
-    return np.sqrt(variance / np.maximum(shared, 1)).astype(np.float32)
-
-
 def posterior(scores: np.ndarray, K: int, temperature: float = 1.0) -> np.ndarray:
     """Return class probabilities, softmax(K scores / temperature): Bayes' rule with equal priors (section 3).
 

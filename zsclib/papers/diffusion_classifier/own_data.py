@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zsclib import datasets
-from zsclib.images import ImageSet
+from zsclib.images.class_folders import from_folder
+from zsclib.images.image_set import ImageSet
+from zsclib.images.parquet import from_parquet
 from zsclib.prompts import fill, prompts_of
-from zsclib.sources import from_folder
-from zsclib.tables import from_parquet
 
 
 def check_words(classes: Sequence[str] = (), template: str = "") -> None:

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from zsclib.images import ImageSet
+from zsclib.images.image_set import ImageSet
 from zsclib.models.clip import Clip
 from zsclib.models.generator import Generator
+from zsclib.papers.diffusion_classifier.ablations import Measure
+from zsclib.papers.diffusion_classifier.engine import error_matrices
 from zsclib.papers.diffusion_classifier.error_matrix import Schedule
-from zsclib.papers.diffusion_classifier.passes import Measure, error_matrices
+from zsclib.workers import Execution
 
 CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6, "matching": 1 / 2}  # of four scores in any order
+EXAMPLES_AT_ONCE = 32  # in one matrix of captions by images
 SWAPS = ("object", "relation", "both")  # in the order of table 3
 
 
@@ -94,14 +96,14 @@ def pairs_of(images: ImageSet) -> Pairs:
     rows, captions, keys, swaps = [], [], [], []
     for example, part in table.groupby("example", sort=False, dropna=False):
         part = part.sort_values("label")
-        said = set(zip(part.caption_0, part.caption_1, strict=True))
-        if part.label.tolist() != [0, 1] or len(said) != 1 or len(set(*said)) != 2:
+        both = set(zip(part.caption_0, part.caption_1, strict=True))
+        if part.label.tolist() != [0, 1] or len(both) != 1 or len(set(*both)) != 2:
             raise ValueError(
                 f"pairs_of: example {example!r} needs an image of label 0, one of label 1, and two captions; got "
-                f"labels {part.label.tolist()} and {sorted(said)}"
+                f"labels {part.label.tolist()} and {sorted(both)}"
             )
         rows.append(part.row.tolist())
-        captions.append(*said)
+        captions.append(*both)
         keys.append(f"example {example}")
         swaps.append(str(part.swap.iloc[0]) if "swap" in part else "")
     return Pairs(
@@ -115,8 +117,7 @@ def pair_errors(
     schedule: Schedule,
     *,
     loss: str = "l2",
-    examples_at_once: int = 32,
-    **options: Any,
+    execution: Execution = Execution(),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the errors of both images of every example under both captions, and under no caption.
 
@@ -126,9 +127,7 @@ def pair_errors(
     Args:
         schedule: `exhaustive(K)`; the paper takes all 1,000 levels.
         loss: "l2", "l1" or "huber".
-        examples_at_once: examples in one matrix of captions by images.
-        options: seed, batch, store and progress of `passes.error_matrices`. Of the 6 K passes of an
-            example, `progress` counts the 4 K with a caption.
+        execution: as for `zsclib.papers.diffusion_classifier.classify`; an example takes 6 K evaluations.
 
     Returns:
         float32 (n, 2, 2, K), caption by image by level, and (n, 2, K) without a caption.
@@ -136,31 +135,30 @@ def pair_errors(
     Raises:
         ValueError: no examples, a schedule that eliminates, or what `error_matrices` raises.
     """
-    if not pairs.keys or examples_at_once < 1 or len(schedule.until) != 1:
+    if not pairs.keys or len(schedule.until) != 1:
         raise ValueError(
-            f"pair_errors: needs examples and one stage, got {len(pairs.keys)} examples, {len(schedule.until)} "
-            f"stages, examples_at_once={examples_at_once}"
+            f"pair_errors: needs examples and one stage, got {len(pairs.keys)} examples, {len(schedule.until)} stages"
         )
-    said, silent = Measure(loss), Measure(loss, guidance=-1)
+    captioned, unconditional = Measure(loss), Measure(loss, guidance=-1)
     with_caption, without = [], []
-    for start in range(0, len(pairs.keys), examples_at_once):
-        part = slice(start, start + examples_at_once)
+    for start in range(0, len(pairs.keys), EXAMPLES_AT_ONCE):
+        part = slice(start, start + EXAMPLES_AT_ONCE)
         captions = pairs.captions[part]
         texts = list(dict.fromkeys(caption for both in captions for caption in both))
-        asked = np.array([[texts.index(caption) for caption in both] for both in captions]).repeat(2, axis=0)
-        candidates = np.zeros((len(asked), len(texts)), bool)
-        np.put_along_axis(candidates, asked, True, axis=1)  # an image is asked about its example's captions
-        found = error_matrices(
+        own = np.array([[texts.index(caption) for caption in both] for both in captions]).repeat(2, axis=0)
+        candidates = np.zeros((len(own), len(texts)), bool)
+        np.put_along_axis(candidates, own, True, axis=1)  # an image is asked about its example's captions
+        errors = error_matrices(
             generator,
             pairs.images[part].reshape(-1, *pairs.images.shape[2:]),
             texts,
             schedule,
-            (said, silent),
+            (captioned, unconditional),
             candidates=candidates,
             keys=[key for key in pairs.keys[part] for _ in range(2)],
-            **options,
+            execution=execution,
         )
-        e, u = (np.take_along_axis(found[measure], asked[:, :, None], axis=1) for measure in (said, silent))
+        e, u = (np.take_along_axis(errors[measure], own[:, :, None], axis=1) for measure in (captioned, unconditional))
         K = e.shape[2]
         with_caption.append(e.reshape(-1, 2, 2, K).transpose(0, 2, 1, 3))  # from image by caption
         without.append(u[:, 0].reshape(-1, 2, K))

@@ -1,0 +1,158 @@
+"""What a source of labelled images hands over before anything is decoded; and folders of class folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from zsclib.images import files as image_files
+from zsclib.images.image_set import ImageSet
+
+SUFFIXES = {
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pnm",
+}
+SPLIT_NAMES = {  # how folders and files spell a split; any other spelling is taken as it stands
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+T = TypeVar("T")
+
+
+class Listing(NamedTuple):
+    """What a source has: labels int64 (n,), class names, and `read(rows, size)` for the images of some rows.
+
+    `read` returns one uint8 (h, w, 3) per row and their manifest, both in the order of `rows`.
+    """
+
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    read: Callable[[np.ndarray, int | None], tuple[list[np.ndarray], pd.DataFrame]]
+
+    def image_set(self, rows: np.ndarray, size: int | None) -> ImageSet:
+        """Decode `rows`, resized to `size` unless it is None.
+
+        Raises:
+            ValueError: an image does not decode, or sizes differ and `size` is None.
+        """
+        images, manifest = self.read(rows, size)
+        for i, image in enumerate(images):
+            if image.shape != images[0].shape:
+                (h0, w0, _), (h, w, _) = images[0].shape, image.shape
+                raise ValueError(
+                    f"images differ in size: {manifest['source'][0]} is {w0}×{h0} pixels, "
+                    f"{manifest['source'][i]} is {w}×{h}; give size=, for instance size=32"
+                )
+        return ImageSet(np.stack(images), self.labels[rows], self.classes, manifest)
+
+
+def from_folder(path: Path, split: str) -> Listing:
+    """List a folder of class folders, PATH/class/image.png, or of splits of it, PATH/train/class/image.png.
+
+    Classes are the sub-folders' names, sorted; files are sorted by name. Hidden files and files without an
+    image suffix are left out. Without split folders all images are the split "test", the only one: the
+    same images under another name would be a train set that is tested on.
+
+    Raises:
+        FileNotFoundError: the folder, or the folder of the split, is missing.
+        ValueError: no class folder, an empty one, images outside class folders or deeper inside them, splits
+            with different classes, or a link that leads out of the folder.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: there is no such folder")
+    splits = {p.name: p for p in _folders(path) if spelling(p.name) and _folders(p)}
+    root = path
+    if splits:
+        root = pick_split(splits, split, path)
+        names = {p.name for p in _folders(root)}
+        for name, other in splits.items():
+            if differing := names ^ {p.name for p in _folders(other)}:
+                raise ValueError(
+                    f"{path}: the splits {root.name!r} and {name!r} have different class folders: "
+                    f"{', '.join(sorted(differing))}; give every split the same ones"
+                )
+    elif split != "test":
+        raise FileNotFoundError(
+            f"{path}: without split folders every image is in the split 'test', {split!r} was asked for; "
+            f"move the class folders into {path / 'train'}, {path / 'validation'} and {path / 'test'}"
+        )
+    if loose := _images(root):
+        raise ValueError(
+            f"{loose[0]}: an image outside the class folders; move it into one ({root}/CLASS/) or away"
+        )
+    classes = _folders(root)
+    if not classes:
+        raise ValueError(f"{root}: no class folders; put the images into one sub-folder per class")
+    files, labels = [], []
+    for label, folder in enumerate(classes):
+        if inner := _folders(folder):
+            raise ValueError(
+                f"{inner[0]}: a folder inside the class folder {folder.name!r}; move its images up, or give "
+                "the folder whose sub-folders are the classes"
+            )
+        if not (mine := _images(folder)):
+            others = sorted({p.suffix for p in folder.iterdir()})
+            raise ValueError(
+                f"{folder}: an empty class folder (suffixes there: {others}, known: {sorted(SUFFIXES)}); "
+                "add images or remove it"
+            )
+        for file in (root, folder, *mine):
+            if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
+                raise ValueError(
+                    f"{file}: a link to {file.resolve()}, outside {path}; copy the images instead"
+                )
+        files += mine
+        labels += [label] * len(mine)
+
+    def read(rows: np.ndarray, size: int | None) -> tuple[list[np.ndarray], pd.DataFrame]:
+        images = [image_files.decode(files[row], str(files[row]), size) for row in rows]
+        return images, pd.DataFrame({"source": [files[row].relative_to(path).as_posix() for row in rows]})
+
+    return Listing(np.array(labels, np.int64), tuple(p.name for p in classes), read)
+
+
+def pick_split(splits: dict[str, T], split: str, path: Path) -> T:
+    """Return the entry of `splits` that is meant by `split`, in any of its spellings.
+
+    Raises:
+        FileNotFoundError: there is none, or more than one.
+    """
+    meant = [name for name in splits if name == split]
+    meant = meant or [name for name in splits if spelling(split) and spelling(name) == spelling(split)]
+    if len(meant) != 1:
+        raise FileNotFoundError(
+            f"{path}: the split {split!r} fits none, or more than one, of those here: {', '.join(splits)}"
+        )
+    return splits[meant[0]]
+
+
+def spelling(name: str) -> str | None:
+    """Return the standard name of a split, or None for what is no split's name."""
+    return next((split for split, spellings in SPLIT_NAMES.items() if name.lower() in spellings), None)
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _images(path: Path) -> list[Path]:
+    return sorted(
+        p
+        for p in path.iterdir()
+        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir()
+    )

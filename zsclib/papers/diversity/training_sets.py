@@ -1,0 +1,282 @@
+"""Which training sets the bag of tricks is judged by, and how generated images are shared out among them.
+
+An arm is a training set: which tricks made its images, and what else sets it apart. Arms of one target and seed share
+images: a union takes the first of each trick's, and every trick's very first are held out from training.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+import pandas as pd
+import torch
+
+from zsclib import datasets
+from zsclib.checks import did_you_mean
+from zsclib.hashing import key
+from zsclib.images.image_set import ImageSet
+from zsclib.models.clip import Clip, open_clip
+from zsclib.models.generator import Generator, open_generator
+from zsclib.models.networks import ARCHITECTURES
+from zsclib.papers.diversity.tricks import PAPER, TRICKS, plan, prompts_for, shrink, union
+from zsclib.recipe import Recipe
+from zsclib.sampling import check_plan, sample
+from zsclib.workers import Execution, Job, run_jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A training set.
+
+    Attributes:
+        tricks: keys of `TRICKS`, each gives an equal part; none stands for real images of the target's train split.
+        shared_noise: all classes begin with one and the same sequence of noises, as in the released code.
+        small: how its images are made `Setting.small` pixels wide; None: networks see `Setting.size` pixels.
+    """
+
+    tricks: tuple[str, ...] = ("base",)
+    shared_noise: bool = False
+    small: str | None = None
+
+
+ARMS = {
+    **{trick: Arm(tricks=(trick,)) for trick in TRICKS},
+    "union": Arm(tricks=PAPER),  # at 4 times the size: the paper's "all combined"
+    "real": Arm(tricks=()),
+    "shared noise": Arm(shared_noise=True),
+    "small, antialiased": Arm(small="antialiased"),
+    "small, nearest": Arm(small="nearest"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all trainings have in common.
+
+    Attributes:
+        model, clip: folders of the generator and of the CLIP whose image features sets are measured in.
+        images: N of a training set, equally many per class.
+        held_out: further images of each trick, at least one per class, on which a checkpoint may be chosen.
+        sampling_steps: of DDIM.
+        test_images: of each target.
+        size, small: pixels that networks see, and those of arms with `Arm.small`.
+        width: of the networks, "pocket" or "full".
+        recipe: of the training; unmirrored: targets whose images it must not flip.
+        audited: arms whose networks are scored at every checkpoint, and with test-batch statistics as well.
+        device, precision, allow_network: where all is computed, how the generator is opened.
+    """
+
+    model: str
+    clip: str
+    images: int = 160
+    held_out: int = 20
+    sampling_steps: int = 8
+    test_images: int = 400
+    size: int = 32
+    small: int = 16
+    width: str = "pocket"
+    recipe: Recipe = field(default_factory=Recipe)
+    unmirrored: tuple[str, ...] = ("digits",)
+    audited: tuple[str, ...] = ("base", "union")
+    device: str = "cpu"
+    precision: str = "float32"
+    allow_network: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: target, arm (a key of `ARMS`), the set's size as a multiple of N, architecture, seed."""
+
+    target: str
+    arm: str = "base"
+    times: float = 1
+    architecture: str = "resnet50"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The images that one trick makes for one target and seed: how many per class, held-out ones first."""
+
+    target: str
+    trick: str
+    seed: int
+    shared_noise: bool
+    per_class: int
+
+
+def generated_sets(setting: Setting, cells: Iterable[Cell]) -> dict[Cell, tuple[Generated, ...]]:
+    """Return which images each cell is made from, everything checked; cells share what they can.
+
+    Raises:
+        ValueError: an unknown arm or architecture, images that classes and tricks cannot share equally, and what
+            `zsclib.sampling.check_plan` and `zsclib.datasets.load` object to.
+    """
+    most: dict[tuple, int] = {}
+    parts_of = {}
+    for cell in cells:
+        for name, known in ((cell.arm, ARMS), (cell.architecture, ARCHITECTURES)):
+            if name not in known:
+                raise ValueError(
+                    f"study: there is no {name!r}{did_you_mean(name, known)}, which {cell} asks for; "
+                    f"known: {', '.join(known)}"
+                )
+        arm, (held_out, n, classes) = ARMS[cell.arm], _shares(setting, cell)
+        k = max(1, len(arm.tricks))
+        if n < k or n * classes != setting.images * cell.times:
+            raise ValueError(
+                f"study: {setting.images} x {cell.times:g} images of {cell.target} cannot be shared equally by "
+                f"{classes} classes and {k} tricks"
+            )
+        parts_of[cell] = [(cell.target, trick, cell.seed, arm.shared_noise) for trick in arm.tricks]
+        for part in parts_of[cell]:
+            _check(setting, *part[:2])
+            most[part] = max(most.get(part, 0), held_out + math.ceil(n / k))
+    return {cell: tuple(Generated(*part, most[part]) for part in parts) for cell, parts in parts_of.items()}
+
+
+def generate_sets(
+    setting: Setting, ways: Mapping[Generated, Iterable[str | None]], execution: Execution
+) -> dict[tuple[Generated, str | None], ImageSet]:
+    """Return generated images as networks see them.
+
+    Args:
+        ways: for each set the values of `Arm.small` that are wanted; the largest sets come first.
+        execution: a job is a batch of images and their CLIP features.
+    """
+    order = sorted(ways, key=lambda part: -part.per_class)
+    plans = {part: _plan(setting, part) for part in order}
+    results = run_jobs(_jobs(setting, plans, execution), execution, "generating")
+    sets = {}
+    for part, plan_of_part in plans.items():
+        views: dict[str | None, list[np.ndarray]] = {way: [] for way in ways[part]}
+        for _ in range(0, len(plan_of_part), execution.batch):
+            images = next(results)["images"]
+            for way, batches in views.items():
+                size = setting.size if way is None else setting.small
+                batches.append(shrink(images, min(size, images.shape[1]), way or "antialiased"))
+        labels, classes = plan_of_part["label"].to_numpy(), target_images(setting, part.target).classes
+        for way, batches in views.items():
+            rows = plan_of_part.drop(columns="label")
+            sets[part, way] = ImageSet(np.concatenate(batches), labels, tuple(classes), rows)
+    return sets
+
+
+def clip_features(setting: Setting, part: Generated, execution: Execution) -> np.ndarray:
+    """Return the CLIP features of generated images, float32 (n, d), unit length."""
+    jobs = _jobs(setting, {part: _plan(setting, part)}, execution)
+    return np.concatenate([arrays["features"] for arrays in run_jobs(jobs, execution, "generating")])
+
+
+def _jobs(setting: Setting, plans: Mapping[Generated, pd.DataFrame], execution: Execution) -> list[Job]:
+    jobs = []
+    for plan_of_part in plans.values():
+        for start in range(0, len(plan_of_part), execution.batch):
+            rows = plan_of_part.iloc[start : start + execution.batch]
+            columns = tuple(rows[column].tolist() for column in ("prompt", "seed", "guidance"))
+            name = key(setting=_facts(setting), rows=columns)
+            jobs.append(Job(_generated, (setting, *columns), name, len(rows)))
+    return jobs
+
+
+def _generated(
+    setting: Setting, prompts: list[str], seeds: list[int], scales: list[float]
+) -> Mapping[str, np.ndarray]:
+    generator, clip = open_models(setting)
+    images = sample(generator, prompts, seeds, scales, setting.sampling_steps, len(prompts))
+    return {"images": images, "features": clip.encode_images(images).cpu().numpy()}
+
+
+def training_rows(setting: Setting, cell: Cell) -> list[slice]:
+    """Return which rows of each of a cell's generated sets are its training set; those before them are held out."""
+    held_out, n, classes = _shares(setting, cell)
+    tricks = ARMS[cell.arm].tricks
+    shares = [n // len(tricks) + (i < n % len(tricks)) for i in range(len(tricks))]
+    return [slice(held_out * classes, (held_out + own) * classes) for own in shares]
+
+
+def share(setting: Setting, cell: Cell, parts: Iterable[ImageSet]) -> tuple[ImageSet, ImageSet]:
+    """Return a cell's training set and its held-out images, from the sets it is made from."""
+    if not ARMS[cell.arm].tricks:
+        return real(setting, cell)
+    pairs = list(zip(parts, training_rows(setting, cell), strict=True))
+    training = union(part.take(np.arange(rows.start, rows.stop)) for part, rows in pairs)
+    return training, union(part.take(np.arange(rows.start)) for part, rows in pairs)
+
+
+def target_images(setting: Setting, target: str, size: int | None = None) -> ImageSet:
+    """Return a target's test images, at the size that networks see or another."""
+    return _load(setting, target, "test", setting.test_images, 0, size or setting.size)
+
+
+def real(setting: Setting, cell: Cell) -> tuple[ImageSet, ImageSet]:
+    """Return as many real images as the cell's arm has, and further ones held out; other seeds have others."""
+    held_out, n, classes = _shares(setting, cell)
+    images = _load(setting, cell.target, "train", (n + held_out) * classes, cell.seed, side(setting, cell))
+    return images.take(np.arange(n * classes)), images.take(np.arange(n * classes, len(images)))
+
+
+def side(setting: Setting, cell: Cell) -> int:
+    """Return how many pixels wide the images of a cell's network are."""
+    return setting.size if ARMS[cell.arm].small is None else setting.small
+
+
+def training_key(setting: Setting, cell: Cell) -> str:
+    """Return a hash of all that decides a cell's training, except code."""
+    images = target_images(setting, cell.target)
+    real_images = None if ARMS[cell.arm].tricks else real(setting, cell)[0].fingerprint()
+    return key(
+        setting=_facts(setting),
+        cell=cell,
+        arm=ARMS[cell.arm],
+        prompts=prompts_for(cell.target, images.classes),
+        test=images.fingerprint(),
+        real=real_images,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def open_models(setting: Setting) -> tuple[Generator, Clip]:
+    """Open the setting's generator and CLIP."""
+    dtype = getattr(torch, setting.precision)
+    generator = open_generator(setting.model, setting.device, dtype, setting.allow_network)
+    return generator, open_clip(setting.clip, setting.device, setting.allow_network)
+
+
+@functools.lru_cache(maxsize=64)
+def _load(setting: Setting, target: str, split: str, n: int, seed: int, size: int | None) -> ImageSet:
+    return datasets.load(target, split, n, seed, size, setting.allow_network)
+
+
+def _shares(setting: Setting, cell: Cell) -> tuple[int, int, int]:
+    """Return images per class that a trick holds out and that the set has, and the number of classes."""
+    classes = len(target_images(setting, cell.target).classes)
+    return max(1, setting.held_out // classes), int(setting.images * cell.times) // classes, classes
+
+
+def _plan(setting: Setting, part: Generated) -> pd.DataFrame:
+    classes = target_images(setting, part.target).classes
+    prompts = prompts_for(part.target, classes)
+    return plan(part.trick, prompts, part.per_class, part.seed, classes=classes, shared_noise=part.shared_noise)
+
+
+@functools.cache
+def _check(setting: Setting, target: str, trick: str) -> None:
+    rows = _plan(setting, Generated(target, trick, 0, False, 20))  # 20: more than there are domains
+    check_plan(open_models(setting)[0], rows, target_images(setting, target).classes, setting.sampling_steps)
+
+
+@functools.cache
+def _facts(setting: Setting) -> str:
+    """Return the hash of a setting, its models by their weights and not by their folders."""
+    names = [part.name for part in fields(setting) if part.name not in ("model", "clip")]
+    generator, clip = open_models(setting)
+    return key(
+        values={name: getattr(setting, name) for name in names},
+        generator=generator.fingerprint(),
+        clip=dict(clip.model.state_dict()),
+    )

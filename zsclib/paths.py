@@ -1,0 +1,46 @@
+"""Where the clone lies, and how files are written: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]  # the clone: notebooks/, data/, results/ and zsclib/ lie here
+DATA = ROOT / "data"
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, to be made a file or a folder; rename it to `path` at the end.
+
+    If the body fails, the temporary is removed and what lay at `path` stays. A folder at `path` is replaced.
+
+    Example:
+        with atomic(path) as temporary:
+            temporary.write_bytes(data)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays: NumPy, for one, would append the one it misses.
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value: object) -> None:
+    """Write JSON, whole or not at all; raise ValueError on NaN or infinity."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

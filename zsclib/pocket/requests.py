@@ -1,0 +1,101 @@
+"""Does a generated picture show what its prompt asked for? Requests with known answers, and a judge that reads them.
+
+asked = requests("relation", 200)
+right = answered(judge, sample(generator, asked.prompt, asked.seed, guidance=3), asked)   # bool (200,)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from zsclib.pocket.judge import NOTHING, PLACES, QUESTIONS, SIDES, read
+from zsclib.prompts import fill, load_prompts
+from zsclib.seeds import rng, seed_of
+from zsclib.world.captions import STYLE_PHRASES, with_article
+from zsclib.world.scenes import COLOURS, RELATIONS, STYLES
+from zsclib.world.shapes import THINGS
+from zsclib.world.targets import CLASSES
+
+KINDS = ("objects", "printed-digits", "aerial", "colour", "style", "relation", "relation of colours", "axis")
+ABOUT_RELATIONS = ("relation", "relation of colours", "axis")  # three questions about the same pictures
+
+
+def requests(kind: str, n: int, seed: int = 0) -> pd.DataFrame:
+    """Return prompts of one kind and what a picture of each must show.
+
+    Args:
+        kind: "objects", "printed-digits", "aerial" (the set's class in the set's own prompt), "colour" (a thing of some
+            colour), "style" (a thing in some style), "relation" (of two coloured things, each stands where it should),
+            "relation of colours" (the same prompts, but only the colours count) or "axis" (again the same, but all
+            that counts is whether they stand side by side or one above the other).
+        n: prompts; the first n of more are the same.
+        seed: of the things, colours and noises drawn.
+
+    Returns:
+        n rows: prompt, seed (of the picture's noise), and a column per question of the judge with the right answer, ""
+        where it does not matter.
+
+    Raises:
+        ValueError: unknown kind, or n below 1.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"requests: there is no kind {kind!r}; choose one of {', '.join(KINDS)}")
+    if n < 1:
+        raise ValueError(f"requests: n must be at least 1, got {n}")
+    drawn, rows = "relation" if kind in ABOUT_RELATIONS else kind, []
+    for i in range(n):
+        prompt, answers = _request(kind, i, rng(seed, "request", drawn, i))
+        rows.append(
+            {
+                "prompt": prompt,
+                "seed": seed_of(seed, "requested", drawn, i),
+                **answers,
+            }
+        )
+    return pd.DataFrame(rows).reindex(columns=["prompt", "seed", *QUESTIONS], fill_value="").fillna("")
+
+
+def _request(kind: str, i: int, draws: np.random.Generator) -> tuple[str, dict[str, str]]:
+    if kind in CLASSES:
+        prompts, label = load_prompts(kind), i % len(CLASSES[kind])
+        return fill(prompts.template, prompts.classes)[label], {"what": CLASSES[kind][label]}
+    nouns, colours = draws.permutation(list(THINGS)), draws.permutation(list(COLOURS))
+    if kind == "colour":
+        colour = list(COLOURS)[i % len(COLOURS)]
+        return f"a photo of {with_article(f'{colour} {nouns[0]}')}", {"colour": colour}
+    if kind == "style":
+        style = STYLES[i % len(STYLES)]
+        return f"{STYLE_PHRASES[style][0]} {with_article(nouns[0])}", {"style": style}
+    relation = RELATIONS[i % len(RELATIONS)]
+    first, second = (
+        with_article(f"{colour} {noun}") for colour, noun in zip(colours, nouns[:2], strict=False)
+    )
+    prompt, (here, there) = f"a photo of {first} {relation} {second}", SIDES[relation]
+    if kind == "axis":
+        return prompt, {place: NOTHING for place in PLACES if place not in (here, there)}
+    if kind == "relation":
+        return prompt, {here: str(nouns[0]), there: str(nouns[1])}
+    return prompt, {f"{here} colour": str(colours[0]), f"{there} colour": str(colours[1])}
+
+
+def answered(judge: nn.Module, images: np.ndarray, asked: pd.DataFrame) -> np.ndarray:
+    """Return, for each picture, whether the judge reads every answer asked for; bool (n,).
+
+    Args:
+        judge: from `models.judge.open_judge`.
+        images: uint8 (n, 32, 32, 3), drawn for the rows of `asked`.
+    """
+    right, found = np.ones(len(asked), bool), read(judge, images)
+    for question, answers in QUESTIONS.items():
+        seen = np.array(answers)[found[question]]
+        right &= (asked[question] == "").to_numpy() | (seen == asked[question].to_numpy())
+    return right
+
+
+def swapped(asked: pd.DataFrame) -> pd.DataFrame:
+    """Return requests for a relation with the two things in each other's place: what chance would draw as often."""
+    exchanged = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+    columns = [(f"{place}{of}", f"{exchanged[place]}{of}") for place in PLACES for of in ("", " colour")]
+    return asked.assign(**{place: asked[other] for place, other in columns})

@@ -1,0 +1,179 @@
+"""The pocket autoencoder: 32×32×3 pictures ↔ 8×8×4 latents (Rombach et al. 2022, with no adversary)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from zsclib.hashing import hash_file
+from zsclib.paths import atomic
+from zsclib.pretraining.loop import Plan, batch_indices, train
+from zsclib.seeds import rng, torch_generator
+
+PLAN = Plan("autoencoder", samples=92_000, batch=64, rate=1.5e-3, weight_decay=1e-3)
+KL_WEIGHT = 1e-6
+CHANNELS = (16, 48, 96)
+
+
+def new_autoencoder(channels: tuple[int, ...] = CHANNELS) -> AutoencoderKL:
+    """Return an untrained autoencoder with three resolutions (32, 16, 8) and four latent channels."""
+    return AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=32,
+        scaling_factor=1.0,
+    )
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 (n, h, w, 3) → float32 (n, 3, h, w) in [−1, 1]."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def shifted(images: np.ndarray, generator: np.random.Generator, most: int = 3) -> np.ndarray:
+    """Move each picture (n, h, w, 3) by up to `most` pixels either way; what enters repeats the border."""
+    n, h, w, _ = images.shape
+    dy, dx = generator.integers(-most, most + 1, (2, n))
+    rows = np.clip(np.arange(h) + dy[:, None], 0, h - 1)
+    columns = np.clip(np.arange(w) + dx[:, None], 0, w - 1)
+    return images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def augment(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Shift, flip, invert and re-light pictures, so that unseen ink and paper are reconstructed too."""
+    images = shifted(images, generator)
+    n = len(images)
+    flip, invert = generator.random(n) < 0.5, generator.random(n) < 0.1
+    images[flip] = images[flip, :, ::-1]
+    images[invert] = 255 - images[invert]
+    gain = np.where(generator.random(n) < 0.3, generator.uniform(0.7, 1.3, n), 1)[:, None, None, None]
+    return np.clip((images - 127.5) * gain + 127.5, 0, 255).astype(np.uint8)
+
+
+def psnr(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> float:
+    """Return the mean peak signal-to-noise ratio, in dB, of reconstructed uint8 pictures (n, 32, 32, 3)."""
+    device = next(model.parameters()).device
+    values = []
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            x = to_tensor(images[start : start + batch]).to(device)
+            seen = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+            mse = (((seen - x) / 2) ** 2).mean((1, 2, 3)).clamp_min(1e-10)
+            values.append(-10 * mse.log10())
+    return torch.cat(values).mean().item()
+
+
+def train_autoencoder(
+    images: np.ndarray,
+    held_out: np.ndarray,
+    folder: Path,
+    plan: Plan = PLAN,
+    facts: dict | None = None,
+    channels: tuple[int, ...] = CHANNELS,
+    device: str = "cpu",
+) -> list[dict]:
+    """Train on pictures uint8 (n, 32, 32, 3) with L1 + L2 and a slight KL term; return the history."""
+    torch.manual_seed(plan.seed)  # initial weights only
+    model = new_autoencoder(channels).to(device, memory_format=torch.channels_last)
+
+    def loss(model: AutoencoderKL, step: int) -> Tensor:
+        picked = images[np.sort(batch_indices(plan, step, len(images)))]
+        x = to_tensor(augment(picked, rng(plan.seed, "augment", plan.name, step)))
+        x = x.to(device, memory_format=torch.channels_last)
+        posterior = model.encode(x).latent_dist
+        noise = torch.randn(
+            posterior.mean.shape, generator=torch_generator(plan.seed, "noise", plan.name, step)
+        )
+        seen = model.decode(posterior.mean + posterior.std * noise.to(device)).sample
+        return F.l1_loss(seen, x) + F.mse_loss(seen, x) + KL_WEIGHT * posterior.kl().mean()
+
+    return train(
+        plan, model, loss, folder, facts, lambda mean_model: {"psnr": psnr(mean_model, held_out[:512])}
+    )
+
+
+def centre(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Make the latents of `images` zero-mean per channel and set `scaling_factor` = 1 / their deviation.
+
+    The mean is folded into the two 1×1 convolutions around the latents; reconstructions stay what they were.
+
+    Returns: the scaled latents, float16 (n, 4, 8, 8).
+    """
+    device = next(model.parameters()).device
+    latents = []
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            x = to_tensor(images[start : start + batch]).to(device)
+            latents.append(model.encode(x).latent_dist.mode().cpu())
+        z = torch.cat(latents)
+        mean = z.mean((0, 2, 3))
+        std = (z - mean[:, None, None]).std().item()
+        model.quant_conv.bias[: len(mean)] -= mean.to(device)
+        model.post_quant_conv.bias += model.post_quant_conv.weight[:, :, 0, 0] @ mean.to(device)
+    model.register_to_config(scaling_factor=1 / std)
+    return ((z - mean[:, None, None]) / std).half().numpy()
+
+
+def frozen_autoencoder(folder: Path, device: str = "cpu") -> tuple[AutoencoderKL, str]:
+    """Open the autoencoder that was frozen in a checkpoint folder; return it with the SHA-256 of its weights.
+
+    Raises: FileNotFoundError when none was frozen yet.
+    """
+    frozen = Path(folder) / "frozen" / "vae"
+    if not frozen.exists():
+        raise FileNotFoundError(f"no {frozen}; train autoencoder and clip, then run the stage `freeze`")
+    vae = AutoencoderKL.from_pretrained(frozen).to(device).eval()
+    return vae, hash_file(frozen / "diffusion_pytorch_model.safetensors")
+
+
+def kept_latents(images: np.ndarray, folder: Path, device: str = "cpu") -> tuple[np.ndarray, dict]:
+    """Encode pictures once, by the autoencoder that was frozen in a checkpoint folder.
+
+    Args:
+        images: uint8 (n, 32, 32, 3).
+        folder: holds `frozen/vae` (see `unet.freeze`); the latents are kept there, and read on a second call.
+
+    Returns: the scaled latents, float16 (n, 4, 8, 8), and the facts that identify them.
+    Raises: FileNotFoundError when no autoencoder was frozen yet.
+    """
+    vae, sha256 = frozen_autoencoder(folder, device)
+    facts = {"vae": sha256, "pictures": hashlib.sha256(np.ascontiguousarray(images)).hexdigest()}
+    path = Path(folder) / f"latents-{facts['vae'][:8]}-{facts['pictures'][:8]}.npy"
+    if not path.exists():
+        with atomic(path) as temporary:
+            np.save(temporary, encoded(vae, images))
+    return np.load(path), facts
+
+
+@torch.no_grad()
+def reconstructed(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Return what is left of pictures uint8 (n, 32, 32, 3) after encoding and decoding, in the same form."""
+    device = next(vae.parameters()).device
+    seen = np.empty_like(images)
+    for start in range(0, len(images), batch):
+        x = to_tensor(images[start : start + batch]).to(device)
+        x = vae.decode(vae.encode(x).latent_dist.mode()).sample
+        x = ((x + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+        seen[start : start + batch] = x.permute(0, 2, 3, 1).cpu().numpy()
+    return seen
+
+
+@torch.no_grad()
+def encoded(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Return the scaled latents of pictures uint8 (n, 32, 32, 3), float16 (n, 4, 8, 8)."""
+    device = next(vae.parameters()).device
+    parts = [
+        vae.encode(to_tensor(images[start : start + batch]).to(device)).latent_dist.mode().cpu()
+        for start in range(0, len(images), batch)
+    ]
+    return (torch.cat(parts) * vae.config.scaling_factor).half().numpy()

@@ -1,0 +1,213 @@
+"""The pocket U-Net: noise prediction in latent space, conditioned on captions (Rombach et al. 2022)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from zsclib.hashing import hash_file
+from zsclib.paths import atomic
+from zsclib.pretraining.autoencoder import centre, kept_latents, new_autoencoder
+from zsclib.pretraining.checkpoint import checkpoints
+from zsclib.pretraining.clip import new_clip
+from zsclib.pretraining.loop import Plan, batch_indices, begin_from, load_averaged, train
+from zsclib.pretraining.tokenizer import token_ids
+from zsclib.seeds import rng, torch_generator
+
+PLAN = Plan("unet", samples=1_400_000, batch=128, rate=1e-3, milestones=True)
+SECOND_PLAN = replace(PLAN, name="unet-second", samples=600_000)
+CHANNELS = (64, 128)
+GAMMA = 5.0  # min-SNR
+FROZEN = ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
+EMPTY = 0.1  # share of captions replaced by the empty prompt, for guidance (Ho & Salimans 2022)
+
+
+def new_unet(channels: tuple[int, ...] = CHANNELS, width: int = 128, heads: int = 4) -> UNet2DConditionModel:
+    """Return an untrained U-Net for 4×8×8 latents with cross-attention at every level."""
+    depth = len(channels)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=channels,
+        down_block_types=("CrossAttnDownBlock2D",) * depth,
+        up_block_types=("CrossAttnUpBlock2D",) * depth,
+        layers_per_block=1,
+        attention_head_dim=heads,  # for this class, the number of heads
+        norm_num_groups=16,
+        cross_attention_dim=width,
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Return the noise schedule of Stable Diffusion 1.x."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+def min_snr_weight(alphas_cumprod: Tensor, t: Tensor, gamma: float = GAMMA) -> Tensor:
+    """Return min(SNR(t), γ) / SNR(t), the weight of a noise-prediction loss (Hang et al. 2023, eq. 8)."""
+    snr = alphas_cumprod[t] / (1 - alphas_cumprod[t])
+    return snr.clamp(max=gamma) / snr
+
+
+def spread_timesteps(n: int, steps: int, generator: np.random.Generator) -> Tensor:
+    """Return n timesteps, one in each n-th of [0, steps), shuffled (Kingma et al. 2021, appendix I.1)."""
+    t = np.floor((generator.random() + np.arange(n) / n) % 1 * steps).astype(np.int64)
+    return torch.from_numpy(generator.permutation(t))
+
+
+def train_unet(
+    images: np.ndarray,
+    captions: list[str],
+    folder: Path,
+    held_out: int,
+    plan: Plan = PLAN,
+    facts: dict | None = None,
+    device: str = "cpu",
+    channels: tuple[int, ...] = CHANNELS,
+    begin: str | None = None,
+) -> list[dict]:
+    """Train on the latents and captions of a pool, all but the last `held_out`; return the history.
+
+    The autoencoder and CLIP of `folder` are frozen on the first call (see `freeze`). `begin` names an earlier
+    training of `folder` whose averaged weights this one starts from; without it, it starts from random ones.
+    """
+    text, tokenizer, frozen = frozen_parts(images, folder, device)
+    latents, pictures = kept_latents(images, folder, device)
+    conditions, row = encode_captions(text, tokenizer, ["", *captions], folder)
+    empty, row = row[0], row[1:]
+    ᾱ = new_scheduler().alphas_cumprod.to(device)
+    n = len(latents) - held_out
+    torch.manual_seed(plan.seed)  # initial weights only
+    model = new_unet(channels, text.config.hidden_size).to(device, memory_format=torch.channels_last)
+    facts = (facts or {}) | frozen | pictures | begin_from(begin, model, folder)
+
+    def weighted_error(
+        model: UNet2DConditionModel, z: np.ndarray, own: np.ndarray, *keys: int | str
+    ) -> Tensor:
+        """Return the loss of latents z (n, 4, 8, 8) under the captions `own` (n,), at the noise of a step."""
+        t = spread_timesteps(len(z), len(ᾱ), rng(plan.seed, "timesteps", plan.name, *keys))
+        noise = torch.randn(z.shape, generator=torch_generator(plan.seed, "noise", plan.name, *keys))
+        z, condition = torch.from_numpy(z), torch.from_numpy(conditions[own])
+        z, condition, t, noise = (x.to(device) for x in (z.float(), condition.float(), t, noise))
+        a = ᾱ[t][:, None, None, None]
+        z_t = (a.sqrt() * z + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
+        errors = ((model(z_t, t, condition).sample - noise) ** 2).mean((1, 2, 3))
+        return (min_snr_weight(ᾱ, t) * errors).mean()
+
+    def loss(model: UNet2DConditionModel, step: int) -> Tensor:
+        picked = np.sort(batch_indices(plan, step, n))
+        dropped = rng(plan.seed, "empty", plan.name, step).random(len(picked)) < EMPTY
+        return weighted_error(model, latents[picked], np.where(dropped, empty, row[picked]), step)
+
+    def validate(mean_model: UNet2DConditionModel) -> dict[str, float]:
+        m = min(512, held_out)
+        return {
+            "held_out": weighted_error(mean_model, latents[n : n + m], row[n : n + m], "validation").item()
+        }
+
+    return train(plan, model, loss, folder, facts, validate)
+
+
+def encode_captions(
+    text: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[str], folder: Path, batch: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the text tower says of every different caption, and which of these rows each caption has.
+
+    Returns: the last hidden states, float16 (unique captions, 32, width), memory-mapped from a file in
+        `folder` (8 KB per caption at width 128), and the rows, int64 (n,).
+    """
+    unique, row = np.unique(np.array(captions), return_inverse=True)
+    key = hashlib.sha256("\n".join(unique).encode())
+    for _, weights in sorted(text.state_dict().items()):
+        key.update(weights.cpu().numpy().tobytes())
+    path = Path(folder) / f"text_states-{key.hexdigest()[:16]}.npy"
+    if not path.exists():
+        shape = (len(unique), tokenizer.model_max_length, text.config.hidden_size)
+        with atomic(path) as temporary, torch.no_grad():
+            states = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+            for start in range(0, len(unique), batch):
+                ids = token_ids(tokenizer, unique[start : start + batch].tolist()).to(text.device)
+                states[start : start + batch] = text(ids).last_hidden_state.half().cpu().numpy()
+            states.flush()
+    return np.load(path, mmap_mode="r"), row.reshape(-1)
+
+
+def freeze(images: np.ndarray, folder: Path, device: str = "cpu") -> None:
+    """Fix the autoencoder and CLIP that a U-Net is trained on, from their newest checkpoints.
+
+    Writes into `frozen/`: vae (latents centred, scaling factor set), clip, text_encoder, tokenizer, and
+    facts.json, by which a later training knows that they are still the same.
+
+    Raises: ValueError when a U-Net was already trained on what is frozen.
+    """
+    if checkpoints(folder, "unet") or checkpoints(folder, "unet-second"):
+        raise ValueError(
+            f"{folder} holds a U-Net trained on other frozen parts: delete its checkpoints first"
+        )
+    vae, clip, tokenizer, metas = newest_parts(folder)
+    centre(vae.to(device).eval(), images)
+    with atomic(Path(folder) / "frozen") as temporary:
+        vae.cpu().save_pretrained(temporary / "vae")
+        clip.save_pretrained(temporary / "clip")
+        text_tower(clip).save_pretrained(temporary / "text_encoder")
+        tokenizer_files = shutil.ignore_patterns("done")
+        shutil.copytree(Path(folder) / "tokenizer", temporary / "tokenizer", ignore=tokenizer_files)
+        write_facts(temporary, metas)
+
+
+def write_facts(frozen: Path, metas: dict[str, dict]) -> None:
+    """Write down what was frozen, and the metas of the trainings it came from, autoencoder and CLIP among them."""
+    facts = {"sha256": {name: hash_file(frozen / name) for name in FROZEN}}
+    facts |= {name: metas[name]["step"] for name in ("autoencoder", "clip")}
+    (frozen / "facts.json").write_text(json.dumps(facts, indent=1))
+    (frozen / "meta.json").write_text(json.dumps(metas))
+
+
+def newest_parts(folder: Path) -> tuple[AutoencoderKL, CLIPModel, CLIPTokenizer, dict[str, dict]]:
+    """Return the autoencoder, CLIP and tokenizer of the newest checkpoints, and the checkpoints' metas."""
+    tokenizer = CLIPTokenizer.from_pretrained(Path(folder) / "tokenizer")
+    vae, clip = new_autoencoder(), new_clip(tokenizer)
+    metas = {
+        "autoencoder": load_averaged(vae, folder, "autoencoder"),
+        "clip": load_averaged(clip, folder, "clip"),
+    }
+    return vae.eval(), clip.eval(), tokenizer, metas
+
+
+def text_tower(clip: CLIPModel) -> CLIPTextModel:
+    """Return CLIP's text tower as the text encoder of a Stable Diffusion folder."""
+    tower = CLIPTextModel(clip.config.text_config)
+    tower.load_state_dict(clip.text_model.state_dict())
+    return tower.eval()
+
+
+def frozen_parts(
+    images: np.ndarray, folder: Path, device: str = "cpu"
+) -> tuple[CLIPTextModel, CLIPTokenizer, dict]:
+    """Return the text tower, the tokenizer and the facts that identify what is frozen, freezing it first if need be."""
+    frozen = Path(folder) / "frozen"
+    if not frozen.exists():
+        freeze(images, folder, device)
+    facts = json.loads((frozen / "facts.json").read_text())
+    for name, expected in facts["sha256"].items():
+        if hash_file(frozen / name) != expected:
+            raise ValueError(f"{frozen / name} is not what was frozen; delete {frozen} and retrain the U-Net")
+    text = CLIPTextModel.from_pretrained(frozen / "text_encoder").to(device).eval()
+    return text, CLIPTokenizer.from_pretrained(frozen / "tokenizer"), facts

@@ -1,0 +1,53 @@
+"""Tables of pages: numbers written once in one way, from estimates, shares and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from IPython.display import HTML
+
+from zsclib.study.stats import Estimate
+
+
+def table(rows: Sequence[Sequence[object]] | pd.DataFrame, columns: Sequence[str] | None = None) -> HTML:
+    """Return rows as a table of a page: estimates as shares in percent with their interval, numbers with separators.
+
+    Args:
+        rows: a row per line, each with a cell per column; or a frame. Text stays as it is; None and NaN become a dash.
+        columns: the heads of the columns; a frame has its own.
+
+    Raises:
+        ValueError: a row has another number of cells than there are columns.
+    """
+    frame = rows if isinstance(rows, pd.DataFrame) else _frame(rows, columns)
+    shown = [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+    return HTML(pd.DataFrame(shown, columns=frame.columns).to_html(index=False, justify="left", border=0))
+
+
+def accuracies(estimates: Mapping[str, Mapping[str, Estimate]], first: str = "set") -> HTML:
+    """Return a table of estimates: a row per key of `estimates`, a column per key of its values; gaps become dashes."""
+    names = list(dict.fromkeys(name for row in estimates.values() for name in row))
+    return table([[key, *(row.get(name) for name in names)] for key, row in estimates.items()], [first, *names])
+
+
+def _frame(rows: Sequence[Sequence[object]], columns: Sequence[str] | None) -> pd.DataFrame:
+    if columns is None:
+        raise ValueError("table: name the columns")
+    if wrong := [row for row in rows if len(row) != len(columns)]:
+        raise ValueError(f"table: {len(columns)} columns, but {len(wrong[0])} cells in {list(wrong[0])!r}")
+    return pd.DataFrame([list(row) for row in rows], columns=list(columns), dtype=object)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Estimate):
+        return value.percent()
+    if value is None or (isinstance(value, float) and value != value):
+        return "–"
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.3g}".replace("-", "\N{MINUS SIGN}")
+    return _cell(value.item()) if hasattr(value, "item") else str(value)
