@@ -35,7 +35,7 @@ from zsclib.papers.diversity.training_sets import (
     training_key,
     training_rows,
 )
-from zsclib.papers.diversity.tricks import PAPER
+from zsclib.papers.diversity.tricks import PAPER, prompts_for
 from zsclib.training import train
 from zsclib.workers import Execution, Job, run_jobs
 
@@ -142,6 +142,21 @@ def correct(
             f"{seeds.tolist()} and {ending!r}; the table has {int(rows[ending].notna().sum())} such rows"
         )
     return np.stack([np.mean(np.stack(rows[rows.seed == seed][ending]), 0) for seed in seeds])
+
+
+def zero_shot_correct(setting: Setting, target: str) -> np.ndarray:
+    """Return whether zero-shot CLIP, with one prompt per class, is correct on each test image: bool (test,)."""
+    images, clip = target_images(setting, target), open_models(setting)[1]
+    prompts = prompts_for(target, images.classes)
+    return clip.zero_shot(prompts.classes, [prompts.template]).scores(images.images).argmax(1) == images.labels
+
+
+def sets_by_trick(setting: Setting, target: str, execution: Execution) -> dict[str, ImageSet]:
+    """Return the images that each of the paper's tricks makes for a target and the first seed, as networks see them."""
+    cells = [Cell(target, trick) for trick in PAPER]
+    parts = {cell.arm: own[0] for cell, own in generated_sets(setting, cells).items()}
+    images = generate_sets(setting, dict.fromkeys(parts.values(), (None,)), execution)
+    return {arm: images[part, None] for arm, part in parts.items()}
 
 
 def measures(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -12,15 +13,31 @@ from matplotlib.figure import Figure
 
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import ARCHITECTURES
-from zsclib.papers.diversity.contrasts import MEASURED
+from zsclib.papers.diversity.contrasts import MEASURED, Differences
+from zsclib.papers.diversity.experiments import correct
 from zsclib.study import plots
 from zsclib.study.claims import Claim
-from zsclib.study.stats import Estimate
+from zsclib.study.stats import Estimate, accuracy, interval
 from zsclib.study.tables import table
 
-PANEL = 3.1  # inches: height of a panel with five estimates
+PANEL = 0.5, 0.6  # inches: height of an estimate in a panel, and of the rest
 STAND_IN = {"objects": "CIFAR-10", "objects-fine": "CIFAR-100", "aerial": "EuroSAT"}  # target -> the paper's data set
 ROLES = {"real images": "real", "CLIP, zero-shot": "clip"}  # all others are networks trained on generated images
+TRICK_CLAIMS = {  # name of a training set -> the claim that has the paper's gain by it
+    "class name": "DIV-D3-class",
+    "domains": "DIV-D3-domain",
+    "random guidance": "DIV-D3-guidance",
+    "all combined": "DIV-D6-resnet50",
+}
+SHORTCUTS = {  # name -> the claim that has its effect, and -1 where it is worded the other way round
+    "no eval(), naive": ("DIV-A-eval", 1),
+    "no eval(), gain": ("DIV-A-eval-gain", 1),
+    "chosen on test, naive": ("DIV-A-selection", 1),
+    "chosen on test, gain": ("DIV-A-selection-gain", 1),
+    "four times the images": ("DIV-A-size", 1),
+    "one scale per run": ("DIV-A-once", -1),
+    "one noise sequence": ("DIV-A-noise", -1),
+}
 Estimates = Mapping[str, Mapping[str, Estimate]]  # target -> name -> estimate
 
 
@@ -39,6 +56,27 @@ def published(claims: Iterable[Claim], rows: Mapping[str, str]) -> dict[str, dic
                 if str(number["what"]).split(", ")[-1] == data_set:
                     values.setdefault(target, {}).setdefault(row, number["value"] / 100)
     return values
+
+
+def level(outcomes: np.ndarray) -> Estimate:
+    """Return accuracy with its interval, from outcomes (seeds, images): Wilson's where there is one seed."""
+    return accuracy(outcomes[0]) if len(outcomes) == 1 else interval(outcomes)
+
+
+def with_intervals(differences: Differences) -> dict[str, dict[str, np.ndarray | Estimate]]:
+    """Return the same as `zsclib.study.claims.judge` takes it: a rank correlation of one seed may be any, −1 to 1."""
+    judged: dict[str, dict[str, np.ndarray | Estimate]] = dict(differences)
+    for claim in MEASURED.keys() & differences.keys():
+        judged[claim] = {
+            target: Estimate(float(rho[0]), -1.0, 1.0, 1) if len(rho) == 1 else rho
+            for target, rho in differences[claim].items()
+        }
+    return judged
+
+
+def short_name(target: str) -> str:
+    """Return a target's name as a record may hold it: "objects_fine" of "objects-fine", the last part of a path."""
+    return re.sub("[^a-z0-9]+", "_", target.rsplit("/")[-1].rsplit(":")[-1].lower())
 
 
 def tricks_table(sets: Mapping[str, ImageSet]) -> HTML:
@@ -87,7 +125,8 @@ def panels(
         chance: target -> the accuracy of guessing, a dashed line.
     """
     down = -(-len(estimates) // 2)
-    size = (plots.WIDTH, PANEL * down)
+    rows = max(len(by_name) for by_name in estimates.values())
+    size = (plots.WIDTH, (PANEL[0] * rows + PANEL[1]) * down)
     figure, axes = plt.subplots(down, 2, figsize=size, squeeze=False, sharex=True)
     for ax, (target, by_name) in zip(axes.flat, estimates.items(), strict=False):
         roles = {name: ROLES.get(name, "synthetic") for name in by_name}
@@ -103,24 +142,32 @@ def panels(
     return figure
 
 
-def accuracies_table(estimates: Mapping[tuple[str, float], Mapping[str, float]]) -> HTML:
-    """Return a row per arm and size, a column per target: (arm, size as a multiple of N) -> target -> accuracy."""
-    targets = list(dict.fromkeys(target for by_target in estimates.values() for target in by_target))
+def accuracies_table(outcomes: pd.DataFrame) -> HTML:
+    """Return the mean accuracy of a ResNet-50 over seeds, a row per training set, a column per target.
+
+    Args:
+        outcomes: from `experiments.run`.
+    """
+    alone = outcomes[outcomes.architecture == "resnet50"]
+    alone = alone.assign(accuracy=[one.mean() for one in alone["last"]])
+    means = alone.groupby(["arm", "times", "target"], sort=False)["accuracy"].mean()
+    targets = list(alone["target"].unique())
     rows = [
-        [arm, f"{times:g}", *(_percent(by_target.get(target)) for target in targets)]
-        for (arm, times), by_target in estimates.items()
+        [arm, f"{times:g}", *(_percent(means.get((arm, times, target))) for target in targets)]
+        for arm, times in dict.fromkeys(index[:2] for index in means.index)
     ]
     return table(rows, ["training set", "images, × N", *targets])
 
 
-def networks_table(naive: Estimates, all_combined: Estimates) -> HTML:
-    """Return a row per architecture with its accuracy after both training sets, both target -> architecture -> it."""
+def networks_table(outcomes: pd.DataFrame, targets: Sequence[str], architectures: Sequence[str]) -> HTML:
+    """Return the mean accuracy of each architecture after the naive set and after all combined, on each target."""
+    arms = {"naive": ("base", 1), "all combined": ("union", 4)}
+    columns = [(target, name) for target in targets for name in arms]
     rows = []
-    for name in next(iter(naive.values())):
-        values = [_percent(estimates[t][name].value) for t in naive for estimates in (naive, all_combined)]
-        rows.append([name, ARCHITECTURES[name], *values])
-    columns = [f"{target}, {arm}" for target in naive for arm in ("naive", "all combined")]
-    return table(rows, ["network", "what it is", *columns])
+    for network in architectures:
+        means = [correct(outcomes, target, *arms[name], [network]).mean() for target, name in columns]
+        rows.append([network, ARCHITECTURES[network], *map(_percent, means)])
+    return table(rows, ["network", "what it is", *(", ".join(column) for column in columns)])
 
 
 def guidance(fixed: Mapping[float, Estimate], random: Estimate, difference: Estimate, detail: str) -> Figure:
@@ -177,23 +224,23 @@ def size(
     return figure
 
 
-def measures(sets: pd.DataFrame, correlations: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+def measures(sets: pd.DataFrame, ranks: pd.DataFrame) -> Figure:
     """Draw accuracy against four set measures, both less the mean of their target and seed.
 
     Args:
         sets: from `contrasts.ranked_sets`.
-        correlations: claim -> target -> rank correlations (seeds,), from `contrasts.contrasts`.
+        ranks: from `contrasts.rank_correlations`.
     """
     names = list(MEASURED.values())
     means = sets.groupby(["target", "seed"])[["accuracy", *names]].transform("mean")
     figure, axes = plt.subplots(2, 2, figsize=(plots.WIDTH, 6), sharey=True)
-    for ax, (claim, name) in zip(axes.flat, MEASURED.items(), strict=True):
+    for ax, name in zip(axes.flat, names, strict=True):
         for target, marker in zip(sets["target"].unique(), "osx^" * len(sets), strict=False):
             at = (sets[[name, "accuracy"]] - means[[name, "accuracy"]])[sets.target == target]
             style = {"color": plots.COLOURS["synthetic"], "markersize": 4.5, "label": target}
             ax.plot(at[name], at.accuracy, marker, fillstyle="none" if marker == "s" else "full", **style)
-        values = np.concatenate(list(correlations[claim].values()))
-        spread = f"ρ = {values.mean():+.2f} ({values.min():+.2f} to {values.max():+.2f})"
+        rho = ranks[name]
+        spread = f"ρ = {rho.mean():+.2f} ({rho.min():+.2f} to {rho.max():+.2f})"
         shown = name.removesuffix(" k=3").replace("frechet", "Fréchet")
         ax.set_title(f"{shown}\n{spread}".replace("-", "\N{MINUS SIGN}"), fontsize=10)
         ax.locator_params(axis="x", nbins=5)
@@ -214,13 +261,30 @@ def correlations_table(ranks: pd.DataFrame, measures: Sequence[str]) -> HTML:
     return table(rows, ["measure, in CLIP's image features", *targets])
 
 
-def shortcuts(effects: Mapping[str, Estimate]) -> Figure:
-    """Draw what each shortcut does to the accuracy reported; the title counts those whose interval excludes zero."""
-    figure, ax = plt.subplots(figsize=(plots.WIDTH, 0.55 * len(effects) + 1.2))
-    plots.interval_dots(ax, effects, dict.fromkeys(effects, "synthetic"), differences=True)
-    clear = sum(effect.low > 0 or effect.high < 0 for effect in effects.values())
-    plots.title(ax, f"{clear} of {len(effects)} intervals exclude zero", "change of accuracy, points")
-    return figure
+def shortcut_effects(differences: Differences) -> dict[str, dict[str, Estimate]]:
+    """Return what each shortcut of released code does to the accuracy reported: target -> shortcut -> estimate."""
+    effects: dict[str, dict[str, Estimate]] = {}
+    for name, (claim, sign) in SHORTCUTS.items():
+        for target, values in differences.get(claim, {}).items():
+            effects.setdefault(target, {})[name] = interval(sign * values)
+    return effects
+
+
+def diversity_or_quantity(outcomes: pd.DataFrame, first: str) -> HTML:
+    """Return what more tricks and more images add, each by itself, in points: a row per step, a column per target."""
+    steps = {
+        "more tricks at N images: naive to union": (("base", 1), ("union", 1)),
+        "more images of all tricks: union to all combined": (("union", 1), ("union", 4)),
+        "more naive images: N to 4N": (("base", 1), ("base", 4)),
+        "more tricks at 4N images: naive to all combined": (("base", 4), ("union", 4)),
+    }
+    rows = []
+    targets = list(outcomes["target"].unique())
+    for step, (before, after) in steps.items():
+        shown = [target for target in targets if target == first or ("base", 4) not in (before, after)]
+        effects = {t: interval(correct(outcomes, t, *after) - correct(outcomes, t, *before)) for t in shown}
+        rows.append([step, *(effects[t].points() if t in effects else None for t in targets)])
+    return table(rows, ["step", *targets])
 
 
 def _percent(share: float | None) -> str | None:
