@@ -228,7 +228,8 @@ def test_every_class_meets_the_noise_of_its_image_and_number():
 
     world.predict_noise = listen
     schedule = nested_stages((3, 7), (2, 1), 100)
-    classify(world, images, fill("class {}", list("0123")), schedule, keys=["a", "b", "c"], execution=Execution(seed=9, batch=10))
+    execution = Execution(seed=9, batch=10)
+    classify(world, images, fill("class {}", list("0123")), schedule, keys=["a", "b", "c"], execution=execution)
     expected = {(i, k): noise(9, "abc"[i], k, z.shape[1:]) for i in range(3) for k in range(7)}
     counts = dict.fromkeys(expected, 0)
     for z_t, t, _ in noisy:
