@@ -5,19 +5,27 @@
 
 Every function returns claim -> target -> one paired difference per image (or per example): arm less rival on the same
 images, in the claim's order. Nothing is averaged over images here, and nothing judged. The one claim whose contrast is
-no mean over images, DC-H7, is `zsclib.papers.diffusion_classifier.robustness.effective_robustness`.
+no mean over images, DC-H7, is `above_the_line`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from zsclib.papers.diffusion_classifier import winoground
+from zsclib.papers.diffusion_classifier import robustness, winoground
 from zsclib.papers.diffusion_classifier.ablations import Measure, pairing_gain, weighted
+from zsclib.papers.diffusion_classifier.error_matrix import subgrids
 from zsclib.papers.diffusion_classifier.experiments import COMPETENT, PAPER
-from zsclib.papers.diffusion_classifier.measurements import Errors, Replay, Target, among_best, at, correct
+from zsclib.papers.diffusion_classifier.measurements import (
+    Errors,
+    Target,
+    among_best,
+    correct,
+    frequency,
+)
+from zsclib.papers.diffusion_classifier.replays import Replay
 
 Outcomes = Mapping[str, np.ndarray]  # target -> whether, or how often, an arm is correct on each image, (n,)
 Contrasts = dict[str, dict[str, np.ndarray]]  # claim -> target -> float64 (n,)
@@ -103,6 +111,19 @@ def class_conditional(correct: Mapping[str, Outcomes]) -> Contrasts:
     }
 
 
+def above_the_line(correct: Mapping[str, Outcomes], seed: int = 0) -> tuple[float, float, float]:
+    """Return the contrast of H7 with its interval: accuracy under shift less what the networks' line foretells.
+
+    Args:
+        correct: DIT, and two networks or more → "objects" and "objects-shift" → bool (n,).
+    """
+    networks = [name for name in correct if name != DIT]
+    parts = ([correct[name][test] for name in networks] for test in ("objects", "objects-shift"))
+    return robustness.effective_robustness(
+        *parts, correct[DIT]["objects"], correct[DIT]["objects-shift"], seed=seed
+    )
+
+
 def training_length(checkpoints: Sequence[Mapping[str, object]]) -> Contrasts:
     """Return the contrasts of H15 between checkpoints of one training.
 
@@ -131,39 +152,54 @@ def outcomes_of(checkpoint: Mapping[str, object]) -> Outcomes:
 # --- why does it work, and what does it cost? -----------------------------------------------------
 
 
-def shared_noise(paired: Errors, unpaired: Errors, targets: Targets, few: int) -> Contrasts:
+def shared_noise(paired: Errors, unpaired: Errors, targets: Targets, t: Sequence[int], few: int) -> Contrasts:
     """Return the contrasts of H8, between noise shared by all classes and noise of each class's own.
 
     Args:
-        paired, unpaired: errors at the same timesteps. few: how many of these the decisions rest on.
+        paired, unpaired: errors at the same timesteps t. few: how many of these a decision rests on.
     """
-    return {
-        "DC-H8": difference(correct(at(paired, few), targets), correct(at(unpaired, few), targets)),
-        "DC-H8-samples": {name: pairing_gain(paired[name], unpaired[name]) for name in paired},
-    }
+    shared, apart = (frequency(errors, targets, subgrids(t, few)) for errors in (paired, unpaired))
+    gain = {name: pairing_gain(paired[name], unpaired[name]) for name in paired}
+    return {"DC-H8": difference(shared, apart), "DC-H8-samples": gain}
 
 
-def single_timesteps(errors: Errors, targets: Targets, t: np.ndarray, T: int = 1000) -> Contrasts:
+def single_timesteps(errors: Errors, targets: Targets, t: Sequence[int], T: int = 1000) -> Contrasts:
     """Return the contrasts of H9: one timestep alone, near the middle, against a low and a high one."""
-    low, middle, high = (correct(at(errors, near(t, share * T)), targets) for share in (0.05, 0.5, 0.9))
+    low, middle, high = (frequency(errors, targets, near(t, share * T, T)) for share in (0.05, 0.5, 0.9))
     return {"DC-H9-low": difference(middle, low), "DC-H9-high": difference(middle, high)}
 
 
-def near(t: np.ndarray, wanted: float) -> list[int]:
-    """Return the column of the timestep nearest to one wanted."""
-    return [int(np.abs(np.asarray(t) - wanted).argmin())]
+def near(t: Sequence[int], wanted: float, T: int = 1000) -> list[list[int]]:
+    """Return the column of the timestep nearest to one wanted, alone."""
+    return [[int(np.abs(np.asarray(t) - wanted).argmin())]]
 
 
-def spread(even: Errors, two: Errors, targets: Targets, t: np.ndarray, few: int, T: int = 1000) -> Contrasts:
+def crowded(t: Sequence[int], k: int, T: int = 1000) -> list[np.ndarray]:
+    """Return the columns of the k timesteps nearest to the middle."""
+    return [np.argsort(np.abs(np.asarray(t) - T / 2), kind="stable")[:k]]
+
+
+def blocks(K: int, k: int) -> list[np.ndarray]:
+    """Return the first k of K columns of timesteps that are repeated."""
+    return [np.arange(k)]
+
+
+def spread(
+    even: Errors, two: Errors, targets: Targets, t: Sequence[int], few: int, T: int = 1000
+) -> Contrasts:
     """Return the contrasts of H10: timesteps spread evenly, against crowded ones and against two that are repeated.
 
     Args:
         even: errors at the timesteps t. two: errors at two timesteps, with several noises each.
     """
-    crowded = np.argsort(np.abs(np.asarray(t) - T / 2), kind="stable")[:few]
-    evenly, repeated = correct(at(even, 2 * few), targets), correct(at(two, 2 * few), targets)
+    columns = next(iter(two.values())).shape[2]
+    evenly, repeated = (
+        frequency(even, targets, subgrids(t, 2 * few)),
+        frequency(two, targets, blocks(columns, 2 * few)),
+    )
+    near_the_middle = frequency(even, targets, crowded(t, few, T))
     return {
-        "DC-H10": difference(correct(at(even, few), targets), correct(at(even, crowded), targets)),
+        "DC-H10": difference(frequency(even, targets, subgrids(t, few)), near_the_middle),
         "DC-H10-repeated": difference(evenly, repeated),
     }
 
@@ -207,29 +243,28 @@ def class_filter(
     }
 
 
-def variants(
-    broad: Mapping[Measure, Errors], kinds: Mapping[str, Errors], targets: Targets, few: int
-) -> Contrasts:
+def variants(broad: Mapping[Measure, Errors], kinds: Mapping[str, Errors], targets: Targets) -> Contrasts:
     """Return the contrasts of H14: guidance, a crop to the middle half, and other noise.
 
     Args:
         broad: among its measures guidance 1, and the crop that leaves the middle half of a side.
-        kinds: kind of noise → errors at the first `few` timesteps of `broad`.
+        kinds: kind of noise → errors, "normal" among them, all at the same timesteps.
     """
-    plain = broad[Measure()]
-    names = next(iter(kinds.values()), plain)
-    plain = {name: plain[name] for name in names}
+    names = kinds["normal"]
     crops = sorted(measure for measure in broad if measure.crop)
-    arms = {"DC-H14-guidance": Measure(guidance=1.0), "DC-H14-crop": crops[len(crops) // 2]}
-    normal, normal_few = correct(plain, targets), correct(at(plain, few), targets)
-    return {
-        claim: difference(correct({name: broad[measure][name] for name in names}, targets), normal)
-        for claim, measure in arms.items()
-    } | {
-        claim: difference(correct(kinds[kind], targets), normal_few)
+    changes = {"DC-H14-guidance": Measure(guidance=1.0), "DC-H14-crop": crops[len(crops) // 2]}
+    return {claim: change(broad, measure, names, targets) for claim, measure in changes.items()} | {
+        claim: difference(correct(kinds[kind], targets), correct(kinds["normal"], targets))
         for claim, kind in NOISE.items()
-        if kind in kinds
     }
+
+
+def change(
+    broad: Mapping[Measure, Errors], measure: Measure, names: Iterable[str], targets: Targets
+) -> dict[str, np.ndarray]:
+    """Return target → a measure less the squared error of the whole latent, on the same evaluations, float64 (n,)."""
+    changed, plain = ({name: broad[which][name] for name in names} for which in (measure, Measure()))
+    return difference(correct(changed, targets), correct(plain, targets))
 
 
 def elimination(

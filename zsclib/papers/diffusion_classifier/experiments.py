@@ -238,6 +238,8 @@ def networks_beside_dit(
         (network, target) → logits on the test images, float32 (n, classes); and (network, "validation") → accuracy on
         held-out images at five checkpoints, float64 (5,).
     """
+    if not targets:
+        return {}
     tests = {name: target.images for name, target in targets.items()}
     jobs = []
     for network, steps in networks.items():

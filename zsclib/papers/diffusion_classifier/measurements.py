@@ -4,17 +4,16 @@
     targets = {name: load_target(name, n=100, size=32) for name in ("objects", "digits")}
     errors = measure(generator, targets, 100, exhaustive(16), [Measure(), Measure("l1")], execution)
     correct(errors[Measure("l1")], targets)                  # target -> which images are given their class
-    replay(sequential(16), errors[Measure()], targets)       # and at what cost, had hopeless classes gone out early
+    frequency(errors[Measure()], targets, subgrids(exhaustive(16).t, 4))    # and how often, from four timesteps alone
 
 Nearly every ablation is a function of such matrices, target -> errors (n images, C classes, K timesteps).
 """
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -28,13 +27,10 @@ from zsclib.papers.diffusion_classifier.ablations import Measure, best_classes, 
 from zsclib.papers.diffusion_classifier.classifier import Result, classify
 from zsclib.papers.diffusion_classifier.engine import error_matrices
 from zsclib.papers.diffusion_classifier.error_matrix import (
-    Rule,
     Schedule,
     exhaustive,
-    nested_stages,
     prediction,
     scores_from_errors,
-    staged_prediction,
 )
 from zsclib.prompts import fill, load_prompts, prompts_of
 from zsclib.workers import Execution
@@ -55,6 +51,11 @@ class Target:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def short_name(self) -> str:
+        """The name as records have it: of a path its end, in lower case, words joined by underscores."""
+        return re.sub("[^a-z0-9]+", "_", self.name.rsplit("/")[-1].rsplit(":")[-1].lower())
 
     def by_class_name(self) -> Target:
         """Return the same with bare class names for prompts, as class-conditional models take them."""
@@ -125,6 +126,18 @@ def correct(errors: Errors, targets: Mapping[str, Target]) -> dict[str, np.ndarr
     return {name: targets[name].correct(prediction(matrix)) for name, matrix in errors.items()}
 
 
+def frequency(
+    errors: Errors, targets: Mapping[str, Target], grids: Sequence[Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """Return target → how often each image is given its class by decisions from each of these grids of columns alone.
+
+    That is the accuracy of an arm that rests on few of the measured timesteps, without the luck of which few: float64
+    (n,), the mean over grids.
+    """
+    outcomes = [correct(at(errors, columns), targets) for columns in grids]
+    return {name: np.mean([outcome[name] for outcome in outcomes], axis=0) for name in errors}
+
+
 def among_best(
     errors: Errors, scores: Mapping[str, np.ndarray], k: int | None = None
 ) -> dict[str, np.ndarray]:
@@ -164,72 +177,6 @@ def median_example(
     return Example(target.images[i], prompts, np.array(schedule.t[:K]), matrix[0].reshape(2, noises, K))
 
 
-# --- elimination ----------------------------------------------------------------------------------
-
-
-class Replay(NamedTuple):
-    """What a rule decides on exhaustive errors, and at what cost; each target → (n,)."""
-
-    correct: dict[str, np.ndarray]  # bool: is given its class
-    share: dict[str, np.ndarray]  # float: of the evaluations of every class at every timestep
-    same: dict[str, np.ndarray]  # bool: is given the class that exhaustive scoring gives it
-
-    def mean_share(self) -> float:
-        """Return the mean share over all images."""
-        return float(np.concatenate(list(self.share.values())).mean())
-
-
-def replay(rule: Rule, errors: Errors, targets: Mapping[str, Target]) -> Replay:
-    """Return what a rule would have decided, had it been run instead of the exhaustive measurement.
-
-    Args:
-        rule: over the timesteps at which the errors were measured, in that order.
-    """
-    replayed = Replay({}, {}, {})
-    for name, matrix in errors.items():
-        decided, evaluations = staged_prediction(matrix, rule)
-        replayed.correct[name] = targets[name].correct(decided)
-        replayed.share[name] = evaluations / matrix[0].size
-        replayed.same[name] = decided == prediction(matrix)
-    return replayed
-
-
-def paper_stages(K: int, targets: Mapping[str, Target], T: int = 1000) -> Schedule:
-    """Return the paper's stages at K timesteps: all classes at the first tenth of them, the best five at all."""
-    best = min(5, *(len(target.prompts) for target in targets.values()))
-    return nested_stages([max(1, K // 10), K], [best, 1], T)
-
-
-def stages_of_equal_cost(share: float, K: int, targets: Mapping[str, Target], T: int = 1000) -> int:
-    """Return the fewest timesteps, K at most, at which `paper_stages` take that share of C K evaluations or more."""
-    for k in range(2, K + 1):
-        classes = [len(target.prompts) for target in targets.values()]
-        if np.mean([paper_stages(k, targets, T).evaluations(C) / (C * K) for C in classes]) >= share:
-            return k
-    return K
-
-
-def timesteps_of_equal_cost(share: float, K: int) -> int:
-    """Return the fewest timesteps for every class that take at least that share of the evaluations at K of them."""
-    return ceil(share * K - 1e-9)
-
-
-class Timed(NamedTuple):
-    """A rule run in earnest, nothing cached."""
-
-    result: Result
-    seconds: float
-
-
-def timed(generator: Generator, target: Target, rule: Rule, execution: Execution) -> Timed:
-    """Classify a target against the clock, without the cache."""
-    started = time.perf_counter()
-    result = classify(
-        generator, target.images, target.prompts, rule, execution=replace(execution, cache=None)
-    )
-    return Timed(result, time.perf_counter() - started)
-
-
 # --- arms that are classified anew ----------------------------------------------------------------
 
 
@@ -256,29 +203,27 @@ def on_validation(
 def correct_by_template(
     generator: Generator,
     target: Target,
-    default: np.ndarray,
+    K: int,
     loss: str,
     execution: Execution,
     keys: Sequence[int | str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Ask about a target with each template of its name alone, and with all pooled: errors averaged before ranking.
+    """Classify a target with each template of its name alone, and with all pooled: errors averaged before ranking.
 
     Args:
-        default: errors of the target's own prompts, (n, C, K), at the timesteps of `exhaustive(K)`.
-        loss, keys: as for `classify`; the keys `default` was measured with.
+        K: timesteps. loss, keys: as for `classify`.
 
     Returns:
         template, and POOLED → which images are given their class, bool (n,); the default template first.
     """
-    prompts, (n, C, K) = load_prompts(target.name), default.shape
-    others = [template for template in prompts.templates if template != prompts.template]
-    texts = [text for template in others for text in fill(template, prompts.classes)]
+    prompts = load_prompts(target.name)
+    names = list(dict.fromkeys([prompts.template, *prompts.templates]))
+    texts = [text for template in names for text in fill(template, prompts.classes)]
     schedule = exhaustive(K, generator.T)
     errors = classify(
         generator, target.images, texts, schedule, loss=loss, keys=keys, execution=execution
     ).errors
-    errors = np.concatenate([default[:, None], errors.reshape(n, -1, C, K)], axis=1)  # (n, templates, C, K)
-    names = [prompts.template, *others]
+    errors = errors.reshape(len(target), len(names), -1, K)  # (n, templates, C, K)
     by_template = {name: target.correct(prediction(errors[:, i])) for i, name in enumerate(names)}
     return by_template | {POOLED: target.correct(prediction(errors.mean(1)))}
 

@@ -53,15 +53,13 @@ def arms(
     estimates: Mapping[str, Mapping[str, Estimate]],
     targets: Mapping[str, Target],
     published: Mapping[str, Any],
-    titles: Mapping[str, str],
 ) -> Figure:
     """Draw the accuracy of every arm on every set, a panel a set.
 
     Args:
         estimates: target → arm → accuracy.
         published: data/published/diffusion_classifier.yml; a number of the paper stands beside an arm where this set
-            plays the part of one set of the paper, and of several sets the lowest and the highest.
-        titles: target → what to call it.
+            plays the part of one set of the paper, and several numbers where it plays that of several.
     """
     columns = min(2, len(estimates))
     rows = -(-len(estimates) // columns)
@@ -82,7 +80,7 @@ def arms(
                 markersize=5,
             )
         ax.set_xlim(0, 1.02)
-        plots.title(ax, f"{titles[name]}, {C} classes")
+        plots.title(ax, f"{targets[name].short_name}, {C} classes")
     for ax in axes.flat[len(estimates) :]:
         ax.axis("off")
     return figure
@@ -116,13 +114,15 @@ def failures(
     return plots.image_grid(np.stack(images), titles, columns, rows if row_titles else None)
 
 
-def confusion(target: Target, predictions: np.ndarray, title: str) -> Figure:
-    """Draw which class is taken for which on one set, its accuracy with interval in the title."""
+def confusion(targets: Mapping[str, Target], results: Mapping[str, Result]) -> Figure:
+    """Draw which class is taken for which on the set with the lowest accuracy in this run."""
+    name = min(targets, key=lambda name: targets[name].correct(results[name].prediction).mean())
+    target, predictions = targets[name], results[name].prediction
     counts = np.zeros((len(target.classes),) * 2)
     np.add.at(counts, (target.labels, predictions), 1)
     figure, ax = plt.subplots(figsize=(plots.WIDTH, 0.8 * plots.WIDTH))
     plots.confusion(ax, counts, target.classes)
-    plots.title(ax, f"{title}: {accuracy(target.correct(predictions)).percent()} correct")
+    plots.title(ax, f"{target.short_name}: {accuracy(target.correct(predictions)).percent()} correct")
     return figure
 
 
