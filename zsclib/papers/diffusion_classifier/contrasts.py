@@ -16,7 +16,7 @@ import numpy as np
 
 from zsclib.papers.diffusion_classifier import robustness, winoground
 from zsclib.papers.diffusion_classifier.ablations import Measure, pairing_gain, weighted
-from zsclib.papers.diffusion_classifier.error_matrix import subgrids
+from zsclib.papers.diffusion_classifier.error_matrix import blocks, crowded, near, subgrids
 from zsclib.papers.diffusion_classifier.experiments import COMPETENT, PAPER
 from zsclib.papers.diffusion_classifier.measurements import (
     Errors,
@@ -167,21 +167,6 @@ def single_timesteps(errors: Errors, targets: Targets, t: Sequence[int], T: int 
     """Return the contrasts of H9: one timestep alone, near the middle, against a low and a high one."""
     low, middle, high = (frequency(errors, targets, near(t, share * T, T)) for share in (0.05, 0.5, 0.9))
     return {"DC-H9-low": difference(middle, low), "DC-H9-high": difference(middle, high)}
-
-
-def near(t: Sequence[int], wanted: float, T: int = 1000) -> list[list[int]]:
-    """Return the column of the timestep nearest to one wanted, alone."""
-    return [[int(np.abs(np.asarray(t) - wanted).argmin())]]
-
-
-def crowded(t: Sequence[int], k: int, T: int = 1000) -> list[np.ndarray]:
-    """Return the columns of the k timesteps nearest to the middle."""
-    return [np.argsort(np.abs(np.asarray(t) - T / 2), kind="stable")[:k]]
-
-
-def blocks(K: int, k: int) -> list[np.ndarray]:
-    """Return the first k of K columns of timesteps that are repeated."""
-    return [np.arange(k)]
 
 
 def spread(

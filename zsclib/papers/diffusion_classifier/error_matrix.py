@@ -85,6 +85,21 @@ def subgrids(t: Sequence[int], k: int) -> list[np.ndarray]:
     return [np.arange(k)]
 
 
+def near(t: Sequence[int], wanted: float, T: int = 1000) -> list[np.ndarray]:
+    """Return the column of the timestep nearest to one wanted, alone."""
+    return [np.array([np.abs(np.asarray(t) - wanted).argmin()])]
+
+
+def crowded(t: Sequence[int], k: int, T: int = 1000) -> list[np.ndarray]:
+    """Return the columns of the k timesteps nearest to the middle."""
+    return [np.argsort(np.abs(np.asarray(t) - T / 2), kind="stable")[:k]]
+
+
+def blocks(K: int, k: int) -> list[np.ndarray]:
+    """Return the first k of K columns of timesteps that are repeated."""
+    return [np.arange(k)]
+
+
 def at_columns(schedule: Schedule, columns: np.ndarray) -> Schedule:
     """Return the one-stage schedule of some of a schedule's timesteps."""
     return Schedule(tuple(schedule.t[i] for i in columns), (len(columns),), (1,))

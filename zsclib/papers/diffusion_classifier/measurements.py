@@ -28,9 +28,12 @@ from zsclib.papers.diffusion_classifier.classifier import Result, classify
 from zsclib.papers.diffusion_classifier.engine import error_matrices
 from zsclib.papers.diffusion_classifier.error_matrix import (
     Schedule,
+    blocks,
+    crowded,
     exhaustive,
     prediction,
     scores_from_errors,
+    subgrids,
 )
 from zsclib.prompts import fill, load_prompts, prompts_of
 from zsclib.workers import Execution
@@ -138,6 +141,31 @@ def frequency(
     return {name: np.mean([outcome[name] for outcome in outcomes], axis=0) for name in errors}
 
 
+def ways_to_spend(
+    even: Errors, two: Errors, one: Errors, targets: Mapping[str, Target], t: Sequence[int], T: int = 1000
+) -> dict[str, dict[int, dict[str, np.ndarray]]]:
+    """Return how often images are given their class by numbers of evaluations per class, spent in four ways (figure 4).
+
+    Args:
+        even: errors at the timesteps t. two, one: errors at two timesteps and at one, with several noises each.
+
+    Returns:
+        "even", "two timesteps", "one timestep", "crowded" → evaluations per class, powers of 2 → target → (n,).
+    """
+    columns = {way: next(iter(errors.values())).shape[2] for way, errors in (("two", two), ("one", one))}
+    powers = [2**i for i in range(len(t).bit_length())]
+    grids = {
+        "even": (even, {k: subgrids(t, k) for k in powers}),
+        "two timesteps": (two, {k: blocks(columns["two"], k) for k in powers if 2 <= k <= columns["two"]}),
+        "one timestep": (one, {k: blocks(columns["one"], k) for k in powers if k <= columns["one"]}),
+        "crowded": (even, {k: crowded(t, k, T) for k in powers if k <= len(t) // 4}),
+    }
+    return {
+        way: {k: frequency(errors, targets, each) for k, each in by_budget.items()}
+        for way, (errors, by_budget) in grids.items()
+    }
+
+
 def among_best(
     errors: Errors, scores: Mapping[str, np.ndarray], k: int | None = None
 ) -> dict[str, np.ndarray]:
@@ -180,12 +208,12 @@ def median_example(
 # --- arms that are classified anew ----------------------------------------------------------------
 
 
-def clip_predictions(clip: Clip, target: Target, ensemble: bool = False) -> np.ndarray:
-    """Return the classes that CLIP names, int64 (n,): by the target's own prompts, or by all templates of its name."""
+def clip_scores(clip: Clip, target: Target, ensemble: bool = False) -> np.ndarray:
+    """Return CLIP's scores, float32 (n, C): by the target's own prompts, or by all templates of its name."""
     if ensemble:
         prompts = load_prompts(target.name)
-        return clip.zero_shot(prompts.classes, prompts.templates).scores(target.images).argmax(1)
-    return clip.zero_shot(target.prompts, ["{}"]).scores(target.images).argmax(1)
+        return clip.zero_shot(prompts.classes, prompts.templates).scores(target.images)
+    return clip.zero_shot(target.prompts, ["{}"]).scores(target.images)  # whole sentences
 
 
 def on_validation(

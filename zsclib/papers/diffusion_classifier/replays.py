@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zsclib.models.generator import Generator
-from zsclib.papers.diffusion_classifier.classifier import Result, classify
+from zsclib.papers.diffusion_classifier.classifier import classify
 from zsclib.papers.diffusion_classifier.error_matrix import (
     Rule,
     Schedule,
@@ -90,14 +90,20 @@ def timesteps_of_equal_cost(share: float, K: int) -> int:
 class Timed(NamedTuple):
     """A rule run in earnest, nothing cached."""
 
-    result: Result
     seconds: float
+    evaluations: int  # made
+    replayed: int  # evaluations that a replay counts
+    same: int  # images that are given the class of the replay
 
 
-def timed(generator: Generator, target: Target, rule: Rule, execution: Execution) -> Timed:
-    """Classify a target against the clock, without the cache."""
+def timed(
+    generator: Generator, target: Target, rule: Rule, errors: np.ndarray, execution: Execution
+) -> Timed:
+    """Classify a target against the clock, without the cache, and compare with the replay on its errors (n, C, K)."""
+    execution = replace(execution, cache=None)
     started = time.perf_counter()
-    result = classify(
-        generator, target.images, target.prompts, rule, execution=replace(execution, cache=None)
-    )
-    return Timed(result, time.perf_counter() - started)
+    result = classify(generator, target.images, target.prompts, rule, execution=execution)
+    seconds = time.perf_counter() - started
+    decided, evaluations = staged_prediction(errors, rule)
+    same = int((result.prediction == decided).sum())
+    return Timed(seconds, int(result.evaluations.sum()), int(evaluations.sum()), same)

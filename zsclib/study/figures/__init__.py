@@ -1,1 +1,0 @@
-"""The figures of the pages, one module a page: named functions that draw what a page measured, and judge nothing."""

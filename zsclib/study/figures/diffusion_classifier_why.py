@@ -21,6 +21,7 @@ from zsclib.papers.diffusion_classifier.measurements import (
 )
 from zsclib.papers.diffusion_classifier.replays import Replay
 from zsclib.study import plots
+from zsclib.study.claims import Claim
 from zsclib.study.stats import Estimate, accuracy, interval
 
 STYLES = ("-", "--", "-.", ":")
@@ -147,10 +148,11 @@ def spread(ways: Mapping[str, Mapping[int, Outcomes]], K: int) -> Figure:
 
 
 def weights(
-    t: np.ndarray, w: np.ndarray, differences: Mapping[str, Outcomes], published: Mapping[str, float]
+    schedule: Schedule, w: np.ndarray, differences: Mapping[str, Outcomes], published: Mapping[str, float]
 ) -> Figure:
     """Draw the weights of the variational bound over their mean, and what uniform weights gain (see `per_set`)."""
     figure, axes = plt.subplots(2, 1, figsize=(plots.WIDTH, 5.8), height_ratios=(2, 3))
+    t = np.array(schedule.t)
     order = np.argsort(t)
     axes[0].plot(t[order], (w / w.mean())[order], color=plots.COLOURS["diffusion"], marker="o", markersize=4)
     axes[0].axhline(1, color=plots.INK, linewidth=0.8)
@@ -164,7 +166,10 @@ def weights(
 
 
 def changes(
-    differences: Mapping[str, Outcomes], title: str, detail: str, published: Mapping[str, float] | None = None
+    differences: Mapping[str, Outcomes],
+    title: str,
+    detail: str,
+    published: Mapping[str, float | Mapping[str, float]] | None = None,
 ) -> Figure:
     """Draw what each of several changes does to accuracy, set by set (see `per_set`)."""
     rows = sum(0.6 + 0.22 * (len(by_set) - 1) for by_set in differences.values())
@@ -174,11 +179,15 @@ def changes(
     return figure
 
 
-def per_set(ax: Axes, differences: Mapping[str, Outcomes], published: Mapping[str, float]) -> None:
+def per_set(
+    ax: Axes, differences: Mapping[str, Outcomes], published: Mapping[str, float | Mapping[str, float]]
+) -> None:
     """Draw a row per change and, in it, a mean difference with its interval per set.
 
     Args:
-        differences: change → set → paired differences (n,). published: change → the paper's difference, a diamond.
+        differences: change → set → paired differences (n,).
+        published: change → the paper's difference, a diamond; or set → difference, one beside the set that plays its
+            part.
     """
     names = list(dict.fromkeys(name for by_set in differences.values() for name in by_set))
     markers = dict(zip(names, MARKERS * len(names), strict=False))
@@ -195,16 +204,11 @@ def per_set(ax: Axes, differences: Mapping[str, Outcomes], published: Mapping[st
             ax.plot(e.value, y, markers[name], color=colour, markersize=6, label=label)
             labelled.add(name)
             y += 0.32
-        if text in published:
-            middle = (top + y - 0.32) / 2
-            ax.plot(
-                published[text],
-                middle,
-                "D",
-                color=plots.COLOURS["published"],
-                fillstyle="none",
-                markersize=6.5,
-            )
+        there = published.get(text, {})
+        there = there if isinstance(there, Mapping) else {None: there}
+        for name, value in there.items():
+            place = top + 0.32 * list(by_set).index(name) if name else (top + y - 0.32) / 2
+            ax.plot(value, place, "D", color=plots.COLOURS["published"], fillstyle="none", markersize=6.5)
         y += 0.75
     ax.axvline(0, color=plots.INK, linewidth=0.8, zorder=0)
     ax.set_ylim(y - 0.6, -0.8)
@@ -306,6 +310,11 @@ def rules(lines: Mapping[str, Replay], whole: Outcomes) -> list[list[Any]]:
         share = f"{100 * each.mean_share():.1f} %"
         rows.append([text, share, rate(each.correct), gap.points(), f"{100 * rate(each.same).value:.1f} %"])
     return rows
+
+
+def printed(claims: Mapping[str, Claim], rows: Mapping[str, str]) -> dict[str, float]:
+    """Return row → the first published difference of a claim, as a share; rows: row → claim id."""
+    return {row: float(claims[name].published[0]["value"]) / 100 for row, name in rows.items()}
 
 
 def _bars(ax: Axes, x: np.ndarray, estimates: Sequence[Estimate], **style: Any) -> None:
