@@ -119,7 +119,7 @@ def labelled(trick: str, n: int, classes: tuple[str, ...] = ("cat", "dog"), side
     images = np.zeros((n * len(classes), side, side, 3), np.uint8)
     images += np.arange(len(images), dtype=np.uint8)[:, None, None, None]
     labels = np.arange(len(images)) % len(classes)
-    return ImageSet(images, labels, classes, pd.DataFrame({"trick": trick, "row": range(len(images))}))
+    return ImageSet(images, labels, classes, manifest=pd.DataFrame({"trick": trick, "row": range(len(images))}))
 
 
 def test_a_union_is_as_large_as_its_members_or_all_there_is():

@@ -213,7 +213,7 @@ def test_progress_is_shown(finished: tuple[Path, str]) -> None:
 
 def test_an_unchanged_result_is_up_to_date(result: Path) -> None:
     assert runner.stale_because("demo", "ci", GIVEN, result) is None
-    assert not runner.is_stale("notebooks/demo.ipynb", profile="ci", parameters=GIVEN, root=result)
+    assert runner.stale_because("notebooks/demo.ipynb", "ci", GIVEN, result) is None
     stream = io.StringIO()
     before = snapshot(result / "results/ci/demo")
     runner.run("demo", GIVEN, "ci", root=result, stream=stream)
@@ -487,13 +487,13 @@ import os, time
 import numpy as np
 from zsclib.cache import Cache
 from zsclib.study.record import record
-store, computed = Cache(), 0
+cache, computed = Cache(), 0
 for i in range(3):
     def work():
         global computed
         computed += 1
         return {"x": np.array([i])}
-    store.compute({"item": i}, work, {"seconds": 2})
+    cache.compute({"item": i}, work, {"seconds": 2})
     if i == 1 and not os.path.exists("go"):
         print("waiting", flush=True)
         time.sleep(60)

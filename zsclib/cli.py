@@ -39,15 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     from zsclib.study import runner
 
-    given: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     for text in options.p:
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
             raise ValueError(f"-p takes name=value, got {text!r}")
-        if name.strip() in given:
+        if name.strip() in parameters:
             raise ValueError(f"-p gives {name.strip()!r} twice")
-        given[name.strip()] = value
-    folder = runner.run(options.notebook, given, options.profile, options.force, options.root)
+        parameters[name.strip()] = value
+    folder = runner.run(options.notebook, parameters, options.profile, options.force, options.root)
     print(f"→ {_shown(folder / 'executed.ipynb')}")
 
 

@@ -25,7 +25,7 @@ class Prompts:
         templates: the sentences of a prompt ensemble; at least the default one.
         classes: class names as prompts say them, in label order.
         about: what the dataset is, in one sentence.
-        base: the naive sentence that pictures are generated with.
+        base: the naive sentence that images are generated with.
         bare: the class name and nothing else, as the model's captions would have it.
         domains: sentences that ask for the class in one domain each, by the domain's name.
     """

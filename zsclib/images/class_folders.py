@@ -58,7 +58,7 @@ class Listing(NamedTuple):
                     f"images differ in size: {manifest['source'][0]} is {w0}×{h0} pixels, "
                     f"{manifest['source'][i]} is {w}×{h}; give size=, for instance size=32"
                 )
-        return ImageSet(np.stack(images), self.labels[rows], self.classes, manifest)
+        return ImageSet(np.stack(images), self.labels[rows], self.classes, manifest=manifest)
 
 
 def from_folder(path: Path, split: str) -> Listing:
@@ -105,19 +105,19 @@ def from_folder(path: Path, split: str) -> Listing:
                 f"{inner[0]}: a folder inside the class folder {folder.name!r}; move its images up, or give "
                 "the folder whose sub-folders are the classes"
             )
-        if not (mine := _images(folder)):
+        if not (own := _images(folder)):
             others = sorted({p.suffix for p in folder.iterdir()})
             raise ValueError(
                 f"{folder}: an empty class folder (suffixes there: {others}, known: {sorted(SUFFIXES)}); "
                 "add images or remove it"
             )
-        for file in (root, folder, *mine):
+        for file in (root, folder, *own):
             if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
                 raise ValueError(
                     f"{file}: a link to {file.resolve()}, outside {path}; copy the images instead"
                 )
-        files += mine
-        labels += [label] * len(mine)
+        files += own
+        labels += [label] * len(own)
 
     def read(rows: np.ndarray, size: int | None) -> tuple[list[np.ndarray], pd.DataFrame]:
         images = [image_files.decode(files[row], str(files[row]), size) for row in rows]

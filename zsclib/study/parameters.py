@@ -68,7 +68,7 @@ def read_parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Par
         raise ValueError(
             f"notebook {name} is an executed copy (it holds injected parameters); run its source"
         )
-    found: dict[str, Parameter] = {}
+    parameters: dict[str, Parameter] = {}
     try:
         statements = ast.parse(tagged[0].source).body
     except SyntaxError as error:
@@ -87,15 +87,15 @@ def read_parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Par
             default = ast.literal_eval(statement.value)
         except (ValueError, TypeError):
             raise ValueError(f"notebook {name}: a default must be a literal, not `{line}`") from None
-        if not isinstance(target, ast.Name) or target.id in found:
+        if not isinstance(target, ast.Name) or target.id in parameters:
             raise ValueError(f"notebook {name}: a parameter must be one name, assigned once, not `{line}`")
         kind = ast.unparse(annotation) if annotation else _kind_of(default)
         parameter = Parameter(target.id, default, kind)
         try:
-            found[target.id] = Parameter(target.id, parameter.fit(default), kind)
+            parameters[target.id] = Parameter(target.id, parameter.fit(default), kind)
         except TypeError:
             raise ValueError(f"notebook {name}: the default in `{line}` is not of its kind") from None
-    return found
+    return parameters
 
 
 def read_profile(profile: str, root: Path = ROOT) -> dict[str, dict[str, object]]:
@@ -120,23 +120,23 @@ def merge_parameters(
     name: str,
     parameters: Mapping[str, Parameter],
     from_profile: Mapping[str, object],
-    given: Mapping[str, object],
+    from_user: Mapping[str, object],
     profile: str = "book",
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """Return all values (defaults < profile < given) and, of these, the ones not left to the notebook.
+    """Return all values (defaults < profile < user) and, of these, the ones not left to the notebook.
 
     Args:
         name: the notebook, for messages.
         parameters: what `read_parameters` returned.
         from_profile: the profile's values for this notebook.
-        given: the user's values; a string is read as `Parameter.parse` says.
+        from_user: the user's values; a string is read as `Parameter.parse` says.
         profile: the profile's name, for messages.
 
     Raises:
         ValueError: an unknown name or a value of the wrong kind.
     """
     passed: dict[str, object] = {}
-    for values, place in ((from_profile, f" (in data/profiles/{profile}.yml)"), (given, "")):
+    for values, place in ((from_profile, f" (in data/profiles/{profile}.yml)"), (from_user, "")):
         for key, value in values.items():
             if key not in parameters:
                 raise ValueError(

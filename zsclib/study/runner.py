@@ -79,7 +79,7 @@ def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, i
 
     A parameter names files if it is a path, or `folder:PATH` or `parquet:PATH`, or a list of these.
     """
-    found: list[tuple[str, int, int]] = []
+    facts: list[tuple[str, int, int]] = []
     for value in parameters.values():
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str) or not text:
@@ -87,8 +87,8 @@ def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, i
             path = root / text.removeprefix("folder:").removeprefix("parquet:")
             if len(text) < 4096 and path.exists() and not path.resolve().is_relative_to(root / "data"):
                 files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-                found += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    return found
+                facts += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return facts
 
 
 def stale_because(
@@ -97,7 +97,7 @@ def stale_because(
     parameters: Mapping[str, object] | None = None,
     root: Path = ROOT,
 ) -> str | None:
-    """Return why the kept result is not that of the present notebook, parameters and library, or None."""
+    """Return why the result is not that of the present notebook, parameters and library, or None."""
     return _stale_because(plan(notebook, parameters, profile, root))
 
 
@@ -112,7 +112,7 @@ def run(
     """Run a notebook unless its result is up to date, and return its folder.
 
     The notebook runs in this Python, in the root of the clone, offline except under the profile `paper` or
-    with a parameter `allow_network=True`. What a killed run kept in `artefacts/` is used again.
+    with a parameter `allow_network=True`. What a killed run left in `artefacts/` is used again.
 
     Args:
         notebook, parameters, profile, root: as in `plan`.

@@ -162,7 +162,7 @@ def generate_sets(
         labels, classes = plan_of_part["label"].to_numpy(), target_images(setting, part.target).classes
         for way, batches in views.items():
             rows = plan_of_part.drop(columns="label")
-            sets[part, way] = ImageSet(np.concatenate(batches), labels, tuple(classes), rows)
+            sets[part, way] = ImageSet(np.concatenate(batches), labels, tuple(classes), manifest=rows)
     return sets
 
 

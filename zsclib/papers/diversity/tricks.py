@@ -204,7 +204,7 @@ def union(sets: Iterable[ImageSet], per_class: int | None = None) -> ImageSet:
         np.concatenate([part.images for part in sets]),
         np.concatenate([part.labels for part in sets]),
         sets[0].classes,
-        pd.concat([part.manifest for part in sets], ignore_index=True),
+        manifest=pd.concat([part.manifest for part in sets], ignore_index=True),
     )
 
 
