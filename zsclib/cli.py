@@ -16,7 +16,16 @@ from zsclib.study.parameters import PROFILES
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 when done, 1 when a notebook or the build failed, 2 for wrong usage."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows another in its place
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
+    if (other := _other_clone(Path.cwd())) is not None:
+        print(
+            f"zsc: this command belongs to the clone {ROOT}, the working directory to {other}; "
+            "run  make setup  there to have one of its own",
+            file=sys.stderr,
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kernel is shut down, not left behind
     try:
         code = options.command(options) or 0
@@ -25,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `zsc list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, FileNotFoundError) as error:
+    except OSError as error:
+        print(f"zsc: {_reason(error)}", file=sys.stderr)
+        return 2 if error.errno is None else 1  # without a number it is a refusal of ours
+    except ValueError as error:
         print(f"zsc: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
@@ -34,6 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("zsc: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
+
+
+def _reason(error: OSError) -> str:
+    """Return what stood in the way in one line: the path and the system's reason."""
+    return f"{error.filename}: {error.strerror}" if error.errno is not None and error.filename else str(error)
+
+
+def _other_clone(folder: Path) -> Path | None:
+    """Return the clone that a folder lies in, where it is not the one whose code this is."""
+    for place in (folder, *folder.parents):
+        if (place / "zsclib" / "workers.py").is_file() and (place / "notebooks").is_dir():
+            return None if place.resolve() == ROOT else place
+    return None
 
 
 def _run(options: argparse.Namespace) -> None:
