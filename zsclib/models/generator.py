@@ -37,8 +37,7 @@ from zsclib.models.noise_schedule import NoiseSchedule
 from zsclib.models.weights import WeightState, weight_bytes
 from zsclib.paths import ROOT
 
-PROMPTS_AT_ONCE = 100
-PIXELS_AT_ONCE = 2**22  # at once in the autoencoder: 4,096 images of 32 x 32, 16 of 512 x 512
+PROMPTS_AT_ONCE, PIXELS_AT_ONCE = 100, 2**22  # in the autoencoder: 4,096 images of 32 x 32, 16 of 512 x 512
 NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel", "DiTTransformer2DModel")
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 
@@ -75,7 +74,10 @@ class Generator:
                 part.eval().requires_grad_(False).to(self.device)
 
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.image_size = image_size or _side(self.unet.config.sample_size) * factor
+        sides = set(np.atleast_1d(self.unet.config.sample_size).tolist())
+        if len(sides) > 1:
+            raise ValueError(f"only models of square images are supported, got sample_size {sorted(sides)}")
+        self.image_size = image_size or sides.pop() * factor
         if self.image_size % factor:
             raise ValueError(f"image_size must be a multiple of {factor} for it, got {self.image_size}")
         channels, side = self.vae.config.latent_channels, self.image_size // factor
@@ -257,8 +259,7 @@ class Generator:
         """
         wanted = inspect.signature(self.pipeline_class.__init__).parameters
         options = {name: self.parts.get(name) for name in wanted if name != "self"}
-        if "requires_safety_checker" in wanted:
-            options["requires_safety_checker"] = False
+        options |= {"requires_safety_checker": False} if "requires_safety_checker" in wanted else {}
         pipeline = self.pipeline_class(**options)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -306,11 +307,8 @@ def open_generator(
     """
     folder = find_folder(path, "model_index.json", allow_network)
     index = json.loads((folder / "model_index.json").read_text())
-    named = {
-        name: entry
-        for name, entry in index.items()
-        if isinstance(entry, list) and entry[0] is not None and name not in NOT_NEEDED
-    }
+    parts_named = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None}
+    named = {name: entry for name, entry in parts_named.items() if name not in NOT_NEEDED}
     with quietly():
         pipeline_class = getattr(diffusers, str(index.get("_class_name")), None)
     by_class = index.get("_class_name") == "DiTPipeline"
@@ -351,10 +349,3 @@ def _open_once(*options: Any) -> Generator:
         _opened.cache_clear()
         generator = _opened(*options)
     return generator
-
-
-def _side(size: int | Sequence[int]) -> int:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise ValueError(f"only models of square images are supported, got sample_size {size}")
-    return height
