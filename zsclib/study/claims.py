@@ -336,17 +336,21 @@ def _judgement(claim: Claim, differences: Mapping[str, ArrayLike | Estimate]) ->
     if not differences:
         raise ValueError(f"judge: claim {claim.id} needs differences of at least one set, got none")
     effects = {name: _effect(claim, name, values) for name, values in differences.items()}
-    estimates = {name: e.interval() for name, e in effects.items()}
+    estimates = {
+        name: values if isinstance(values, Estimate) else effects[name].interval()
+        for name, values in differences.items()
+    }
     by_set = {name: verdict(claim, estimate) for name, estimate in estimates.items()}
     mean = mean_effect(list(effects.values()))
-    direction = _overall(claim, estimates, by_set, verdict(claim, mean.interval()))
+    pooled = mean.interval() if len(effects) > 1 else next(iter(estimates.values()))
+    direction = _overall(claim, estimates, by_set, verdict(claim, pooled))
     if direction == "inconclusive" and _designed_too_small(claim, differences):
         direction = "too small to decide"
     return Judgement(
         claim=claim,
         effects=estimates,
         by_set=by_set,
-        pooled=mean.interval(),
+        pooled=pooled,
         heterogeneity=heterogeneity(list(effects.values())),
         direction=direction,
         p=None if direction == "mixed" else _p_value(claim, mean, direction),
