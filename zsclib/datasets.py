@@ -39,8 +39,8 @@ def load(
 
     Args:
         name: "digits" (real handwriting), a target of the pocket world (`WORLD`), "folder:PATH" (class
-            folders, see `zsclib.images.class_folders.from_folder`), "parquet:PATH" (see `zsclib.images.parquet.from_parquet`),
-            "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
+            folders, see `zsclib.images.class_folders.from_folder`), "parquet:PATH" (see
+            `zsclib.images.parquet.from_parquet`), "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
         split: "train", "validation" or "test"; a user's own set may have others.
         n: number of images in all; None for all there are (1,000 for a target of the pocket world).
         seed: which images a small `n` picks, and their order. It does not move an image to another split.
