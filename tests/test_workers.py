@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -325,6 +327,29 @@ def test_an_address_where_nobody_listens(
         run([Job(numbers, (0,))], Workers(where))
     assert "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_scheduler_that_goes_away_ends_in_a_clear_error(tmp_path: Path) -> None:
+    """It has no workers, so the jobs wait there, until it is killed; finished ones would be in the cache."""
+    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", tmp_path / "s.json"]
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *options]
+    scheduler = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "s.json").exists():
+            assert scheduler.poll() is None
+            time.sleep(0.2)
+
+        def jobs() -> Iterator[Job]:
+            yield Job(numbers, (0,))
+            threading.Timer(1, scheduler.kill).start()
+            yield Job(numbers, (1,))
+
+        workers = Workers(json.loads((tmp_path / "s.json").read_text())["address"])
+        with pytest.raises(RuntimeError, match="the Dask scheduler at tcp://127.0.0.1:.* is gone; start it again"):
+            list(workers.map(jobs()))
+    finally:
+        scheduler.kill()
+        scheduler.wait()
 
 
 def test_without_dask_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

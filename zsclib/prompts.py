@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import yaml
@@ -18,7 +18,7 @@ FOLDER = DATA / "prompts"
 
 @dataclass(frozen=True)
 class Prompts:
-    """The words a dataset is asked about with.
+    """The prompts of a dataset.
 
     Args:
         template: the default sentence, with one {} where the class name goes.
@@ -33,6 +33,7 @@ class Prompts:
     template: str
     templates: tuple[str, ...]
     classes: tuple[str, ...]
+    _: KW_ONLY
     about: str
     base: str
     bare: str = "{}"

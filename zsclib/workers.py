@@ -81,7 +81,7 @@ class Workers:
         """
         if not (is_integer(where, 1) or (isinstance(where, str) and "://" in where)):
             raise ValueError(
-                f"workers must be a number of processes, 1 or more, or the address of a Dask scheduler, such as "
+                "workers must be a number of processes, 1 or more, or the address of a Dask scheduler, such as "
                 f"'tcp://127.0.0.1:8786'; got {where!r}"
             )
         self.where = where
@@ -119,7 +119,7 @@ class Workers:
             for index, job in enumerate(jobs):
                 yield index, job.function(*job.arguments)
             return
-        fresh = (_Task(index, _name(job), _packed(job)) for index, job in enumerate(jobs))
+        fresh = (_Task(index, *_packed(job)) for index, job in enumerate(jobs))
         again, dead = deque(), set()
         running: dict[Future, tuple[_Task, int, Executor]] = {}  # in the order in which workers have them
         try:
@@ -174,18 +174,17 @@ class Workers:
         return [place for turn in range(ahead) for place in range(len(self._executors)) if load[place] <= turn]
 
     def _submit(self, task: _Task, place: int) -> tuple[Future, Executor]:
-        executor = self._executors[place]
-        if executor is None:
-            local = isinstance(self.where, int)
-            executor = self._process(place) if local else self._open_client().get_executor(pure=False)
-            self._executors[place] = executor
+        if (executor := self._executors[place]) is None:
+            executor = self._executors[place] = self._open(place)
         try:
             return executor.submit(_run, code_hash(), task.data), executor
         except BrokenProcessPool:  # it died since it was last heard of
             self._executors[place] = None
             return self._submit(task, place)
 
-    def _process(self, place: int) -> ProcessPoolExecutor:
+    def _open(self, place: int) -> Executor:
+        if isinstance(self.where, str):
+            return self._open_client().get_executor(pure=False)
         threads, cards = max(1, torch.get_num_threads() // self.where), _cards()
         setup = threads, cards[place % len(cards)] if len(cards) > 1 else None
         return ProcessPoolExecutor(1, get_context("spawn"), _begin, setup)  # a fork would copy half of torch's state
@@ -285,20 +284,16 @@ def code_hash() -> str:
     return digest(*(part for path in paths for part in (path.relative_to(ROOT).as_posix(), hash_code(path))))
 
 
-def _name(job: Job) -> str:
-    return getattr(job.function, "__qualname__", repr(job.function))
-
-
-def _packed(job: Job) -> bytes:
+def _packed(job: Job) -> tuple[str, bytes]:
+    """Return a job's name, and the job as it travels."""
+    name = getattr(job.function, "__qualname__", repr(job.function))
     try:
         if job.function.__module__ == "__main__":
             raise TypeError("it belongs to this notebook or script alone")
-        return pickle.dumps((job.function, job.arguments), pickle.HIGHEST_PROTOCOL)
+        return name, pickle.dumps((job.function, job.arguments), pickle.HIGHEST_PROTOCOL)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
-        raise TypeError(
-            f"{_name(job)} cannot run in another process: {error}. A job is a function of a module and arguments that "
-            "pickle takes"
-        ) from None
+        expected = "a job is a function of a module and arguments that pickle takes"
+        raise TypeError(f"{name} cannot run in another process: {error}; {expected}") from None
 
 
 def _died(name: str) -> RuntimeError:

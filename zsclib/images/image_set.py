@@ -29,7 +29,7 @@ class ImageSet:
 
     Args:
         images: uint8 (n, h, w, 3), RGB.
-        labels: integers (n,), kept as int64; an index into `classes`, or -1 for an image without a label.
+        labels: integers (n,), stored as int64; an index into `classes`, or -1 for an image without a label.
         classes: class names in label order.
         manifest: n rows in image order with free columns (source, seed, prompt, guidance, parent, ...);
             None stands for no columns.
