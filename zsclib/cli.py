@@ -11,7 +11,8 @@ from pathlib import Path
 
 from zsclib.paths import ROOT
 from zsclib.study.notebooks import notebook_names
-from zsclib.study.parameters import PROFILES
+from zsclib.study.parameters import profile_names
+from zsclib.study.runs import run_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,15 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     from zsclib.study import runner
 
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for text in options.p:
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
             raise ValueError(f"-p takes name=value, got {text!r}")
-        if name.strip() in given:
+        if name.strip() in values:
             raise ValueError(f"-p gives {name.strip()!r} twice")
-        given[name.strip()] = value
-    folder = runner.run(options.notebook, given, options.profile, options.force, options.root)
+        values[name.strip()] = value
+    folder = runner.run(
+        options.notebook, values, options.profile, options.force, options.root, run=options.full_scale
+    )
     print(f"→ {_shown(folder / 'executed.ipynb')}")
 
 
@@ -60,19 +63,23 @@ def _book(options: argparse.Namespace) -> None:
 def _list(options: argparse.Namespace) -> None:
     from zsclib.study import runner
 
-    if not notebook_names(options.root):
+    root, profiles = options.root, profile_names(options.root)
+    if not notebook_names(root):
         print("there are no notebooks in notebooks/")
-    for name in notebook_names(options.root):
-        plans = {profile: runner.plan(name, profile=profile, root=options.root) for profile in PROFILES}
+    for name in notebook_names(root):
+        plans = {profile: runner.plan(name, profile=profile, root=root) for profile in profiles}
         print(name)
         for key, parameter in plans["book"].known.items():
             other = [
                 f"{profile} {plan.passed[key]!r}" for profile, plan in plans.items() if key in plan.passed
             ]
             print(f"  -p {key}={parameter.default!r}  {parameter.kind}{'; ' * bool(other)}{', '.join(other)}")
-        for profile in PROFILES:
-            state = runner.stale_because(name, profile, root=options.root) or "up to date"
-            print(f"  --profile {profile:<6} {state}")
+        for profile, plan in plans.items():
+            print(f"  --profile {profile:<6} {runner.why_stale(plan) or 'up to date'}")
+        for full_scale in run_names(name, root):
+            plan = runner.plan(name, root=root, run=full_scale)
+            print(f"  --run {full_scale}  {runner.why_stale(plan) or 'up to date'}")
+            print(f"      {plan.run}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,8 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="run one notebook, unless its result is up to date",
-        description="Run one notebook, unless its result is up to date, into results/PROFILE/NOTEBOOK/. "
-        "What a killed run had finished is used again. Paths in parameters are relative to the clone.",
+        description="Run one notebook, unless its result is up to date, into results/PROFILE/NOTEBOOK/ or "
+        "results/RUN/NOTEBOOK/. What a killed run had finished is used again. Paths in parameters are relative "
+        "to the clone.",
     )
     run.add_argument("notebook", metavar="NOTEBOOK", help="its name, or notebooks/NAME.ipynb")
     run.add_argument(
@@ -94,7 +102,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a parameter of the notebook, a Python or JSON literal; a string needs no quotes (repeatable)",
     )
-    _add_profile(run)
+    which = run.add_mutually_exclusive_group()
+    _add_profile(which)
+    which.add_argument(
+        "--run",
+        metavar="RUN",
+        dest="full_scale",
+        help="a setting that a paper published, in data/runs/, at full scale (`zsc list` shows them)",
+    )
     run.add_argument("--force", action="store_true", help="run even if the result is up to date")
     run.set_defaults(command=_run)
 
@@ -111,12 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_profile(parser: argparse.ArgumentParser) -> None:
+def _add_profile(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--profile",
-        choices=PROFILES,
+        metavar="PROFILE",
         default="book",
-        help="whose values in data/profiles/ to use (default: %(default)s)",
+        help=f"whose values in data/profiles/ to use: {', '.join(profile_names())} (default: %(default)s)",
     )
 
 
