@@ -26,7 +26,7 @@ from zsclib.papers.diffusion_classifier.sd_features import (
 from zsclib.prompts import Prompts
 from zsclib.sampling import generate
 
-QUICK = replace(HEAD, updates=60, batch=16, checkpoints=6)
+QUICK = replace(HEAD, steps=60, batch=16, checkpoints=6)
 WORDS = Prompts("a {}", ("a {}", "the {}", "{} here"), ("cat", "dog", "7"), "words", "a {}")
 
 
@@ -168,8 +168,8 @@ def test_too_little_to_train_on(generator, coloured):
 
 
 def test_published_settings_are_those_of_the_paper():
-    assert (PAPER_HEAD.batch, PAPER_HEAD.rate) == (16, 1e-4)
-    assert (PAPER_RECIPE.batch, PAPER_RECIPE.rate, PAPER_RECIPE.weight_decay) == (256, 0.1, 1e-4)
+    assert (PAPER_HEAD.batch, PAPER_HEAD.learning_rate) == (16, 1e-4)
+    assert (PAPER_RECIPE.batch, PAPER_RECIPE.learning_rate, PAPER_RECIPE.weight_decay) == (256, 0.1, 1e-4)
     assert PAPER_RECIPE.flip
     assert PAPER_RECIPE.crop**2 == pytest.approx(0.08, abs=0.002)
 

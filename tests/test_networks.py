@@ -1,18 +1,14 @@
-"""Networks from transformers' configurations: published shapes, pocket ones, folders."""
+"""Networks from transformers' configurations: published shapes, and pocket ones."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForImageClassification
 
-from zsclib.models.networks import _SETTINGS, ARCHITECTURES, new_network, open_network, save_network
+from zsclib.models.networks import _SETTINGS, ARCHITECTURES, new_network
 
 CLASSES = ["cat", "dog", "7"]
-FIVE = ("resnet50", "resnet101", "vit-b", "mobilenet", "convnext-s")
 # Million weights with 1,000 classes: torchvision's model pages (ViT-B/16, ConvNeXt-S, MobileNetV2 and ResNets).
 PUBLISHED = {
     "resnet18": 11.69,
@@ -89,7 +85,7 @@ def test_statistics_of_batchnorm_are_those_of_many_batches(networks):
 def test_the_seed_decides_the_weights_and_leaves_the_global_state_alone():
     torch.manual_seed(5)
     first = new_network("resnet18", CLASSES, seed=3)
-    drawn = torch.rand(3)
+    numbers = torch.rand(3)
     torch.manual_seed(6)
     second, other = new_network("resnet18", CLASSES, seed=3), new_network("resnet18", CLASSES, seed=4)
     for key, weights in first.state_dict().items():
@@ -97,7 +93,7 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_state_alone():
     stem = "model.resnet.embedder.embedder.convolution.weight"
     assert not torch.equal(first.state_dict()[stem], other.state_dict()[stem])
     torch.manual_seed(5)
-    assert torch.equal(torch.rand(3), drawn)
+    assert torch.equal(torch.rand(3), numbers)
 
 
 def test_a_network_for_feature_maps_has_their_channels_and_does_not_shrink_them():
@@ -105,40 +101,6 @@ def test_a_network_for_feature_maps_has_their_channels_and_does_not_shrink_them(
     embedded = network.model.resnet.embedder(torch.zeros(1, 24, 4, 4))
     assert embedded.shape[2:] == (4, 4)
     assert network(torch.zeros(2, 24, 4, 4)).shape == (2, 3)
-
-
-@pytest.mark.parametrize("name", FIVE)
-def test_a_saved_network_opens_with_the_same_logits(networks, name, tmp_path):
-    save_network(networks[name], tmp_path)
-    opened = open_network(tmp_path)
-    x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(opened(x), networks[name].eval()(x))
-    assert (opened.name, opened.classes, opened.size) == (name, ("cat", "dog", "7"), 32)
-
-
-@pytest.mark.parametrize("name", ("vit-b", "convnext-s"))
-def test_folders_without_surgery_also_open_with_transformers(networks, name, tmp_path):
-    save_network(networks[name], tmp_path)
-    model = AutoModelForImageClassification.from_pretrained(tmp_path)
-    x = torch.randn(1, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(model.eval()(x).logits, networks[name].eval()(x))
-
-
-def test_folders_that_hold_no_network_are_refused(networks, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
-        open_network(tmp_path / "nowhere")
-    save_network(networks["resnet18"], tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    wrong = config | {"zsclib": config["zsclib"] | {"name": "resnet34"}}
-    (tmp_path / "config.json").write_text(json.dumps(wrong))
-    with pytest.raises(ValueError, match="does not hold the weights of its resnet34"):
-        open_network(tmp_path)
-    del config["zsclib"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="not written by save_network"):
-        open_network(tmp_path)
 
 
 def test_bad_requests_say_what_is_possible():

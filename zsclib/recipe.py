@@ -1,6 +1,6 @@
-"""What an update is made of: the recipe, and the rate, batch and augmentation it gives at every step.
+"""What a training step is made of: the recipe, and the learning rate, batch and augmentation it gives at every step.
 
-All are functions of (seed, update) alone: sets of any size get the same number of updates of the same size, so arms
+All are functions of (seed, step) alone: sets of any size get the same number of steps of the same size, so arms
 differ in their images only.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from zsclib.seeds import rng
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; the convention of all five networks
-DEVIATION = (0.229, 0.224, 0.225)
+STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -24,41 +24,41 @@ class Recipe:
     """How a network is trained; one recipe serves all architectures and all arms of a comparison.
 
     Args:
-        updates: optimiser steps; equal for equal effort, whatever the size of a set.
+        steps: of the optimiser; equal for equal effort, whatever the size of a set.
         batch: images a step.
-        rate: peak learning rate of AdamW (Loshchilov & Hutter 2019); it rises linearly, then falls as a cosine to 0.
+        learning_rate: of AdamW (Loshchilov & Hutter 2019) at its peak; it rises linearly, then falls as a cosine to 0.
             4e-3 was chosen among 1e-3 to 16e-3 on validation images of `objects`: attention learns best at less,
             BatchNorm at more.
-        warmup: share of the updates in which the rate rises.
+        warmup: share of the steps in which the learning rate rises.
         weight_decay: of matrices and kernels; biases and normalisation have none.
         label_smoothing: share of the target spread evenly over the classes.
-        clip: largest gradient norm.
+        max_gradient_norm: a longer gradient is made as short.
         flip: whether images are mirrored, left to right, half the time; False for digits and letters.
         shift: images are moved by up to so many pixels, their edges repeated.
         crop: smallest side of the random crop that is enlarged to the whole image, as a share; 1 is no cropping.
         checkpoints: how often, evenly spaced and at the end, the network is judged on held-out images.
     """
 
-    updates: int = 150
+    steps: int = 150
     batch: int = 32
-    rate: float = 4e-3
+    learning_rate: float = 4e-3
     warmup: float = 0.2
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    clip: float = 1.0
+    max_gradient_norm: float = 1.0
     flip: bool = True
     shift: int = 3
     crop: float = 1.0
     checkpoints: int = 4
 
     def __post_init__(self) -> None:
-        for name, low in (("updates", 1), ("batch", 1), ("shift", 0), ("checkpoints", 1)):
+        for name, low in (("steps", 1), ("batch", 1), ("shift", 0), ("checkpoints", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
                 raise ValueError(f"Recipe: {name} must be an integer of at least {low}, got {value!r}")
         for name, allowed, ok in (
-            ("rate", "above 0", self.rate > 0),
-            ("clip", "above 0", self.clip > 0),
+            ("learning_rate", "above 0", self.learning_rate > 0),
+            ("max_gradient_norm", "above 0", self.max_gradient_norm > 0),
             ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
             ("weight_decay", "at least 0", self.weight_decay >= 0),
             ("label_smoothing", "in [0, 1)", 0 <= self.label_smoothing < 1),
@@ -68,16 +68,16 @@ class Recipe:
                 raise ValueError(f"Recipe: {name} must be {allowed}, got {getattr(self, name)!r}")
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Return the rate of a 0-based update: linear warm-up, then half a cosine to 0."""
-    warm = recipe.warmup * recipe.updates
+def learning_rate_at(step: int, recipe: Recipe) -> float:
+    """Return the learning rate of a 0-based step: linear warm-up, then half a cosine to 0."""
+    warm = recipe.warmup * recipe.steps
     if step + 1 < warm:
-        return recipe.rate * (step + 1) / warm
-    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (recipe.updates - warm + 1)))
+        return recipe.learning_rate * (step + 1) / warm
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (recipe.steps - warm + 1)))
 
 
 def batch_indices(seed: int, step: int, batch: int, n: int) -> np.ndarray:
-    """Return the indices int64 (batch,) of an update: n inputs in a new order every epoch, nothing left over."""
+    """Return the indices int64 (batch,) of a step: n inputs in a new order every epoch, nothing left over."""
     position = np.arange(step * batch, (step + 1) * batch)
     epochs = np.unique(position // n)
     order = np.concatenate([rng(seed, "order", int(epoch)).permutation(n) for epoch in epochs])
@@ -86,24 +86,24 @@ def batch_indices(seed: int, step: int, batch: int, n: int) -> np.ndarray:
 
 def augment(images: Tensor, recipe: Recipe, seed: int, step: int) -> Tensor:
     """Return images uint8 (n, H, W, 3) flipped, shifted and cropped by index (nearest pixel), as the recipe says."""
-    draw = rng(seed, "augmentation", step)
+    random = rng(seed, "augmentation", step)
     n, h, w, _ = images.shape
-    scale = draw.uniform(recipe.crop, 1, n)[:, None]
+    scale = random.uniform(recipe.crop, 1, n)[:, None]
     source = []
     for side in (h, w):
         # Half a pixel more, so that rounding gives every whole shift the same chance.
         reach = (1 - scale) * side / 2 + recipe.shift + 0.5
-        middle = side / 2 + draw.uniform(-1, 1, n)[:, None] * reach
+        middle = side / 2 + random.uniform(-1, 1, n)[:, None] * reach
         index = np.floor(middle + (np.arange(side) + 0.5 - side / 2) * scale)
         source.append(np.clip(index, 0, side - 1).astype(np.int64))  # (n, side)
     rows, columns = source
     if recipe.flip:
-        columns = np.where(draw.random(n)[:, None] < 0.5, columns[:, ::-1], columns)
+        columns = np.where(random.random(n)[:, None] < 0.5, columns[:, ::-1], columns)
     rows, columns = torch.from_numpy(rows), torch.from_numpy(np.ascontiguousarray(columns))
     return images[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def standardise(images: Tensor) -> Tensor:
-    """Return images uint8 (n, H, W, 3) as float32 (n, 3, H, W), less `MEAN`, over `DEVIATION`."""
-    mean, deviation = (torch.tensor(v, device=images.device) * 255 for v in (MEAN, DEVIATION))
-    return ((images - mean) / deviation).permute(0, 3, 1, 2)
+    """Return images uint8 (n, H, W, 3) as float32 (n, 3, H, W), less `MEAN`, over `STANDARD_DEVIATION`."""
+    mean, std = (torch.tensor(v, device=images.device) * 255 for v in (MEAN, STANDARD_DEVIATION))
+    return ((images - mean) / std).permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
 """Labelled images become a classifier: one recipe for every network and every source of images.
 
-recipe = Recipe(updates=150)
+recipe = Recipe(steps=150)
 trained = train(new_network("resnet50", images.classes), images, recipe, seed=0, validation=held_out)
 trained.scores(test.images)                             # uint8 (n, H, W, 3) -> float32 (n, classes)
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zsclib.checks import check_images
 from zsclib.images.image_set import ImageSet
-from zsclib.recipe import Recipe, augment, batch_indices, learning_rate, standardise
+from zsclib.recipe import Recipe, augment, batch_indices, learning_rate_at, standardise
 from zsclib.seeds import seed_of
 
 
@@ -29,11 +29,11 @@ class TrainedNetwork:
     """A classifier: what `train` and `fit` return.
 
     Attributes:
-        network: in eval mode, with the weights of the checkpoint that was kept.
+        network: in eval mode, with the weights of one checkpoint.
         recipe, seed: what it was trained with.
-        history: a row per checkpoint: update, loss (mean since the last row), and the accuracy on `validation` and
+        history: a row per checkpoint: step, loss (mean since the last row), and the accuracy on `validation` and
             on every watched set.
-        kept: the row of `history` whose weights these are: the best on validation (the later of equals), else the last.
+        checkpoint: the row of `history` whose weights these are: the best on validation (the later of equals), else the last.
         watched: name → scores at every checkpoint, float32 (checkpoints, n, classes).
     """
 
@@ -41,15 +41,15 @@ class TrainedNetwork:
     recipe: Recipe
     seed: int
     history: pd.DataFrame
-    kept: int
+    checkpoint: int
     watched: dict[str, np.ndarray] = field(default_factory=dict)
 
     def scores(self, inputs: np.ndarray, batch: int = 64, batch_statistics: bool = False) -> np.ndarray:
         """Return logits, float32 (n, classes).
 
         Args:
-            inputs: uint8 images (n, H, W, 3), or what `fit` was given.
-            batch: inputs in one pass; it changes no score beyond rounding, unless `batch_statistics`.
+            inputs: uint8 images (n, H, W, 3), or such features as `fit` took.
+            batch: inputs at once; it changes no score beyond rounding, unless `batch_statistics`.
             batch_statistics: score as code does that never calls eval(): BatchNorm normalises with the statistics of
                 each test batch, dropout and stochastic depth are active. For measuring that fault only: scores
                 then depend on the batch and on the order of the images.
@@ -87,9 +87,9 @@ def train(
         recipe: the settings.
         seed: of batches and augmentation; that of the initial weights is `new_network`'s.
         validation: held-out images from the *same source as `images`* that choose the checkpoint; without them the
-            last is kept.
+            last is taken.
         watch: sets, such as the test set, that are scored at every checkpoint and choose nothing: from one training
-            an audit reads what choosing on them would have given.
+            an audit reads what choosing on them would give.
         device: where to compute, in float32.
 
     Raises:
@@ -97,7 +97,7 @@ def train(
         FloatingPointError: the loss is not finite.
     """
     watch = dict(watch or {})
-    if taken := {"images", "validation", "update", "loss"} & watch.keys():
+    if taken := {"images", "validation", "step", "loss"} & watch.keys():
         raise ValueError(f"train: a watched set cannot be called {taken.pop()!r}")
     held_out = watch if validation is None else {"validation": validation, **watch}
     for name, one in {"images": images, **held_out}.items():
@@ -150,14 +150,14 @@ def fit(
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
     judged = {**({} if validation is None else {"validation": validation}), **(watch or {})}
-    due = {round(recipe.updates * (k + 1) / recipe.checkpoints) for k in range(recipe.checkpoints)}
+    due = {round(recipe.steps * (k + 1) / recipe.checkpoints) for k in range(recipe.checkpoints)}
     rows, scores, losses, best, weights = [], {name: [] for name in judged}, [], 0, None
 
-    for step in range(recipe.updates):
+    for step in range(recipe.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe)
+            group["lr"] = learning_rate_at(step, recipe)
         index = batch_indices(seed, step, recipe.batch, len(inputs))
         x, y = torch.from_numpy(inputs[index]), torch.from_numpy(labels[index].astype(np.int64))
         if x.dtype == torch.uint8:
@@ -168,15 +168,17 @@ def fit(
             logits.float(), y.to(device), label_smoothing=recipe.label_smoothing
         )
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.detach())
         if step + 1 not in due:
             continue
-        row = {"update": step + 1, "loss": float(torch.stack(losses).mean())}
+        row = {"step": step + 1, "loss": float(torch.stack(losses).mean())}
         if not math.isfinite(row["loss"]):
-            raise FloatingPointError(f"fit: the loss is {row['loss']} by update {step + 1}; lower the rate")
+            raise FloatingPointError(
+                f"fit: the loss is {row['loss']} by step {step + 1}; lower the learning rate"
+            )
         network.eval()
         for name, (held_out, truth) in judged.items():
             scores[name].append(_in_batches(network, network, held_out, 64))
@@ -188,14 +190,14 @@ def fit(
             best, weights = len(rows) - 1, copy.deepcopy(network.state_dict())
 
     network.load_state_dict(weights)
-    watched = {name: np.stack(kept) for name, kept in scores.items()}
+    watched = {name: np.stack(each) for name, each in scores.items()}
     return TrainedNetwork(network.eval(), recipe, seed, pd.DataFrame(rows), best, watched)
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the share of labelled inputs whose highest score (n, classes) is their label's; NaN without any."""
-    known = np.asarray(labels) >= 0
-    return float(np.mean(scores.argmax(1)[known] == np.asarray(labels)[known])) if known.any() else math.nan
+    labelled = np.asarray(labels) >= 0
+    return float(np.mean(scores.argmax(1)[labelled] == np.asarray(labels)[labelled])) if labelled.any() else math.nan
 
 
 def _tensor(chunk: Tensor, device: torch.device) -> Tensor:

@@ -88,7 +88,7 @@ class Network(nn.Module):
 
     Attributes:
         model: transformers' network with its head.
-        name, classes, size, width, channels: what `new_network` was given.
+        name, classes, size, width, channels: the arguments of `new_network`.
     """
 
     def __init__(self, model: nn.Module, **made_with: Any) -> None:
@@ -103,7 +103,7 @@ class Network(nn.Module):
         return self.model(pixel_values=x).logits
 
     def features(self, x: Tensor) -> Tensor:
-        """Return what the last, linear layer sees (n, d): the pooled maps, or a ViT's class token."""
+        """Return the inputs of the last, linear layer (n, d): the pooled maps, or a ViT's class token."""
         out = self.model.base_model(x)
         if out.get("pooler_output") is None:
             return out.last_hidden_state[:, 0]

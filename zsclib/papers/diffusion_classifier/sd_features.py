@@ -33,14 +33,17 @@ from zsclib.seeds import rng, seed_of
 from zsclib.training import Recipe, TrainedNetwork, augment, fit
 
 # Published settings first; what the paper does not give (warm-up, smoothing, clipping) is off. torchvision's default
-# random-resized-crop keeps 8 % of the area or more: 28 % of a side. Epochs are not given: set `updates` as you compare.
+# random-resized-crop keeps 8 % of the area or more: 28 % of a side. Epochs are not given: set `steps` as you compare.
 HEAD = Recipe(
-    updates=400, batch=64, rate=1e-3, warmup=0.05, weight_decay=0.01, label_smoothing=0, flip=False, checkpoints=20
+    steps=400, batch=64, learning_rate=1e-3, warmup=0.05, weight_decay=0.01, label_smoothing=0, flip=False,
+    checkpoints=20,
 )  # fmt: skip
-PAPER_HEAD = replace(HEAD, batch=16, rate=1e-4, warmup=0, clip=math.inf, crop=0.28, shift=0, flip=True)
+PAPER_HEAD = replace(
+    HEAD, batch=16, learning_rate=1e-4, warmup=0, max_gradient_norm=math.inf, crop=0.28, shift=0, flip=True
+)  # fmt: skip
 PAPER_RECIPE = Recipe(
-    batch=256, rate=0.1, warmup=0, weight_decay=1e-4, label_smoothing=0, clip=math.inf, crop=0.28, shift=0, flip=True,
-    checkpoints=10,
+    batch=256, learning_rate=0.1, warmup=0, weight_decay=1e-4, label_smoothing=0, max_gradient_norm=math.inf,
+    crop=0.28, shift=0, flip=True, checkpoints=10,
 )  # fmt: skip
 
 
