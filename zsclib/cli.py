@@ -60,6 +60,34 @@ def _book(options: argparse.Namespace) -> None:
     book.build(options.profile)
 
 
+def _study(options: argparse.Namespace) -> None:
+    from importlib import import_module
+
+    from zsclib.cache import Cache
+    from zsclib.study import claims, freeze, records
+    from zsclib.study.progress import ProgressBar
+    from zsclib.workers import Execution, Workers
+
+    chapter, root = options.chapter, options.root
+    if options.freeze:
+        frozen = freeze.write_freeze(chapter, root)
+        print(f"{chapter}: frozen at {frozen.commit[:10]}; commit {freeze.RECORDS}/{chapter}/freeze.yml")
+        return
+    frozen = freeze.read_freeze(chapter, root)
+    package = import_module(f"zsclib.papers.{chapter}.outcomes")
+    where = int(options.workers) if options.workers.isdigit() else options.workers
+    with Workers(where) as workers:
+        cache = Cache(root / "results" / "studies" / chapter / "artefacts")
+        execution = Execution(batch=options.batch, cache=cache, progress=ProgressBar(), workers=workers)
+        done = records.run_study(frozen, package, execution, options.device, root)
+    if done:
+        print(f"{len(done)} jobs measured; commit {freeze.RECORDS}/{chapter}/")
+    print(records.summary(frozen, package, root=root).to_string(index=False, header=False))
+    judgements = records.verdicts(frozen, package, root)
+    print(claims.verdict_table(judgements).to_string(index=False))
+    print(claims.tally(judgements))
+
+
 def _list(options: argparse.Namespace) -> None:
     from zsclib.study import runner
 
@@ -121,7 +149,28 @@ def _parser() -> argparse.ArgumentParser:
     _add_profile(book)
     book.set_defaults(command=_book)
 
-    listing = commands.add_parser("list", help="list the notebooks, their parameters and what is up to date")
+    study = commands.add_parser(
+        "study",
+        help="run what a chapter's study lacks, and print its verdicts",
+        description="Measure what the frozen study of a chapter lacks, write each job's outcomes into "
+        "data/records/study/CHAPTER/ as it is finished, and print the verdicts. Stopped, it goes on where it was.",
+    )
+    study.add_argument("chapter", metavar="CHAPTER", help="a folder of data/records/study/")
+    study.add_argument(
+        "--freeze", action="store_true", help="fix models, claims, sizes and seeds of its plan.yml"
+    )
+    study.add_argument(
+        "--workers", default="1", help="processes, or the address of a Dask scheduler (default: %(default)s)"
+    )
+    study.add_argument(
+        "--batch", type=int, default=256, help="network evaluations at once (default: %(default)s)"
+    )
+    study.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    study.set_defaults(command=_study)
+
+    listing = commands.add_parser(
+        "list", help="list the notebooks, their parameters, profiles and runs, and what is up to date"
+    )
     listing.set_defaults(command=_list)
     return parser
 

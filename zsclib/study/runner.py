@@ -1,9 +1,10 @@
 """Runs notebooks: checked parameters, a fixed environment, all or nothing, and a stamp of what was run.
 
-It leaves `results/<profile>/<notebook>/{executed.ipynb, record.json, stamp.json, artefacts/}`; `results/<run>/…` where a
-full-scale run of `data/runs/` is named. A failing notebook leaves `failed.ipynb` there and touches nothing else. Plain papermill and Jupyter run the same notebooks:
-with the clone installed (`pip install -e .`), `zsclib` is found from everywhere; in its root, even without.
-There, `record` only shows its values, and artefacts go to `results/interactive/artefacts`.
+It leaves `executed.ipynb`, `record.json`, `stamp.json` and `artefacts/` in `results/<profile>/<notebook>/`, or in
+`results/<run>/<notebook>/` where a full-scale run of `data/runs/` is named. A failing notebook leaves `failed.ipynb`
+there and touches nothing else. Plain papermill and Jupyter run the same notebooks: with the clone installed (`pip
+install -e .`), `zsclib` is found from everywhere; in its root, even without. There, `record` only shows its values, and
+artefacts go to `results/interactive/artefacts`.
 """
 
 from __future__ import annotations
