@@ -225,7 +225,8 @@ def fingerprint(folder: Path) -> str:
 
 def claim_hash(claim: Claim) -> str:
     """Return the hash (32 hex digits) of what a claim says; the published numbers beside it do not count."""
-    return hash_json([claim.id, claim.statement, claim.contrast, claim.direction, claim.margin])[:32]
+    parts = [claim.id, claim.statement, claim.contrast, claim.direction, claim.margin, claim.unit]
+    return hash_json(parts)[:32]
 
 
 def commit_of(root: Path, chapter: str) -> str:
