@@ -140,7 +140,7 @@ def write_freeze(chapter: str, root: Path = ROOT) -> Freeze:
             raise ValueError(f"the plan of {chapter}: no claim {claim!r}{did_you_mean(str(claim), claims)}")
     freeze = Freeze(
         chapter=chapter,
-        commit=commit_of(root, chapter),
+        commit=commit_of(root),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         models={name: fingerprint(root / name) for name in plan["models"]},
         claims={i: {"hash": claim_hash(claims[i]), "margin": claims[i].margin} for i in plan["claims"]},
@@ -229,18 +229,19 @@ def claim_hash(claim: Claim) -> str:
     return hash_json(parts)[:32]
 
 
-def commit_of(root: Path, chapter: str) -> str:
+def commit_of(root: Path) -> str:
     """Return the commit of a clone.
 
     Raises:
-        RuntimeError: it is no clone, or code or data differ from the commit (the chapter's own freeze aside).
+        RuntimeError: it is no clone, or code or data differ from the commit (freezes and outcomes aside).
     """
-    own = f"{RECORDS.as_posix()}/{chapter}/freeze.yml"
-    changed = [line[3:] for line in _git(root, "status", "--porcelain", "--", "zsclib", "data").splitlines()]
-    if changed := [path for path in changed if path != own]:
-        raise RuntimeError(
-            f"a freeze names a commit: commit or undo first what has changed: {', '.join(changed[:5])}"
-        )
+    status = _git(root, "status", "--porcelain", "--untracked-files=all", "--", "zsclib", "data")
+    changed = [line[3:] for line in status.splitlines()]
+    studies = RECORDS.as_posix()
+    changed = [p for p in changed if not p.startswith(studies) or p.endswith("plan.yml")]
+    if changed:
+        names = ", ".join(changed[:5])
+        raise RuntimeError(f"a freeze names a commit: commit or undo first what has changed: {names}")
     return _git(root, "rev-parse", "HEAD").strip()
 
 
