@@ -212,7 +212,7 @@ def summary(
         "images": ", ".join(f"{name} {n:,}" for name, n in freeze.sets.items())
         + f" (seed {freeze.images_seed})",
         "seeds": ", ".join(map(str, freeze.seeds)),
-        "measured": f"{measured} of {len(jobs)} jobs" + (f", {dates[0]} to {dates[-1]}" if dates else ""),
+        "measured": f"{measured} of {len(jobs)} jobs" + "".join(f", {date}" for date in dates[:1] + dates[1:][-1:]),
         "hours": f"{hours:.2f}",
         "code": ", ".join(dict.fromkeys(about["code"] for about in abouts)) or "–",
         "stale": stale_because(freeze, root, disagreement) or "no",
