@@ -264,6 +264,7 @@ def test_needed_half_width_follows_from_margin_and_published_effect() -> None:
     assert needed_half_width(claim("equal", 0.02, published=published(30))) == 0.02
     roles = claim(published=published(10, 40, sets=("objects", "digits")))
     assert needed_half_width(roles, ["objects"]) == pytest.approx(0.05)
+    assert needed_half_width(roles) == pytest.approx(0.125)
 
 
 def test_too_small_follows_from_the_design_alone() -> None:
@@ -407,7 +408,12 @@ def test_verdict_table() -> None:
         "digits +0.625 (+0.500 to +0.750)",
         "–",
     ]
-    assert table["mean of sets"].tolist() == ["+4.8 (+3.2 to +6.3)", "+0.0 (−1.1 to +1.1)", "–", "–"]
+    assert table["mean of sets"].tolist() == [
+        "+4.8 (+3.2 to +6.3); Q = 8.3, p = 0.004, I² = 88 %",
+        "+0.0 (−1.1 to +1.1); Q = 41.8, p < 0.001, I² = 98 %",
+        "–",
+        "–",
+    ]
     assert table["direction"].tolist() == [
         "reproduced (reproduced on objects)",
         "mixed (reproduced on digits, contradicted on objects)",

@@ -85,7 +85,7 @@ class Heterogeneity(NamedTuple):
     i2: float  # share of the spread that is no chance, 0 to 1 (Higgins & Thompson 2002)
 
     def __str__(self) -> str:
-        return f"Q = {self.q:.1f}, p = {self.p:.2g}, I² = {100 * self.i2:.0f} %"
+        return f"Q = {self.q:.1f}, {p_text(self.p)}, I² = {100 * self.i2:.0f} %"
 
 
 def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike, level: float = 0.95) -> Estimate:
@@ -209,6 +209,11 @@ def holm(p: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(values))
     adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)
     return adjusted.tolist()
+
+
+def p_text(p: float) -> str:
+    """Return a p value as text: "p = 0.03", "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def expected_half_width(
