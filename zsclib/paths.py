@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +38,36 @@ def atomic(path: Path | str) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Keep other processes out of the body; the system drops the lock with this process, however it ends.
+
+    Args:
+        path: the lock's file, which stays.
+        wait: called with the number of the process that has the lock, before waiting for it; None: do not wait.
+
+    Raises:
+        BlockingIOError: another process has it and `wait` is None; its `filename` is that process's number.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "?"
+            if wait is None:
+                raise BlockingIOError(error.errno, error.strerror, owner) from None
+            wait(owner)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def write_json(path: Path | str, value: object) -> None:

@@ -20,7 +20,7 @@ import yaml
 
 import zsclib
 from zsclib.hashing import digest, hash_file
-from zsclib.paths import ROOT
+from zsclib.paths import ROOT, locked
 
 INPUTS = ("_config.yml", "requirements.lock", "book", "zsclib")  # what a page depends on, besides its run
 
@@ -67,6 +67,15 @@ def render(profile: str = "book", root: Path = ROOT) -> Path:
         ValueError: a page is not fit to be shown (see `page`).
         RuntimeError: the build fails or warns.
     """
+    def wait(owner: str) -> None:
+        print(f"The book is being rendered by process {owner}; waiting for it …", flush=True)
+
+    # one at a time: pages of one profile under the seal of another would count as up to date
+    with locked(root / "results" / ".book.lock", wait):
+        return _render(profile, root)
+
+
+def _render(profile: str, root: Path) -> Path:
     start = time.perf_counter()
     runs = {name: root / "results" / profile / name for name in notebooks(root)}
     pages = {f"{name}.ipynb": nbformat.writes(page(run, _repository(root))) for name, run in runs.items()}
@@ -159,6 +168,7 @@ def how_made(name: str, stamp: dict, repository: str) -> str:
         "Profile": f"<code>{html.escape(stamp['profile'])}</code>",
         "Run": html.escape(f"{stamp['started'][:10]}, {took} on {where}{reused}"),
         "Software": html.escape(", ".join(f"{key} {version}" for key, version in stamp["software"].items())),
+        **({"Standard error": f"{stamp['stderr']} cells wrote to it, not shown here"} if stamp.get("stderr") else {}),
         "Source": f'<a href="{repository}/blob/main/{source}"><code>{source}</code></a>, '
         f"SHA-256 {stamp['notebook_hash'][:12]}; library {stamp['library_hash'][:12]}",
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +29,7 @@ def environment(network: bool) -> dict[str, str]:
         network: whether models and data may come from the Hub.
     """
     fixed = {
+        "MPLCONFIGDIR": str(_caches() / "matplotlib"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONHASHSEED": "0",
         # What a kernel takes if the user's environment says nothing else; with Agg, no figure would be shown.
@@ -39,6 +42,26 @@ def environment(network: bool) -> dict[str, str]:
     }
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return fixed if network else fixed | offline
+
+
+def _caches() -> Path:
+    """Return a folder for the caches of libraries that can be written: in the clone, else among temporary files."""
+    for folder in (ROOT / "results" / ".caches", Path(tempfile.gettempdir()) / f"zsc-caches-{os.getuid()}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="zsc-caches-"))
+
+
+def make_caches(variables: Mapping[str, str]) -> None:
+    """Let matplotlib build its font cache before a kernel starts: there, it would say so on standard error."""
+    folder = Path(variables["MPLCONFIGDIR"])
+    if not any(folder.glob("fontlist-*.json")):
+        command = [sys.executable, "-c", "import matplotlib.font_manager"]
+        subprocess.run(command, env=os.environ | variables, capture_output=True, check=False)
 
 
 def execute(
@@ -68,6 +91,7 @@ def execute(
     from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
 
+    make_caches(variables)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would say is said here
     # papermill adds a cell for the parameters.
     count = sum(cell.cell_type == "code" for cell in read_notebook(source).cells) + bool(parameters)

@@ -71,7 +71,9 @@ def publishable(
             cell.source = neutral(cell.source)
         if cell.cell_type == "code":
             cell.outputs = [
-                _neutral_output(output, neutral) for output in cell.outputs if not _is_blank(output)
+                _neutral_output(output, neutral)
+                for output in cell.outputs
+                if not _is_blank(output) and not _is_stderr(output)
             ]
     return nbformat.from_dict(node)
 
@@ -86,6 +88,21 @@ def _neutral_output(output: Mapping[str, object], neutral: Neutral) -> dict[str,
             kind: value if binary.match(kind) else neutral(value) for kind, value in data.items()
         }
     return output
+
+
+def stderr_of(node: nbformat.NotebookNode) -> list[tuple[int, str]]:
+    """Return what cells wrote to standard error: the number of each such code cell, from 1, and its text.
+
+    Warnings of libraries and of the machine (a font cache is built, an image has odd metadata) land there; on a page
+    they would be noise, and would fail the book's build for good.
+    """
+    cells = [cell for cell in node.cells if cell.cell_type == "code"]
+    texts = ["".join(output["text"] for output in cell.outputs if _is_stderr(output)) for cell in cells]
+    return [(number, text) for number, text in enumerate(texts, start=1) if text.strip()]
+
+
+def _is_stderr(output: Mapping[str, object]) -> bool:
+    return output["output_type"] == "stream" and output["name"] == "stderr"
 
 
 def _is_blank(output: Mapping[str, object]) -> bool:

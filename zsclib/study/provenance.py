@@ -18,6 +18,7 @@ from zsclib.hashing import digest, hash_code, hash_file
 from zsclib.paths import ROOT
 
 SOFTWARE = ("torch", "diffusers", "transformers", "numpy", "scipy")
+DATA_OF_RESULTS = ("prompts", "claims", "models", "published", "records")  # folders of data/ that results depend on
 # Changing how results are shown or started changes no result.
 NOT_RESULTS = ("zsclib/cli.py", "zsclib/__main__.py", "zsclib/study/book.py")
 
@@ -37,7 +38,7 @@ def hash_library(root: Path = ROOT, package: Path = ROOT / "zsclib") -> str:
         name = path.relative_to(package.parent).as_posix()
         if name not in NOT_RESULTS:
             parts += [name, hash_code(path)]
-    for folder in ("prompts", "claims", "models", "published", "records"):
+    for folder in DATA_OF_RESULTS:
         for path in sorted((root / "data" / folder).rglob("*")):
             for_readers = path.suffix in {".md", ".png"} or path.name.startswith(".")
             if path.is_file() and not for_readers:

@@ -10,22 +10,28 @@ artefacts go to `results/interactive/artefacts`.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from zsclib.hashing import hash_json
-from zsclib.paths import ROOT, write_json
+from zsclib.paths import ROOT, atomic, locked, write_json
 from zsclib.study import kernel
 from zsclib.study.kernel import RunError
-from zsclib.study.notebooks import find_notebook, hash_notebook, publishable, read_notebook, write_notebook
+from zsclib.study.notebooks import (
+    find_notebook,
+    hash_notebook,
+    publishable,
+    read_notebook,
+    stderr_of,
+    write_notebook,
+)
 from zsclib.study.parameters import Parameter, merge_parameters, read_parameters, read_profile
-from zsclib.study.provenance import Neutral, hardware, hash_library, software
+from zsclib.study.provenance import DATA_OF_RESULTS, Neutral, hardware, hash_library, software
 from zsclib.study.runs import Run, read_run
 
 
@@ -85,19 +91,26 @@ def plan(
 
 
 def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of all files that parameters name outside the clone's `data/`.
+    """Return path, size and time of change of all files that parameters name, but for those the library's hash reads.
 
-    A parameter names files if it is a path, or `folder:PATH` or `parquet:PATH`, or a list of these.
+    A parameter names files if it is a path, or `folder:PATH` or `parquet:PATH`, or a list of these. Of a folder's files
+    the path within it counts: an image that moves to another class is another set.
     """
+    hashed = [root / "data" / folder for folder in DATA_OF_RESULTS]
     listing: list[tuple[str, int, int]] = []
     for value in parameters.values():
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str) or not text:
                 continue
-            path = root / text.removeprefix("folder:").removeprefix("parquet:")
-            if len(text) < 4096 and path.exists() and not path.resolve().is_relative_to(root / "data"):
-                files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-                listing += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+            path = root / Path(text.removeprefix("folder:").removeprefix("parquet:")).expanduser()
+            if len(text) >= 4096 or not path.exists():
+                continue
+            if any(path.resolve().is_relative_to(folder) for folder in hashed):
+                continue
+            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+            for file in files:
+                place = file.relative_to(path).as_posix() if path.is_dir() else file.name
+                listing.append((place, file.stat().st_size, file.stat().st_mtime_ns))
     return listing
 
 
@@ -171,7 +184,8 @@ def run(
             upto = f"\n  the notebook up to there: {failed.relative_to(root)}" if failed.is_file() else ""
             raise RunError(f"{neutral(str(error))}{upto}") from None
         seconds = time.monotonic() - clock
-        stamp = _stamp(todo, started, seconds, reused, neutral)
+        warnings = stderr_of(executed)
+        stamp = _stamp(todo, started, seconds, reused, neutral) | {"stderr": len(warnings)}
         (todo.folder / "stamp.json").unlink(
             missing_ok=True
         )  # nothing is up to date until the new one is there
@@ -179,6 +193,7 @@ def run(
             todo.folder / "record.json", json.loads(values.read_text("utf-8")) if values.is_file() else {}
         )
         write_notebook(publishable(executed, neutral, stamp), todo.folder / "executed.ipynb")
+        _write_stderr(todo, warnings, neutral, stream)
         write_json(todo.folder / "stamp.json", stamp)
         for path in (partial, values, reused, todo.folder / "failed.ipynb"):
             path.unlink(missing_ok=True)
@@ -186,24 +201,33 @@ def run(
     return todo.folder
 
 
+def _write_stderr(todo: Plan, warnings: list[tuple[int, str]], neutral: Neutral, stream: TextIO) -> None:
+    """Keep what cells wrote to standard error beside the page, which does not show it, and say so."""
+    path = todo.folder / "stderr.txt"
+    path.unlink(missing_ok=True)
+    if not warnings:
+        return
+    with atomic(path) as temporary:
+        text = "".join(f"cell {number}:\n{neutral(text)}\n" for number, text in warnings)
+        temporary.write_text(text, encoding="utf-8")
+    cells = ", ".join(str(number) for number, _ in warnings)
+    print(
+        f"{todo.name} ({todo.profile}): cell {cells} wrote to standard error; the page leaves it out, "
+        f"{path.relative_to(todo.folder.parents[2])} has it",
+        file=stream,
+    )
+
+
 @contextmanager
 def _lock(todo: Plan) -> Iterator[None]:
-    """Keep other runs out of the folder; the system drops the lock with this process, however it ends."""
-    import fcntl
-
-    todo.folder.mkdir(parents=True, exist_ok=True)
-    with open(todo.folder / ".lock", "a+", encoding="utf-8") as file:
-        file.seek(0)
+    """Keep other runs out of the folder."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(locked(todo.folder / ".lock"))
+        except BlockingIOError as error:
             raise RunError(
-                f"notebook {todo.name} is being run as {todo.profile} by process "
-                f"{file.read().strip() or '?'}; wait for it, or end it"
+                f"notebook {todo.name} is being run as {todo.profile} by process {error.filename}; wait for it, or end it"
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
         yield
 
 
