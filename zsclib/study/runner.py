@@ -226,7 +226,8 @@ def _lock(todo: Plan) -> Iterator[None]:
             stack.enter_context(locked(todo.folder / ".lock"))
         except BlockingIOError as error:
             raise RunError(
-                f"notebook {todo.name} is being run as {todo.profile} by process {error.filename}; wait for it, or end it"
+                f"notebook {todo.name} is being run as {todo.profile} by process {error.filename}; "
+                "wait for it, or end it"
             ) from None
         yield
 
