@@ -62,13 +62,13 @@ print(image.size, tuple(logits.shape), bool(torch.isfinite(logits).all()), "zscl
     ],
 )
 def test_measured_quality_is_what_the_book_needs(model, measure, least):
-    found = QUALITY[model][measure]
-    assert found["n"] >= 200 and found["value"] >= least
+    row = QUALITY[model][measure]
+    assert row["n"] >= 200 and row["value"] >= least
 
 
-def test_no_test_picture_was_found_in_the_whole_pool():
-    found = QUALITY["pool"]["overlap"]
-    assert found["value"] == 0 and found["n"] > 5000
+def test_no_test_image_occurs_in_the_whole_pool():
+    overlap = QUALITY["pool"]["overlap"]
+    assert overlap["value"] == 0 and overlap["n"] > 5000
 
 
 def test_the_libraries_open_the_models_without_this_project(tmp_path):
@@ -78,7 +78,7 @@ def test_the_libraries_open_the_models_without_this_project(tmp_path):
     assert done.stdout.split("\n")[0] == "(32, 32) (1, 2) True False", done.stderr[-2000:]
 
 
-def test_the_judge_learned_from_what_the_generator_decodes():
+def test_the_attribute_classifier_learned_from_what_the_generator_decodes():
     generator = open_generator(MODELS / "pocket-sd")
     images = datasets.load("objects", "validation", 8).images
     ours = reconstructed(generator.vae, images).astype(int)
@@ -97,16 +97,16 @@ def test_text_tower_is_shared():
 
 
 def test_the_models_answer_as_measured():
-    """A few pictures, far above guessing: a folder that was exported wrongly would guess."""
+    """A few images, far above guessing: a folder that was exported wrongly would guess."""
     generator, clip = open_generator(MODELS / "pocket-sd"), open_clip(MODELS / "pocket-clip")
-    pictures = datasets.load("objects", "validation", n=30)
-    prompts = prompts_of("objects", pictures.classes)
-    by_noise = classify(generator, pictures.images, prompts, exhaustive(8)).prediction
-    by_match = clip.zero_shot(prompts, ["{}"]).scores(pictures.images).argmax(1)
-    assert (by_noise == pictures.labels).mean() > 0.5
-    assert (by_match == pictures.labels).mean() > 0.5
-    shuffled = classify(generator, pictures.images, prompts[3:] + prompts[:3], exhaustive(8)).prediction
-    assert (shuffled == pictures.labels).mean() < 0.3
+    images = datasets.load("objects", "validation", n=30)
+    prompts = prompts_of("objects", images.classes)
+    by_noise = classify(generator, images.images, prompts, exhaustive(8)).prediction
+    by_match = clip.zero_shot(prompts, ["{}"]).scores(images.images).argmax(1)
+    assert (by_noise == images.labels).mean() > 0.5
+    assert (by_match == images.labels).mean() > 0.5
+    shuffled = classify(generator, images.images, prompts[3:] + prompts[:3], exhaustive(8)).prediction
+    assert (shuffled == images.labels).mean() < 0.3
 
 
 def test_handwriting_survives_the_autoencoder():
