@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from zsclib.pocket.attributes import ATTRIBUTES, PLACES, new_classifier, open_classifier, read, split_logits
-from zsclib.pocket.requests import ABOUT_RELATIONS, KINDS, fulfilled, requests, swapped
+from zsclib.pocket.requests import (
+    ABOUT_RELATIONS,
+    KINDS,
+    fulfilled,
+    fulfilled_by_kind,
+    requests,
+    swapped,
+)
 from zsclib.pocket.train_attributes import ABSENT, train_classifier, true_attributes, with_decoded
 from zsclib.pretraining.autoencoder import new_autoencoder, reconstructed
 from zsclib.pretraining.plan import Plan, Training
@@ -143,3 +150,23 @@ def test_the_classifier_also_learns_from_decoded_images(pool):
     )
     one = np.stack([reconstructed(vae, pool.images[i : i + 1])[0] for i in range(5)])
     assert np.abs(one.astype(int) - images[:5]).max() <= 1 and not np.array_equal(images[:5], pool.images[:5])
+
+
+def test_requests_about_relations_share_their_images_and_others_have_their_own(untrained):
+    calls = []
+
+    def generate(prompts, seeds):
+        calls.append(prompts)
+        return np.stack([np.full((32, 32, 3), seed % 256, np.uint8) for seed in seeds])
+
+    kinds = ("objects", *ABOUT_RELATIONS)
+    outcomes = fulfilled_by_kind(generate, untrained, dict.fromkeys(kinds, 6), seed=2)
+    assert list(outcomes) == list(kinds)
+    assert calls == [requests(kind, 6, 2).prompt.tolist() for kind in ("objects", "relation")]
+    assert [kind for kind in kinds if outcomes[kind].exchanged is not None] == list(ABOUT_RELATIONS[:2])
+    wanted = requests("relation of colours", 6, 2)
+    images = generate(wanted.prompt.tolist(), wanted.seed.tolist())
+    assert (outcomes["relation of colours"].correct == fulfilled(untrained, images, wanted)).all()
+    assert (outcomes["relation of colours"].exchanged == fulfilled(untrained, images, swapped(wanted))).all()
+    alone = fulfilled_by_kind(generate, untrained, {"axis": 6}, seed=2)
+    assert (alone["axis"].correct == outcomes["axis"].correct).all()

@@ -4,17 +4,19 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from zsclib.models.generator import open_generator
-from zsclib.pocket import evaluation, scaling
+from zsclib.pocket import evaluation, guidance, scaling
 from zsclib.pocket.probe import linear_probe, order_in_text_states
-from zsclib.pocket.requests import requests
+from zsclib.pocket.requests import Fulfilled, requests
 from zsclib.pretraining.checkpoint import write_checkpoint
-from zsclib.study.stats import wilson
+from zsclib.study.figures import models as figures
+from zsclib.study.stats import Estimate, paired_difference, wilson
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
 QUALITY = json.loads((MODELS / "quality.json").read_text())
@@ -136,3 +138,88 @@ def test_a_probe_reads_the_order_from_the_text_states_and_not_from_words_in_thei
     assert abs(linear_probe(in_places, here, there, 3000).mean() - 0.5) < 0.15
     with_answer = np.column_stack([here[:, None] == np.unique(here), in_places])
     assert linear_probe(with_answer.astype(float), here, there, 3000).all()
+
+
+def test_rows_of_the_quality_table_have_an_estimate_where_there_is_an_interval():
+    rows = evaluation.quality_rows(QUALITY)
+    assert len(rows) == sum(map(len, QUALITY.values()))
+    by_name = {(model, about): (value, n) for model, about, value, n in rows}
+    value, n = by_name["pocket-clip", "zero-shot accuracy, objects"]
+    assert isinstance(value, Estimate) and value.n == n == 500
+    value, _ = by_name["pocket-sd", "autoencoder PSNR in dB, held-out images, phase 1"]
+    assert isinstance(value, float)
+
+
+def test_psnr_of_known_errors():
+    images = np.full((2, 4, 4, 3), 100, np.uint8)
+    assert evaluation.psnr_of(images, images) == pytest.approx(100)  # the cap
+    assert evaluation.psnr_of(images, images + 51) == pytest.approx(-20 * np.log10(51 / 255))
+
+
+def growth() -> list[dict]:
+    rows = [
+        {"samples": 1000, "training": "unet", "held_out": 0.3, "judge": "old"},
+        {"samples": 2000, "training": "unet", "held_out": 0.2, "judge": "old"},
+        {"samples": 3000, "training": "unet-second", "held_out": 0.25, "judge": "new"},
+    ]
+    for row, correct in zip(rows, (20, 30, 30), strict=True):
+        row |= {name: [1] * correct + [0] * (40 - correct) for name in ("judged objects", "recognised digits")}
+    return rows
+
+
+def test_gains_are_paired_differences_of_neighbours():
+    table = scaling.gains(growth())
+    assert list(table.columns) == ["thousand pairs", "phase", "generated objects", "recognised digits"]
+    assert table["thousand pairs"].tolist() == ["1 → 2", "2 → 3"] and table.phase.tolist() == [1, 2]
+    first, second = growth()[:2]
+    expected = paired_difference(second["judged objects"], first["judged objects"]).points()
+    assert table["generated objects"][0] == expected and expected.startswith("+25.0 points")
+    assert [row["samples"] for row in scaling.read_by_another_classifier(growth())] == [1000, 2000]
+
+
+def test_the_figure_of_growth_marks_where_phase_2_begins():
+    figure = figures.growth(growth())
+    recognised, validation = figure.axes[1], figure.axes[2]
+    assert recognised.get_lines()[-1].get_xdata()[0] == 2000
+    assert [list(line.get_xdata()) for line in validation.get_lines()[:2]] == [[1000, 2000], [3000]]
+    plt.close("all")
+
+
+def test_the_figure_of_requests_has_a_hollow_dot_where_two_things_can_be_exchanged():
+    yes, no = np.ones(5, bool), np.zeros(5, bool)
+    outcomes = {"objects": Fulfilled(yes, None), "relation": Fulfilled(no, yes)}
+    hollow = [line for line in figures.requested(outcomes).axes[0].get_lines() if line.get_markerfacecolor() == "none"]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in hollow] == [([1.0], [1])]
+    plt.close("all")
+
+
+def test_the_order_table_shows_images_and_probe_side_by_side():
+    text = figures.order_table(QUALITY["pocket-sd"]).data
+    assert "a linear probe on the text states" in text and "99.4 % (98.7 to 99.7)" in text
+
+
+class Pixels:
+    """Stands in for CLIP: the features of an image are its corner pixel."""
+
+    def encode_images(self, images):
+        return torch.from_numpy(images[:, 0, 0].astype(np.float32)) + 1
+
+
+def test_more_guidance_can_only_lower_the_variety_of_a_generator_that_repeats_itself(monkeypatch):
+    monkeypatch.setattr(guidance, "fulfilled", lambda classifier, images, wanted: np.arange(len(images)) % 2 == 0)
+    seeds_by_scale = {}
+
+    def generate(prompts, seeds, scale):
+        seeds_by_scale.setdefault(scale, []).append(seeds)
+        draws = np.random.default_rng(seeds[0])
+        images = draws.integers(0, 256, (len(prompts), 32, 32, 3), dtype=np.uint8)
+        return images if scale == 1 else np.zeros_like(images)
+
+    rows = guidance.guidance_tradeoff(generate, None, Pixels(), [1.0, 9.0], sets=2, n=40)
+    assert rows.guidance.tolist() == [1, 1, 9, 9] and (rows.accuracy == 0.5).all()
+    assert seeds_by_scale[1.0] == seeds_by_scale[9.0], "the same noise at every scale"
+    assert seeds_by_scale[1.0][0] != seeds_by_scale[1.0][1], "seeds of its own for each set"
+    vendi = rows["Vendi score"].to_numpy()
+    assert vendi[2:] == pytest.approx(1) and (vendi[:2] > 1.01).all()
+    assert len(figures.tradeoff(rows, 1.5).axes) == 3
+    plt.close("all")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from zsclib.seeds import rng
+from zsclib.study.figures import world as figures
 from zsclib.world.captions import CaptionMix, caption, with_article
 from zsclib.world.pool import (
     PHASE_1,
@@ -247,3 +250,33 @@ def test_bad_requests_say_what_is_wrong(call, message):
 def test_an_item_does_not_depend_on_its_neighbours():
     config = PoolConfig(n=10)
     assert np.array_equal(item(config, 7).image, list(stream(config))[7].image)
+
+
+def test_the_figure_of_frequencies_has_the_weights_by_which_things_are_made(pool):
+    axes = figures.frequencies(pool).axes[0]
+    (line,), bars = axes.get_lines(), [bar.get_height() for bar in axes.patches]
+    expected = line.get_ydata()
+    assert len(bars) == len(THINGS) and expected.sum() == pytest.approx(0.54 + 0.14)
+    assert sum(bars) == pytest.approx((pool.scenes.noun != "").mean())
+    assert np.abs(np.array(bars) - expected).max() < 4 * np.sqrt(expected.max() / len(pool))
+    plt.close("all")
+
+
+def test_the_table_of_knobs_shows_where_the_phases_differ():
+    text = figures.knobs_table({"phase 1": PHASE_1, "phase 2": PHASE_2}).data
+    assert "<th>phase 2</th>" in text
+    for row in (["pairs", "65,536", "131,072"], ["print that is scanned", "0 %", "30 %"]):
+        assert row == re.findall("<td>(.*?)</td>", text[text.index(row[0]) - 4 :])[:3]
+
+
+def test_items_of_a_kind_are_the_first_of_it(pool):
+    rows = figures.of_kind(pool, "digit", 5)
+    assert len(rows) == 5 and (pool.scenes.kind[rows] == "digit").all()
+    assert (pool.scenes.kind[: rows[-1] + 1] == "digit").sum() == 5
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_every_set_can_be_shown_by_class(name):
+    figure = figures.classes(name, per_class=2, most=3) if name != "pairs" else figures.examples_of_pairs(4)
+    assert len(figure.axes) == 1
+    plt.close("all")

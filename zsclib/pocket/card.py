@@ -44,7 +44,7 @@ CARDS = {
         "A small ResNet that reads from a 32×32 image what it shows: which thing, digit, letter or land cover, its "
         "colour, the style, and what stands on which side. Trained from scratch on rendered images of the pocket "
         "world, some also as the autoencoder decodes them, and their ground truth, never on generated ones, to measure "
-        "what a generator generates.",
+        "how well a generator follows its prompts.",
         "from zsclib.pocket.attributes import ATTRIBUTES, open_classifier, read\n"
         'classifier = open_classifier("data/models/pocket-judge")\n'
         'read(classifier, images)["what"]  # uint8 (n, 32, 32, 3) → indices into ATTRIBUTES["what"]\n',

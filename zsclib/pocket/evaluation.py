@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,12 @@ from zsclib.papers.diffusion_classifier import classify, exhaustive
 from zsclib.papers.diffusion_classifier.error_matrix import prediction
 from zsclib.pocket.attributes import open_classifier, read
 from zsclib.pocket.probe import order_in_text_states
-from zsclib.pocket.requests import ABOUT_RELATIONS, KINDS, fulfilled, requests, swapped
+from zsclib.pocket.requests import ABOUT_RELATIONS, KINDS, fulfilled_by_kind
 from zsclib.pocket.train_attributes import ABSENT, true_attributes
 from zsclib.pretraining.autoencoder import psnr
 from zsclib.prompts import fill, load_prompts
 from zsclib.sampling import sample
-from zsclib.study.stats import accuracy
+from zsclib.study.stats import Estimate, accuracy
 from zsclib.world.pool import Pair, beyond, config_of
 from zsclib.world.targets import CLASSES, SPLITS
 
@@ -72,6 +73,23 @@ def share(correct: np.ndarray, about: str) -> dict:
     if not len(correct):
         return {"value": float("nan"), "n": 0, "about": about}
     return accuracy(correct)._asdict() | {"about": about}
+
+
+def quality_rows(quality: Mapping[str, Mapping[str, dict]]) -> list[list]:
+    """Return what `quality.json` holds as rows of a table: model, measure, value or `Estimate`, n."""
+    rows = []
+    for model, measures in quality.items():
+        for row in measures.values():
+            n = row["n"]
+            value = Estimate(row["value"], row["low"], row["high"], n) if "low" in row else row["value"]
+            rows.append([model, row["about"], value, n])
+    return rows
+
+
+def psnr_of(images: np.ndarray, decoded: np.ndarray) -> float:
+    """Return the mean peak signal-to-noise ratio, in dB, of decoded images against the originals, both uint8."""
+    mse = ((decoded.astype(np.float64) - images) ** 2).mean((1, 2, 3)) / 255**2            # (n,)
+    return float(-10 * np.log10(np.maximum(mse, 1e-10)).mean())
 
 
 def held_out_pairs(model: Path, part: str, n: int) -> list[Pair]:
@@ -168,16 +186,13 @@ def _autoencoder_quality(folder: Path, split: str, limit: int | None) -> Measure
 
 
 def _requested_quality(generator: Generator, classifier: nn.Module, limit: int | None) -> Measures:
-    for kind in KINDS:
-        # few images show two things that can be read, so many are requested
-        wanted = requests(kind, limit or (1600 if kind in ABOUT_RELATIONS else 400))
-        if kind not in ABOUT_RELATIONS[1:]:  # which are about the images of the first
-            images = sample(generator, wanted.prompt.tolist(), wanted.seed.tolist(), GUIDANCE, STEPS)
-        correct = fulfilled(classifier, images, wanted)
+    # few images show two things that can be read, so many are requested
+    n = {kind: limit or (1600 if kind in ABOUT_RELATIONS else 400) for kind in KINDS}
+    generate = partial(sample, generator, guidance=GUIDANCE, steps=STEPS)
+    for kind, (correct, exchanged) in fulfilled_by_kind(generate, classifier, n).items():
         about = f"images generated at guidance {GUIDANCE:g} that show what the prompt asks for: {kind}"
         yield f"judged {kind}", share(correct, about)
-        if kind in ABOUT_RELATIONS[:2]:
-            exchanged = fulfilled(classifier, images, swapped(wanted))
+        if exchanged is not None:
             about = f"images in the requested order, of those in this or the other order ({kind}); chance is 0.5"
             yield f"order {kind}", share(correct[correct | exchanged], about)
 

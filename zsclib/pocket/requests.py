@@ -1,11 +1,14 @@
 """Does a generated image show what its prompt asks for? Requests with known attributes, and a check that they are met.
 
 wanted = requests("relation", 200)
-images = sample(generator, wanted.prompt, wanted.seed, guidance=3)          # uint8 (200, 32, 32, 3)
-correct = fulfilled(classifier, images, wanted)                             # bool (200,)
+images = sample(generator, wanted.prompt.tolist(), wanted.seed.tolist(), guidance=3)    # uint8 (200, 32, 32, 3)
+correct = fulfilled(classifier, images, wanted)                                         # bool (200,)
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -88,6 +91,37 @@ def fulfilled(classifier: nn.Module, images: np.ndarray, wanted: pd.DataFrame) -
         value = np.array(values)[predicted[attribute]]
         correct &= (wanted[attribute] == "").to_numpy() | (value == wanted[attribute].to_numpy())
     return correct
+
+
+class Fulfilled(NamedTuple):
+    """Which images show what their prompt asks for, and which show it with the two things exchanged; bool (n,)."""
+
+    correct: np.ndarray
+    exchanged: np.ndarray | None  # for "relation" and "relation of colours" only
+
+
+def fulfilled_by_kind(
+    generate: Callable[[list[str], list[int]], np.ndarray], classifier: nn.Module, n: Mapping[str, int], seed: int = 0
+) -> dict[str, Fulfilled]:
+    """Generate images for requests of several kinds and check each against its prompt.
+
+    Args:
+        generate: (prompts, seeds) → images uint8 (n, 32, 32, 3).
+        classifier: from `attributes.open_classifier`.
+        n: kind → images. The three kinds about relations share theirs where their numbers are equal.
+        seed: of the requests.
+    """
+    outcomes, of_relations = {}, None
+    for kind in n:
+        wanted = requests(kind, n[kind], seed)
+        images = of_relations if kind in ABOUT_RELATIONS else None
+        if images is None or len(images) != len(wanted):
+            images = generate(wanted.prompt.tolist(), wanted.seed.tolist())
+        of_relations = images if kind in ABOUT_RELATIONS else of_relations
+        ordered = kind in ABOUT_RELATIONS[:2]
+        exchanged = fulfilled(classifier, images, swapped(wanted)) if ordered else None
+        outcomes[kind] = Fulfilled(fulfilled(classifier, images, wanted), exchanged)
+    return outcomes
 
 
 def swapped(wanted: pd.DataFrame) -> pd.DataFrame:

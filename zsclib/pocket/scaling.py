@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from safetensors.torch import load_file
 from torch import nn
 
@@ -18,6 +19,7 @@ from zsclib.pocket.export import UNET_PHASES
 from zsclib.pocket.requests import fulfilled, requests
 from zsclib.pretraining.checkpoint import checkpoints, digest_path, read_meta
 from zsclib.sampling import sample
+from zsclib.study.stats import paired_difference
 
 TIMESTEPS = 16
 
@@ -63,6 +65,31 @@ def scaling(checkpoints_folder: Path, models: Path, path: Path, n: int = 200) ->
         shares = ", ".join(f"{k} {np.mean(v):.3f}" for k, v in row.items() if isinstance(v, list))
         print(f"{samples:,} pairs: {shares}", flush=True)
     return rows
+
+
+def gains(rows: Sequence[dict]) -> pd.DataFrame:
+    """Return the points gained from each checkpoint to the next, with 95 % intervals, as a table of texts.
+
+    Both checkpoints are measured on the same images or requests, so the intervals are those of paired differences.
+
+    Args:
+        rows: as `scaling` returns them.
+    """
+    measures = [name for name in rows[0] if name.startswith(("judged ", "recognised "))]
+    table = []
+    for earlier, later in zip(rows, rows[1:], strict=False):
+        row = {"thousand pairs": f"{earlier['samples'] / 1e3:,.0f} → {later['samples'] / 1e3:,.0f}"}
+        row["phase"] = UNET_PHASES.index(later["training"]) + 1
+        for name in measures:
+            difference = paired_difference(later[name], earlier[name])
+            row[name.replace("judged", "generated")] = difference.points()
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def read_by_another_classifier(rows: Sequence[dict]) -> list[dict]:
+    """Return the checkpoints whose images were read by another attribute classifier than those of the last one."""
+    return [row for row in rows if row["judge"] != rows[-1]["judge"]]
 
 
 def saved_weights(folder: Path) -> Iterator[tuple[int, str, float, Path]]:
