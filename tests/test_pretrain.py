@@ -15,7 +15,7 @@ from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from zsclib.images.tensors import to_images, to_tensor
 from zsclib.pocket.card import card, thinned, write_cards
-from zsclib.pocket.export import UNET_PHASES, export, restore
+from zsclib.pocket.export import export, restore
 from zsclib.pretraining import autoencoder, clip, unet
 from zsclib.pretraining.checkpoint import checkpoints, digest_path, read_meta, read_tensors
 from zsclib.pretraining.loop import averaged, begin_from, train, update_ema
@@ -446,7 +446,7 @@ def test_what_is_restored_exports_the_same_folders_and_can_be_gone_on_from(expor
     plan = Plan("unet-third", samples=32, batch=16)
     again = Training(plan=plan, folder=tmp_path / "again", held_out=32, begin="unet-second")
     unet.train_unet(images, captions, again, UNET)
-    export(tmp_path / "again", tmp_path / "models", channels=UNET, unet_phases=(*UNET_PHASES, "unet-third"))
+    export(tmp_path / "again", tmp_path / "models", channels=UNET, unet_phases=(*unet.UNET_PHASES, "unet-third"))
     training = json.loads((tmp_path / "models" / "pocket-sd" / "training.json").read_text())
     assert list(training) == ["autoencoder", "unet", "unet-second", "unet-third"]
     ours, theirs = (

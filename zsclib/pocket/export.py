@@ -15,14 +15,11 @@ from zsclib.paths import atomic
 from zsclib.pocket.attributes import new_classifier
 from zsclib.pocket.card import thinned, write_cards
 from zsclib.pretraining.checkpoint import checkpoints, read_meta, write_checkpoint
-from zsclib.pretraining.clip import new_processor
+from zsclib.pretraining.clip import IMAGE_PHASES, new_processor
 from zsclib.pretraining.dit import SIZE, new_dit
 from zsclib.pretraining.loop import load_averaged, load_phases
-from zsclib.pretraining.unet import CHANNELS, new_scheduler, new_unet, write_facts
+from zsclib.pretraining.unet import CHANNELS, UNET_PHASES, new_scheduler, new_unet, write_facts
 from zsclib.world.targets import CLASSES
-
-IMAGE_PHASES = ("clip-image", "clip-image-second")
-UNET_PHASES = ("unet", "unet-second")
 
 
 def export(

@@ -15,9 +15,9 @@ from zsclib.hashing import hash_file
 from zsclib.models.generator import open_generator
 from zsclib.pocket.attributes import open_classifier
 from zsclib.pocket.evaluation import GUIDANCE, STEPS, recognised
-from zsclib.pocket.export import UNET_PHASES
 from zsclib.pocket.requests import fulfilled, requests
 from zsclib.pretraining.checkpoint import checkpoints, digest_path, read_meta
+from zsclib.pretraining.unet import UNET_PHASES
 from zsclib.sampling import sample
 from zsclib.study.stats import paired_difference
 

@@ -27,6 +27,7 @@ from zsclib.seeds import rng, torch_generator
 
 PLAN = Plan("unet", samples=1_400_000, batch=128, rate=1e-3, milestones=True)
 PHASE_2_PLAN = replace(PLAN, name="unet-second", samples=600_000)
+UNET_PHASES = (PLAN.name, PHASE_2_PLAN.name)  # successive trainings
 CHANNELS = (64, 128)
 GAMMA = 5.0  # min-SNR
 FROZEN = ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
