@@ -30,7 +30,7 @@ run: $(READY)  ## run one notebook                                          NOTE
 	@$(PY) -m zsclib run $(NOTEBOOK) --profile $(PROFILE) $(ARGS)
 
 models: $(READY)  ## train the pocket models again (hours; a killed run goes on where it was)
-	@$(PY) -m zsclib.pretraining all $(ARGS)
+	@$(PY) -m zsclib.pocket all $(ARGS)
 
 lint: $(READY)  ## check the style of every source file
 	@$(PY) -m ruff check .

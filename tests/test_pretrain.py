@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,19 +13,13 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import nn
 from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from zsclib.images.tensors import to_images, to_tensor
 from zsclib.pocket.card import card, thinned, write_cards
-from zsclib.pocket.export import UNET_PHASES, export, restore
+from zsclib.pocket.export import export, restore
 from zsclib.pretraining import autoencoder, clip, unet
 from zsclib.pretraining.checkpoint import checkpoints, digest_path, read_meta, read_tensors
-from zsclib.pretraining.loop import (
-    Plan,
-    averaged,
-    batch_indices,
-    begin_from,
-    learning_rate,
-    train,
-    update_ema,
-)
+from zsclib.pretraining.loop import averaged, begin_from, train, update_ema
+from zsclib.pretraining.plan import Plan, Training, batch_indices, learning_rate
 from zsclib.pretraining.tokenizer import token_ids, train_tokenizer
 from zsclib.world.pool import PoolConfig, stream
 
@@ -48,7 +43,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def pool() -> tuple[np.ndarray, list[str]]:
-    """80 captioned pictures: a coloured square left or right on noise."""
+    """80 captioned images: a coloured square left or right on noise."""
     draws = np.random.default_rng(0)
     images = draws.integers(0, 256, (80, 32, 32, 3), dtype=np.uint8)
     captions = []
@@ -63,18 +58,20 @@ def pool() -> tuple[np.ndarray, list[str]]:
 def trainings(pool, tmp_path_factory):
     """Functions (folder, plan) → history for every training on captions, and a folder where all of them were run."""
     images, captions = pool
+
+    def training(folder, plan, begin=None) -> Training:
+        return Training(plan=plan, folder=folder, held_out=HELD_OUT, begin=begin)
+
     functions = {
-        "autoencoder": lambda folder, plan: autoencoder.train_autoencoder(
-            images[:-HELD_OUT], images[-HELD_OUT:], folder, plan, channels=VAE
+        "autoencoder": lambda *run: autoencoder.train_autoencoder(images, training(*run), VAE),
+        "clip": lambda *run: clip.train_clip(images, captions, training(*run), **SIZES),
+        "unet": lambda *run: unet.train_unet(images, captions, training(*run), UNET),
+        "clip-image": lambda *run: clip.train_image_tower(images, captions, training(*run)),
+        "unet-second": lambda *run: unet.train_unet(
+            images[::-1], captions[::-1], training(*run, "unet"), UNET
         ),
-        "clip": lambda folder, plan: clip.train_clip(images, captions, folder, HELD_OUT, plan, **SIZES),
-        "unet": lambda folder, plan: unet.train_unet(images, captions, folder, HELD_OUT, plan, channels=UNET),
-        "clip-image": lambda folder, plan: clip.train_image_tower(images, captions, folder, HELD_OUT, plan),
-        "unet-second": lambda folder, plan: unet.train_unet(
-            images[::-1], captions[::-1], folder, HELD_OUT, plan, channels=UNET, begin="unet"
-        ),
-        "clip-image-second": lambda folder, plan: clip.train_image_tower(
-            images[::-1], captions[::-1], folder, HELD_OUT, plan, begin="clip-image"
+        "clip-image-second": lambda *run: clip.train_image_tower(
+            images[::-1], captions[::-1], training(*run, "clip-image")
         ),
     }
     folder = tmp_path_factory.mktemp("trained")
@@ -154,7 +151,7 @@ def toy(plan: Plan, folder, die_at: int | None = None, facts: dict | None = None
         return ((model.weight - value) ** 2).sum()
 
     try:
-        history = train(plan, model, loss, folder, facts)
+        history = train(Training(plan=plan, folder=folder, facts=facts or {}), model, loss)
     except KeyboardInterrupt:
         history = None
     return history, steps
@@ -212,7 +209,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         toy(Plan("toy", samples=80, batch=8), tmp_path, value=float("nan"))
 
 
-def test_the_rate_warms_up_stays_and_falls_to_zero():
+def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     plan = Plan("toy", samples=1000, batch=10, rate=2.0, warmup=4, decay=0.2)
     rates = [learning_rate(step, plan) for step in range(101)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
@@ -221,11 +218,11 @@ def test_the_rate_warms_up_stays_and_falls_to_zero():
     assert rates[100] == 0
 
 
-def test_every_epoch_shows_every_picture_once_in_another_order():
+def test_every_epoch_shows_every_image_once_in_another_order():
     plan = Plan("toy", samples=0, batch=8)
-    seen = np.concatenate([batch_indices(plan, step, 20) for step in range(5)])
-    assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20))
-    assert list(seen[:20]) != list(seen[20:])
+    order = np.concatenate([batch_indices(plan, step, 20) for step in range(5)])
+    assert sorted(order[:20]) == sorted(order[20:]) == list(range(20))
+    assert list(order[:20]) != list(order[20:])
 
 
 def test_ema_follows_its_recursion_and_is_only_lent():
@@ -250,6 +247,17 @@ def test_min_snr_weights():
     assert weights.tolist() == pytest.approx([5 / 9, 1, 1, 1])
 
 
+def test_noise_prediction_loss_is_zero_for_the_noise_itself_and_one_for_no_prediction():
+    """A schedule of SNR 1 weighs every timestep alike, so the loss of ε̂ = 0 is the mean square of unit noise."""
+    z, ᾱ = torch.zeros(64, 4, 8, 8), torch.full((1000,), 0.5)
+    perfect = unet.noise_prediction_loss(lambda z_t, t: z_t / 0.5**0.5, z, ᾱ, TINY, 0)
+    assert perfect.item() == pytest.approx(0, abs=1e-10)
+    blind = unet.noise_prediction_loss(lambda z_t, t: torch.zeros_like(z_t), z, ᾱ, TINY, 0)
+    assert blind.item() == pytest.approx(1, abs=0.05)
+    assert blind == unet.noise_prediction_loss(lambda z_t, t: torch.zeros_like(z_t), z, ᾱ, TINY, 0)
+    assert blind != unet.noise_prediction_loss(lambda z_t, t: torch.zeros_like(z_t), z, ᾱ, TINY, 1)
+
+
 def test_timesteps_are_spread_and_within_range():
     t = unet.spread_timesteps(50, 1000, np.random.default_rng(0))
     assert torch.equal(torch.bincount((t - t.min()) // 20, minlength=50), torch.ones(50, dtype=torch.int64))
@@ -270,7 +278,45 @@ def test_contrastive_loss_counts_equal_captions_as_positives():
     assert clip.contrastive_loss(lopsided, torch.eye(2).bool()).item() == pytest.approx(rows)
 
 
-def test_shifts_move_whole_pictures_and_keep_them_apart():
+@pytest.mark.parametrize(
+    "capabilities, fast",
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"neon": True, "bf16": True}, True),
+        ({}, False),
+    ],
+)
+def test_bfloat16_is_used_where_the_processor_has_it_and_in_training_only(monkeypatch, capabilities, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert clip.bfloat16_is_fast("cpu") is fast
+    assert clip.bfloat16_is_fast(torch.device("cpu")) is fast
+    assert not clip.bfloat16_is_fast("mps")
+    for training in (True, False):
+        network = SimpleNamespace(device=torch.device("cpu"), training=training)
+        with clip.autocast(network):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (torch.bfloat16 if fast and training else torch.float32)
+
+
+def test_a_gpu_is_asked_for_bfloat16_of_its_own(monkeypatch):
+    emulated = lambda including_emulation=True: including_emulation  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", emulated)
+    assert not clip.bfloat16_is_fast("cuda:0")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as before torch 2.10
+    assert not clip.bfloat16_is_fast("cpu")
+
+
+def test_images_become_tensors_in_minus_one_to_one_and_come_back():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
+    x = to_tensor(images)
+    assert x.shape == (1, 3, 16, 16) and x.min() == -1 and x.max() == 1
+    assert np.array_equal(to_images(x), images)
+    assert np.array_equal(to_images(torch.tensor([-9.0, 9.0]).view(1, 1, 1, 2)), [[[[0], [255]]]])
+
+
+def test_shifts_move_whole_images_and_keep_them_apart():
     images = np.arange(6 * 8 * 8 * 3, dtype=np.int64).reshape(6, 8, 8, 3)
     moved = autoencoder.shifted(images, np.random.default_rng(0), most=2)
     for before, after in zip(images, moved, strict=True):
@@ -300,12 +346,12 @@ def test_tokenizer_knows_the_pool_and_spells_the_rest(tmp_path, pool):
     assert ids[1, 2:].tolist() == [end] * 30 and ids[2, -1] == end
 
 
-def test_scaled_latents_are_centred_with_unit_deviation_and_pictures_unchanged(pool):
+def test_scaled_latents_are_centred_with_unit_standard_deviation_and_images_unchanged(pool):
     images = pool[0][:32]
     torch.manual_seed(0)
     model = autoencoder.new_autoencoder(VAE).eval()
     nn.init.constant_(model.quant_conv.bias, 3.0)
-    x = autoencoder.to_tensor(images)
+    x = to_tensor(images)
     with torch.no_grad():
         before = model.decode(model.encode(x).latent_dist.mode()).sample
         latents = torch.from_numpy(autoencoder.centre(model, images)).float()
@@ -368,7 +414,7 @@ def test_exported_folders_open_without_this_project(exported, trainings, pool):
     model = CLIPModel.from_pretrained(exported / "pocket-clip")
     processor = CLIPProcessor.from_pretrained(exported / "pocket-clip")
     batch = processor(text=["a red square", "zygote"], images=[pool[0][0]], return_tensors="pt", padding=True)
-    torch.testing.assert_close(batch.pixel_values, autoencoder.to_tensor(pool[0][:1]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(batch.pixel_values, to_tensor(pool[0][:1]), atol=1e-6, rtol=0)
     with torch.no_grad():
         assert model(**batch).logits_per_image.shape == (1, 2)
         ours = model.text_model(input_ids=batch.input_ids).last_hidden_state
@@ -381,9 +427,9 @@ def test_exported_folders_open_without_this_project(exported, trainings, pool):
 def test_exported_autoencoder_gives_the_latents_the_unet_was_trained_on(exported, trainings, pool):
     vae = AutoencoderKL.from_pretrained(exported / "pocket-sd" / "vae").eval()
     with torch.no_grad():
-        z = vae.encode(autoencoder.to_tensor(pool[0])).latent_dist.mode() * vae.config.scaling_factor
-    kept, _ = autoencoder.kept_latents(pool[0], trainings[1])
-    np.testing.assert_allclose(z, kept.astype(np.float32), atol=4e-3)
+        z = vae.encode(to_tensor(pool[0])).latent_dist.mode() * vae.config.scaling_factor
+    latents, _ = autoencoder.cached_latents(pool[0], trainings[1])
+    np.testing.assert_allclose(z, latents.astype(np.float32), atol=4e-3)
 
 
 def test_what_is_restored_exports_the_same_folders_and_can_be_gone_on_from(exported, pool, tmp_path):
@@ -397,18 +443,12 @@ def test_what_is_restored_exports_the_same_folders_and_can_be_gone_on_from(expor
         restore(exported, tmp_path / "again")
 
     images, captions = pool
-    unet.train_unet(
-        images,
-        captions,
-        tmp_path / "again",
-        32,
-        Plan("mine", samples=32, batch=16),
-        channels=UNET,
-        begin="unet-second",
-    )
-    export(tmp_path / "again", tmp_path / "models", channels=UNET, unet_phases=(*UNET_PHASES, "mine"))
+    plan = Plan("unet-third", samples=32, batch=16)
+    again = Training(plan=plan, folder=tmp_path / "again", held_out=32, begin="unet-second")
+    unet.train_unet(images, captions, again, UNET)
+    export(tmp_path / "again", tmp_path / "models", channels=UNET, unet_phases=(*unet.UNET_PHASES, "unet-third"))
     training = json.loads((tmp_path / "models" / "pocket-sd" / "training.json").read_text())
-    assert list(training) == ["autoencoder", "unet", "unet-second", "mine"]
+    assert list(training) == ["autoencoder", "unet", "unet-second", "unet-third"]
     ours, theirs = (
         UNet2DConditionModel.from_pretrained(models / "pocket-sd" / "unet").state_dict()
         for models in (tmp_path / "models", exported)
@@ -416,7 +456,7 @@ def test_what_is_restored_exports_the_same_folders_and_can_be_gone_on_from(expor
     assert any(not torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_cards_tell_what_was_seen_and_measured(exported, tmp_path):
+def test_cards_tell_what_was_trained_on_and_measured(exported, tmp_path):
     text = (exported / "pocket-sd" / "README.md").read_text()
     assert "| unet | 64 | 4 | 16 |" in text and "Not measured yet" in text
     training = json.loads((exported / "pocket-sd" / "training.json").read_text())
@@ -448,44 +488,41 @@ def test_evaluation_measures_what_was_exported(exported, monkeypatch):
     assert json.loads((exported / "quality.json").read_text()) == quality
     psnrs = {"psnr first crawl", "psnr second crawl", "psnr digits"}
     assert set(quality["pocket-sd"]) == psnrs | {"objects", "objects without lowest"}
-    for found in (quality["pocket-clip"]["objects"], quality["pocket-sd"]["objects"]):
-        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1 and found["n"] == 10
+    for row in (quality["pocket-clip"]["objects"], quality["pocket-sd"]["objects"]):
+        assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1 and row["n"] == 10
 
 
 @pytest.mark.parametrize("stage, first", [("unet-second", "unet"), ("clip-image-second", "clip-image")])
-def test_a_second_training_without_its_first_is_refused_before_anything_is_drawn(tmp_path, stage, first):
-    from zsclib.pretraining import __main__ as command
+def test_a_second_training_without_its_first_is_refused_before_the_pool_is_made(tmp_path, stage, first):
+    from zsclib.pocket import __main__ as command
 
-    given = ["--checkpoints", str(tmp_path / "kept"), "--pool-cache", str(tmp_path / "pool")]
+    places = ["--checkpoints", str(tmp_path / "checkpoints"), "--pool-cache", str(tmp_path / "pool")]
     with pytest.raises(FileNotFoundError, match=f"{stage}: no checkpoint of {first} in"):
-        command.main([stage, *given])
+        command.main([stage, *places])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_command_trains_exports_and_measures_all_models(tmp_path, monkeypatch):
     """What `make models` does, cut short: two steps each, the networks and stages as they are."""
-    from zsclib import quality
-    from zsclib.pretraining import __main__ as command
+    from zsclib.pocket import __main__ as command
+    from zsclib.pocket import evaluation, scaling
     from zsclib.pretraining import dit
 
     monkeypatch.setattr(command, "HELD_OUT", 32)
-    monkeypatch.setattr(dit, "PICTURES", 64)
+    monkeypatch.setattr(dit, "TRAINED_ON", 64)
     monkeypatch.setattr(dit, "HELD_OUT", 16)
-    for name, value in {
-        "TIMESTEPS": 2,
-        "LOWEST": 300,
-        "STEPS": 1,
-        "CLIP_SETS": ("objects",),
-        "KINDS": ("objects",),
-    }.items():
-        monkeypatch.setattr(quality, name, value)
-    monkeypatch.setattr(
-        quality, "in_the_pool", lambda pool, n=400: {"value": 0, "n": len(pool), "about": "overlap"}
-    )
-    places = {"checkpoints": tmp_path / "kept", "pool-cache": tmp_path / "pool"}
+    for module in (evaluation, scaling):
+        monkeypatch.setattr(module, "TIMESTEPS", 2)
+        monkeypatch.setattr(module, "STEPS", 1)
+    for name, value in {"LOWEST": 300, "CLIP_SETS": ("objects",), "KINDS": ("objects",)}.items():
+        monkeypatch.setattr(evaluation, name, value)
+    overlap = {"value": 0, "about": "overlap"}
+    monkeypatch.setattr(evaluation, "in_the_pool", lambda pool: overlap | {"n": len(pool)})
+    places = {"checkpoints": tmp_path / "checkpoints", "pool-cache": tmp_path / "pool"}
     places |= {"models": tmp_path / "models", "records": tmp_path / "records"}
-    given = [part for name, path in places.items() for part in (f"--{name}", str(path))]
-    command.main(["all", *given, "--pool-size", "288", "--samples", "512", "--limit", "4"])
+    arguments = [part for name, path in places.items() for part in (f"--{name}", str(path))]
+    arguments = ["all", *arguments, "--pool-size", "288", "--samples", "512", "--limit", "4"]
+    command.main(arguments)
 
     models = places["models"]
     parts = {
@@ -507,5 +544,5 @@ def test_one_command_trains_exports_and_measures_all_models(tmp_path, monkeypatc
     rows = json.loads((places["records"] / "scaling.json").read_text())
     assert [(row["training"], row["samples"]) for row in rows] == [("unet", 512), ("unet-second", 1024)]
     before = {path: path.read_bytes() for path in models.rglob("*.safetensors")}
-    command.main(["all", *given, "--pool-size", "288", "--samples", "512", "--limit", "4"])  # as after a kill
+    command.main(arguments)  # as after a kill
     assert {path: path.read_bytes() for path in models.rglob("*.safetensors")} == before

@@ -16,6 +16,7 @@ from zsclib.models.clip import open_clip
 from zsclib.models.generator import open_generator
 from zsclib.papers.diffusion_classifier import classify
 from zsclib.papers.diffusion_classifier.error_matrix import exhaustive
+from zsclib.pocket.card import CARDS, card
 from zsclib.pretraining.autoencoder import psnr, reconstructed
 from zsclib.prompts import prompts_of
 
@@ -62,13 +63,13 @@ print(image.size, tuple(logits.shape), bool(torch.isfinite(logits).all()), "zscl
     ],
 )
 def test_measured_quality_is_what_the_book_needs(model, measure, least):
-    found = QUALITY[model][measure]
-    assert found["n"] >= 200 and found["value"] >= least
+    row = QUALITY[model][measure]
+    assert row["n"] >= 200 and row["value"] >= least
 
 
-def test_no_test_picture_was_found_in_the_whole_pool():
-    found = QUALITY["pool"]["overlap"]
-    assert found["value"] == 0 and found["n"] > 5000
+def test_no_test_image_occurs_in_the_whole_pool():
+    overlap = QUALITY["pool"]["overlap"]
+    assert overlap["value"] == 0 and overlap["n"] > 5000
 
 
 def test_the_libraries_open_the_models_without_this_project(tmp_path):
@@ -78,7 +79,7 @@ def test_the_libraries_open_the_models_without_this_project(tmp_path):
     assert done.stdout.split("\n")[0] == "(32, 32) (1, 2) True False", done.stderr[-2000:]
 
 
-def test_the_judge_learned_from_what_the_generator_decodes():
+def test_the_attribute_classifier_learned_from_what_the_generator_decodes():
     generator = open_generator(MODELS / "pocket-sd")
     images = datasets.load("objects", "validation", 8).images
     ours = reconstructed(generator.vae, images).astype(int)
@@ -90,6 +91,14 @@ def test_all_weights_together_are_small():
     assert sum(path.stat().st_size for path in MODELS.rglob("*.safetensors")) <= 60e6
 
 
+@pytest.mark.parametrize("name", CARDS)
+def test_the_cards_are_those_of_the_models_beside_them(name):
+    training = json.loads((MODELS / name / "training.json").read_text())
+    megabytes = sum(path.stat().st_size for path in (MODELS / name).rglob("*.safetensors")) / 1e6
+    text = (MODELS / name / "README.md").read_text()
+    assert text == card(name, training, QUALITY[name], megabytes), "python -m zsclib.pocket evaluate writes it"
+
+
 def test_text_tower_is_shared():
     tower = open_generator(MODELS / "pocket-sd").text_encoder.state_dict()
     clip = open_clip(MODELS / "pocket-clip").model.text_model.state_dict()
@@ -97,16 +106,16 @@ def test_text_tower_is_shared():
 
 
 def test_the_models_answer_as_measured():
-    """A few pictures, far above guessing: a folder that was exported wrongly would guess."""
+    """A few images, far above guessing: a folder that was exported wrongly would guess."""
     generator, clip = open_generator(MODELS / "pocket-sd"), open_clip(MODELS / "pocket-clip")
-    pictures = datasets.load("objects", "validation", n=30)
-    prompts = prompts_of("objects", pictures.classes)
-    by_noise = classify(generator, pictures.images, prompts, exhaustive(8)).prediction
-    by_match = clip.zero_shot(prompts, ["{}"]).scores(pictures.images).argmax(1)
-    assert (by_noise == pictures.labels).mean() > 0.5
-    assert (by_match == pictures.labels).mean() > 0.5
-    shuffled = classify(generator, pictures.images, prompts[3:] + prompts[:3], exhaustive(8)).prediction
-    assert (shuffled == pictures.labels).mean() < 0.3
+    images = datasets.load("objects", "validation", n=30)
+    prompts = prompts_of("objects", images.classes)
+    by_noise = classify(generator, images.images, prompts, exhaustive(8)).prediction
+    by_match = clip.zero_shot(prompts, ["{}"]).scores(images.images).argmax(1)
+    assert (by_noise == images.labels).mean() > 0.5
+    assert (by_match == images.labels).mean() > 0.5
+    shuffled = classify(generator, images.images, prompts[3:] + prompts[:3], exhaustive(8)).prediction
+    assert (shuffled == images.labels).mean() < 0.3
 
 
 def test_handwriting_survives_the_autoencoder():

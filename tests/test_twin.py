@@ -1,4 +1,4 @@
-"""The class-conditional twin: repeatable, trained on pictures and their mirror images only, opened by anyone."""
+"""The class-conditional DiT: repeatable, trained on images and their mirror images only, opened by anyone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from zsclib.pocket.export import export_dit
 from zsclib.pretraining import dit
 from zsclib.pretraining.autoencoder import new_autoencoder
 from zsclib.pretraining.checkpoint import checkpoints, read_meta, read_tensors
-from zsclib.pretraining.loop import Plan, load_averaged
+from zsclib.pretraining.loop import load_averaged
+from zsclib.pretraining.plan import Plan, Training
 from zsclib.world.targets import OBJECTS
 
 SIZE = {"width": 32, "depth": 2, "patch": 4}
@@ -42,8 +43,8 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def images() -> ImageSet:
-    pictures = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
-    return ImageSet(pictures, np.arange(60) % 10, OBJECTS)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
+    return ImageSet(noise, np.arange(60) % 10, OBJECTS)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def trained(frozen, images):
 
 
 def train(images: ImageSet, folder, plan: Plan = PLAN) -> list[dict]:
-    return dit.train_dit(images, folder, HELD_OUT, plan, FACTS, size=SIZE)
+    return dit.train_dit(images, Training(plan=plan, folder=folder, held_out=HELD_OUT, facts=FACTS), SIZE)
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_damaged_checkpoint_is_refused_by_its_name(beside, images, damage):
         train(images, beside)
 
 
-def test_a_checkpoint_of_other_pictures_or_another_autoencoder_is_refused(trained, images, tmp_path):
+def test_a_checkpoint_of_other_images_or_another_autoencoder_is_refused(trained, images, tmp_path):
     one_changed = images.images.copy()
     one_changed[0, 0, 0, 0] ^= 1
     with pytest.raises(ValueError, match="belongs to another run: pictures differ"):
@@ -124,32 +125,32 @@ def test_a_checkpoint_of_other_pictures_or_another_autoencoder_is_refused(traine
         train(images, tmp_path)
 
 
-def test_latents_are_those_of_the_pictures_and_of_their_mirror_images(trained, images):
+def test_latents_are_those_of_the_images_and_of_their_mirror_images(trained, images):
     vae = AutoencoderKL.from_pretrained(trained / "frozen" / "vae").eval()
     for _ in range(2):  # computed by the training, then read
         latents, _ = dit.mirrored_latents(images.images, trained)
     assert latents.shape == (60, 2, 4, 8, 8) and latents.dtype == np.float16
-    for side, pictures in enumerate((images.images, images.images[:, :, ::-1])):
-        x = torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2) / 127.5 - 1
+    for side, version in enumerate((images.images, images.images[:, :, ::-1])):
+        x = torch.from_numpy(version.copy()).permute(0, 3, 1, 2) / 127.5 - 1
         with torch.no_grad():
             z = vae.encode(x).latent_dist.mode() * 0.5
         np.testing.assert_allclose(latents[:, side], z, atol=2e-3, rtol=2e-3)
 
 
 class Recorder(nn.Module):
-    """Stands in for the network and keeps what it is shown."""
+    """Stands in for the network and notes its inputs."""
 
     def __init__(self, classes: int):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.inputs: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def forward(self, z_t, t, y):
-        self.seen.append((z_t, y))
+        self.inputs.append((z_t, y))
         return SimpleNamespace(sample=z_t * self.weight)
 
 
-def test_training_sees_each_picture_as_it_is_or_mirrored_and_nothing_else(images, monkeypatch, tmp_path):
+def test_training_shows_each_image_as_it_is_or_mirrored_and_nothing_else(images, monkeypatch, tmp_path):
     """With noise switched off, what reaches the network is exactly what was encoded, under its own label."""
     codes = np.arange(120, dtype=np.float16).reshape(60, 2, 1, 1, 1) * np.ones((4, 8, 8), np.float16)
     recorder = Recorder(10)
@@ -158,20 +159,20 @@ def test_training_sees_each_picture_as_it_is_or_mirrored_and_nothing_else(images
     monkeypatch.setattr(dit, "new_scheduler", lambda: SimpleNamespace(alphas_cumprod=torch.ones(1000)))
     monkeypatch.setattr(dit, "class_scores", lambda *_: np.zeros((HELD_OUT, 10)))
     train(images, tmp_path, replace(PLAN, samples=1600, log_every=1000))
-    trained = [batch for batch in recorder.seen if len(batch[0]) == PLAN.batch]
+    trained = [batch for batch in recorder.inputs if len(batch[0]) == PLAN.batch]
     z, y = (torch.cat(parts) for parts in zip(*trained, strict=True))
     assert len(z) == 1600 and torch.equal(z, z[:, :1, :1, :1].expand_as(z))
     code = z[:, 0, 0, 0].long()
-    picture, side = code // 2, code % 2
-    assert torch.equal(torch.bincount(picture, minlength=60), torch.tensor([32] * 50 + [0] * 10))
+    image, side = code // 2, code % 2
+    assert torch.equal(torch.bincount(image, minlength=60), torch.tensor([32] * 50 + [0] * 10))
     assert 0.45 < side.float().mean() < 0.55
-    own, null = y == picture % 10, y == 10
+    own, null = y == image % 10, y == 10
     assert (own | null).all() and 0.07 < null.float().mean() < 0.13
-    held_out, labels = recorder.seen[-1]  # the last validation
+    held_out, labels = recorder.inputs[-1]  # the last validation
     assert torch.equal(held_out[:, 0, 0, 0], torch.arange(100, 120, 2.0)) and not (labels == 10).any()
 
 
-def test_an_untrained_network_sees_the_same_in_everything_and_drops_no_label_by_itself():
+def test_an_untrained_network_answers_everything_alike_and_drops_no_label_by_itself():
     torch.manual_seed(0)
     model = dit.new_dit(10, **SIZE).train()
     z, t, y = torch.randn(64, 4, 8, 8), torch.full((64,), 500), torch.arange(64) % 11  # 10: the null class
@@ -196,7 +197,7 @@ def test_scores_are_minus_the_mean_squared_errors_whatever_the_batch():
     off_by_class.config = SimpleNamespace(num_embeds_ada_norm=3)
     z = torch.zeros(5, 4, 8, 8)
     for batch in (7, 512):
-        scores = dit.class_scores(off_by_class, z, levels=4, batch=batch)
+        scores = dit.class_scores(off_by_class, z, K=4, batch=batch)
         np.testing.assert_allclose(scores, np.tile([0, -1, -4], (5, 1)), atol=1e-5)
 
 
@@ -229,8 +230,8 @@ def test_the_exported_folder_answers_as_the_trained_network(exported, trained, i
     latents, _ = dit.mirrored_latents(images.images, trained)
     np.testing.assert_allclose(z, latents[:3, 0], atol=2e-3, rtol=2e-3)
     expected = model.eval()(z, t, torch.tensor([0, 9, 10])).sample
-    found = generator.predict_noise(z, t, generator.encode_prompts(["star", "umbrella", ""]))
-    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-2)
+    predicted = generator.predict_noise(z, t, generator.encode_prompts(["star", "umbrella", ""]))
+    torch.testing.assert_close(predicted, expected, atol=2e-3, rtol=2e-2)
     assert classify(generator, images.images[:3], list(OBJECTS), exhaustive(2)).scores.shape == (3, 10)
 
 
@@ -245,26 +246,26 @@ def test_a_changed_autoencoder_is_not_exported(trained, beside, images, tmp_path
     assert not (tmp_path / "models").exists()
 
 
-def test_the_card_tells_what_was_seen(exported):
+def test_the_card_tells_what_it_was_trained_on(exported):
     text = (exported / "README.md").read_text()
     assert "| dit | 32 | 2 | 16 |" in text and '"name": "objects"' in text and "DiTPipeline" in text
 
 
-def test_the_training_split_shares_no_picture_with_the_others():
-    seen = datasets.load("objects", "train", n=500).images
-    both = set(content_hash(seen)) | set(content_hash(np.ascontiguousarray(seen[:, :, ::-1])))
+def test_the_training_split_shares_no_image_with_the_others():
+    images = datasets.load("objects", "train", n=500).images
+    both = set(content_hash(images)) | set(content_hash(np.ascontiguousarray(images[:, :, ::-1])))
     assert len(both) == 1000
     for split in ("validation", "test"):
         assert both.isdisjoint(content_hash(datasets.load("objects", split, n=200).images))
 
 
-def test_the_shipped_twin_knows_its_classes_and_shares_the_autoencoder():
+def test_the_shipped_dit_knows_its_classes_and_shares_the_autoencoder():
     models = find_folder("data/models/pocket-dit", "model_index.json").parent
     files = [
         models / name / "vae/diffusion_pytorch_model.safetensors" for name in ("pocket-dit", "pocket-sd")
     ]
     assert files[0].read_bytes() == files[1].read_bytes()
-    pictures = datasets.load("objects", "validation", n=20)
+    images = datasets.load("objects", "validation", n=20)
     generator = open_generator(models / "pocket-dit")
-    right = classify(generator, pictures.images, list(OBJECTS), exhaustive(4)).prediction == pictures.labels
-    assert right.mean() >= 0.7  # 0.99 of 150 at 8 levels
+    correct = classify(generator, images.images, list(OBJECTS), exhaustive(4)).prediction == images.labels
+    assert correct.mean() >= 0.7  # 0.99 of 150 at 8 timesteps

@@ -1,19 +1,22 @@
-"""The pocket world: the same bytes for a seed, captions that tell the truth, target sets the pool has never seen."""
+"""The pocket world: the same bytes for a seed, captions that tell the truth, target sets apart from the pool."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from zsclib.seeds import rng
+from zsclib.study.figures import world as figures
 from zsclib.world.captions import CaptionMix, caption, with_article
 from zsclib.world.pool import (
-    FIRST_CRAWL,
-    SECOND_CRAWL,
+    PHASE_1,
+    PHASE_2,
     PoolConfig,
     beyond,
     config_of,
@@ -42,7 +45,7 @@ def test_a_seed_gives_the_same_bytes_on_every_machine():
     # Written once; a change of these digests is a change of the world, and the shipped models no longer fit it.
     images = np.stack([pair.image for pair in stream(PoolConfig(), 0, 64)])
     assert digest(images) == "76c4398961327133"
-    assert digest(np.stack([pair.image for pair in stream(SECOND_CRAWL, 0, 64)])) == "40760288a04ca080"
+    assert digest(np.stack([pair.image for pair in stream(PHASE_2, 0, 64)])) == "40760288a04ca080"
     assert digest(target("objects", n=20).images) == "4e4ee4b5d0bd6c87"
 
 
@@ -58,10 +61,10 @@ def test_any_slice_or_number_of_workers_gives_the_same_items(pool):
 
 def test_a_cached_pool_is_the_pool(tmp_path):
     config = PoolConfig(n=40)
-    drawn, cached = load_pool(config, tmp_path, workers=1), load_pool(config, tmp_path)
-    assert np.array_equal(drawn.images, cached.images)
-    assert drawn.captions == cached.captions
-    assert drawn.scenes.equals(cached.scenes)
+    rendered, cached = load_pool(config, tmp_path, workers=1), load_pool(config, tmp_path)
+    assert np.array_equal(rendered.images, cached.images)
+    assert rendered.captions == cached.captions
+    assert rendered.scenes.equals(cached.scenes)
 
 
 def test_every_knob_is_part_of_the_pool_key():
@@ -74,7 +77,7 @@ def test_every_knob_is_part_of_the_pool_key():
 
 
 def test_a_configuration_comes_back_from_the_facts_of_a_training():
-    for config in (FIRST_CRAWL, SECOND_CRAWL):
+    for config in (PHASE_1, PHASE_2):
         assert config_of(json.loads(json.dumps(asdict(config)))) == config
 
 
@@ -108,10 +111,10 @@ def test_bent_characters_keep_their_ink_and_scans_stretch_it_to_black_and_white(
 
 
 def test_no_target_image_occurs_in_the_pool(pool):
-    seen = {digest(image) for image in pool.images}
+    trained_on = {digest(image) for image in pool.images}
     for name in CLASSES:
         for split in ("train", "test"):
-            assert not seen & {digest(image) for image in target(name, split, n=40).images}, (name, split)
+            assert not trained_on & {digest(image) for image in target(name, split, n=40).images}, (name, split)
 
 
 def test_what_follows_a_pool_goes_on_from_it_without_near_copies():
@@ -128,36 +131,36 @@ def test_near_duplicates_come_at_their_rate_and_name_their_parent():
     assert 110 < len(children) < 190
     assert (pool.scenes.parent.to_numpy()[children] < children).all()
     child = children[-1]
-    mine, parents = (pool.images[k].astype(float) for k in (child, pool.scenes.parent[child]))
-    assert np.abs(mine[2:-2, 2:-2].mean() - parents[2:-2, 2:-2].mean()) < 30
+    child_image, parent_image = (pool.images[k].astype(float) for k in (child, pool.scenes.parent[child]))
+    assert np.abs(child_image[2:-2, 2:-2].mean() - parent_image[2:-2, 2:-2].mean()) < 30
     assert not load_pool(PoolConfig(n=300, near_duplicates=0.0), workers=1).scenes.parent.ge(0).any()
 
 
 def test_commoner_concepts_come_first_and_a_zero_exponent_levels_them():
-    def nouns(exponent):
+    def counts(exponent):
         mix = SceneMix(kinds=(1, 0, 0, 0, 0), concept_exponent=exponent)
-        found = [pool_scene(rng(0, "test", i), mix).things[0].noun for i in range(3000)]
-        return np.array([found.count(noun) for noun in THINGS])
+        nouns = [pool_scene(rng(0, "test", i), mix).things[0].noun for i in range(3000)]
+        return np.array([nouns.count(noun) for noun in THINGS])
 
-    steep, level = nouns(1.0), nouns(0.0)
+    steep, level = counts(1.0), counts(0.0)
     assert steep[0] > 10 * steep[-1]
     assert level.max() < 2 * level.min()
 
 
-def test_gadget_names_are_unknown_to_the_pool_unless_asked_for(pool):
+def test_gadget_names_are_unknown_to_the_pool_unless_configured(pool):
     assert not any(name in text.split() for text in pool.captions for name in GADGETS)
     mix = SceneMix(kinds=(1, 0, 0, 0, 0), gadget_rate=1.0)
     assert all(pool_scene(rng(0, "test", i), mix).things[0].noun in GADGETS for i in range(20))
 
 
 def test_truthful_captions_name_everything():
-    draws = rng(0, "caption")
+    generator = rng(0, "caption")
     scene = Scene("thing", "photo", "grass", (Thing("star", "red", "striped"),), seed=1)
-    text = caption(scene, draws, TRUTHFUL)
+    text = caption(scene, generator, TRUTHFUL)
     assert text.endswith("of a red striped star on grass")
     two = Scene("pair", "clip art", "grass", (Thing("star", "red"), Thing("key", "blue")), relation="left of")
-    assert "a red star left of a blue key" in caption(two, draws, TRUTHFUL)
-    assert "red" not in caption(replace(scene, style="sketch"), draws, TRUTHFUL), "a sketch shows no colour"
+    assert "a red star left of a blue key" in caption(two, generator, TRUTHFUL)
+    assert "red" not in caption(replace(scene, style="sketch"), generator, TRUTHFUL), "a sketch shows no colour"
     assert [with_article(w) for w in ("umbrella", "orange star", "farmland")] == [
         "an umbrella",
         "an orange star",
@@ -180,16 +183,14 @@ def test_omission_and_noise_do_what_their_numbers_say():
 
 
 @pytest.mark.parametrize("noun", [*THINGS, *GADGETS])
-def test_every_thing_shows_its_colour_and_stays_inside_the_picture(noun):
+def test_every_thing_shows_its_colour_and_stays_inside_the_image(noun):
     empty = render(Scene("thing", "clip art", seed=3))
-    shown = render(Scene("thing", "clip art", things=(Thing(noun, "purple", size=0.8),), seed=3))
-    changed = (shown != empty).any(-1)
+    image = render(Scene("thing", "clip art", things=(Thing(noun, "purple", size=0.8),), seed=3))
+    changed = (image != empty).any(-1)
     assert 0.05 < changed.mean() < 0.8
     assert not (changed[0].any() or changed[-1].any() or changed[:, 0].any() or changed[:, -1].any())
-    purple = (shown[..., 2].astype(int) > shown[..., 1] + 60) & (
-        shown[..., 0].astype(int) > shown[..., 1] + 30
-    )
-    assert purple.sum() > 12
+    red, green, blue = (image[..., channel].astype(int) for channel in range(3))
+    assert ((blue > green + 60) & (red > green + 30)).sum() > 12
 
 
 def test_styles_and_lands_differ_from_one_another():
@@ -235,17 +236,47 @@ def test_shifted_objects_cover_every_shift():
     assert set(target("objects-shift", n=100).manifest["shift"]) == set(SHIFTS)
 
 
-@pytest.mark.parametrize("call, said", [
+@pytest.mark.parametrize("call, message", [
     (lambda: target("object"), "there is no set 'object'"),
     (lambda: target("objects", "dev"), "there is no split 'dev'"),
     (lambda: target("objects", n=0), "positive number, got 0"),
     (lambda: target("pairs", n=3), "positive even number, got 3"),
 ])  # fmt: skip
-def test_bad_requests_say_what_is_wrong(call, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_requests_say_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 
 def test_an_item_does_not_depend_on_its_neighbours():
     config = PoolConfig(n=10)
     assert np.array_equal(item(config, 7).image, list(stream(config))[7].image)
+
+
+def test_the_figure_of_frequencies_has_the_weights_by_which_things_are_made(pool):
+    axes = figures.frequencies(pool).axes[0]
+    (line,), bars = axes.get_lines(), [bar.get_height() for bar in axes.patches]
+    expected = line.get_ydata()
+    assert len(bars) == len(THINGS) and expected.sum() == pytest.approx(0.54 + 0.14)
+    assert sum(bars) == pytest.approx((pool.scenes.noun != "").mean())
+    assert np.abs(np.array(bars) - expected).max() < 4 * np.sqrt(expected.max() / len(pool))
+    plt.close("all")
+
+
+def test_the_table_of_knobs_shows_where_the_phases_differ():
+    text = figures.knobs_table({"phase 1": PHASE_1, "phase 2": PHASE_2}).data
+    assert "<th>phase 2</th>" in text
+    for row in (["pairs", "65,536", "131,072"], ["print that is scanned", "0 %", "30 %"]):
+        assert row == re.findall("<td>(.*?)</td>", text[text.index(row[0]) - 4 :])[:3]
+
+
+def test_items_of_a_kind_are_the_first_of_it(pool):
+    rows = figures.of_kind(pool, "digit", 5)
+    assert len(rows) == 5 and (pool.scenes.kind[rows] == "digit").all()
+    assert (pool.scenes.kind[: rows[-1] + 1] == "digit").sum() == 5
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_every_set_can_be_shown_by_class(name):
+    figure = figures.classes(name, per_class=2, most=3) if name != "pairs" else figures.examples_of_pairs(4)
+    assert len(figure.axes) == 1
+    plt.close("all")

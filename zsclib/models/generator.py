@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from zsclib.checks import check_images, check_prompts
+from zsclib.images.tensors import to_images, to_tensor
 from zsclib.models import fast_unet
 from zsclib.models.conditioning import Condition, class_ids
 from zsclib.models.folders import check_truncation, find_folder, open_part, quietly
@@ -170,8 +171,7 @@ class Generator:
             )
         chunk, latents = max(1, PIXELS_AT_ONCE // side**2), []
         for start in range(0, len(images), chunk):
-            x = torch.from_numpy(np.ascontiguousarray(images[start : start + chunk])).to(self.device)
-            x = x.permute(0, 3, 1, 2).float() / 127.5 - 1
+            x = to_tensor(images[start : start + chunk]).to(self.device)
             latents.append((self.vae.encode(x).latent_dist.mean - shift) * scale)
         return torch.cat(latents) if latents else torch.empty(0, *self.latent_shape, device=self.device)
 
@@ -184,8 +184,7 @@ class Generator:
         chunk, images = max(1, PIXELS_AT_ONCE // side**2), [np.empty((0, side, side, 3), np.uint8)]
         for start in range(0, len(latents), chunk):
             z = latents[start : start + chunk].to(self.device, torch.float32) / scale + shift
-            x = ((self.vae.decode(z).sample + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
-            images.append(x.permute(0, 2, 3, 1).cpu().numpy())
+            images.append(to_images(self.vae.decode(z).sample))
         return np.concatenate(images)
 
     def signal_and_noise(self, t: Tensor | int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Train, export and measure the pocket models: `python -m zsclib.pretraining STAGE …` (see --help)."""
+"""Train, export and measure the pocket models: `python -m zsclib.pocket STAGE …` (see --help)."""
 
 from __future__ import annotations
 
@@ -11,60 +11,34 @@ import numpy as np
 import torch
 
 from zsclib.datasets import load
-from zsclib.pretraining import autoencoder, clip, dit, judge, unet
+from zsclib.pocket import train_attributes
+from zsclib.pretraining import autoencoder, clip, dit, unet
 from zsclib.pretraining.checkpoint import checkpoints
-from zsclib.pretraining.loop import Plan
-from zsclib.world.pool import FIRST_CRAWL, SECOND_CRAWL, Pool, PoolConfig, load_pool
+from zsclib.pretraining.plan import Plan, Training
+from zsclib.world.pool import PHASE_1, PHASE_2, Pool, PoolConfig, load_pool
 
 STAGES = (
-    "autoencoder",
-    "clip",
-    "freeze",
-    "clip-image",
-    "unet",
-    "clip-image-second",
-    "unet-second",
-    "dit",
-    "judge",
-    "export",
-    "evaluate",
-    "scaling",
-    "restore",
-    "all",
+    *("autoencoder", "clip", "freeze", "clip-image", "unet", "clip-image-second", "unet-second"),
+    *("dit", "judge", "export", "evaluate", "scaling", "restore", "all"),
 )
-CRAWLS = {  # of each training on captioned pictures
-    "autoencoder": FIRST_CRAWL, "clip": FIRST_CRAWL, "freeze": FIRST_CRAWL, "clip-image": FIRST_CRAWL,
-    "unet": FIRST_CRAWL, "clip-image-second": SECOND_CRAWL, "unet-second": SECOND_CRAWL, "judge": SECOND_CRAWL,
+DATA = {  # of each training on captioned images
+    "autoencoder": PHASE_1, "clip": PHASE_1, "freeze": PHASE_1, "clip-image": PHASE_1, "unet": PHASE_1,
+    "clip-image-second": PHASE_2, "unet-second": PHASE_2, "judge": PHASE_2,
 }  # fmt: skip
-BEGINS = {"clip-image-second": "clip-image", "unet-second": "unet"}  # what a second training goes on from
-HELD_OUT = 2048  # pairs at the end of the pool that no training sees
+PLANS = {
+    plan.name: plan
+    for plan in (
+        *(autoencoder.PLAN, clip.PLAN, clip.IMAGE_PLAN, clip.PHASE_2_PLAN),
+        *(unet.PLAN, unet.PHASE_2_PLAN, dit.PLAN, train_attributes.PLAN),
+    )
+}
+BEGINS = {"clip-image-second": "clip-image", "unet-second": "unet"}  # what a training on phase 2 starts from
+HELD_OUT = 2048  # pairs at the end of the pool that are only validated on
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one stage, or all of them in order."""
-    parser = argparse.ArgumentParser(prog="python -m zsclib.pretraining", description=__doc__)
-    parser.add_argument("stage", choices=STAGES)
-    parser.add_argument(
-        "--pool-cache", type=Path, default=Path("checkpoints/pool"), help="where the pool is kept"
-    )
-    parser.add_argument(
-        "--pool-size", type=int, default=None, help="pairs in a pool (default: the pool's own)"
-    )
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
-    parser.add_argument("--models", type=Path, default=Path("data/models"))
-    parser.add_argument("--records", type=Path, default=Path("data/records"))
-    parser.add_argument(
-        "--samples", type=int, help="planned total; the learning rate falls over its last fifth"
-    )
-    parser.add_argument("--minutes", type=float, help="stop after so many minutes, to be resumed")
-    parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the training, not of the pool")
-    parser.add_argument(
-        "--limit",
-        type=int,
-        help="evaluate, scaling: pictures per measure (default: as many as the page shows)",
-    )
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     stages = [options.stage]
@@ -80,14 +54,14 @@ def main(arguments: list[str] | None = None) -> None:
 
             restore(options.models, options.checkpoints)
         elif stage == "evaluate":
+            from zsclib.pocket.card import write_cards
             from zsclib.pocket.evaluation import evaluate
-            from zsclib.pocket.export import write_cards
 
-            pools = [_pool(crawl, options).images for crawl in (FIRST_CRAWL, SECOND_CRAWL)]
+            pools = [_pool(phase, options).images for phase in (PHASE_1, PHASE_2)]
             evaluate(options.models, limit=options.limit, pool=np.concatenate(pools))
             write_cards(options.models)
         elif stage == "scaling":
-            from zsclib.pocket.evaluation import scaling
+            from zsclib.pocket.scaling import scaling
 
             path = options.records / "scaling.json"
             scaling(options.checkpoints, options.models, path, options.limit or 200)
@@ -95,8 +69,25 @@ def main(arguments: list[str] | None = None) -> None:
             _train(stage, options)
 
 
-def _pool(crawl: PoolConfig, options: argparse.Namespace) -> Pool:
-    return load_pool(replace(crawl, n=options.pool_size or crawl.n), options.pool_cache)
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m zsclib.pocket", description=__doc__)
+    add = parser.add_argument
+    add("stage", choices=STAGES)
+    add("--pool-cache", type=Path, default=Path("checkpoints/pool"), help="where the pools are cached")
+    add("--pool-size", type=int, help="pairs in a pool (default: the pool's own)")
+    add("--checkpoints", type=Path, default=Path("checkpoints"))
+    add("--models", type=Path, default=Path("data/models"))
+    add("--records", type=Path, default=Path("data/records"))
+    add("--samples", type=int, help="planned total; the learning rate falls over its last fifth")
+    add("--minutes", type=float, help="stop after so many minutes, to be resumed")
+    add("--threads", type=int, help="CPU threads")
+    add("--seed", type=int, default=0, help="seed of the training, not of the pool")
+    add("--limit", type=int, help="evaluate, scaling: images per measure (default: as many as the page shows)")
+    return parser.parse_args(arguments)
+
+
+def _pool(phase: PoolConfig, options: argparse.Namespace) -> Pool:
+    return load_pool(replace(phase, n=options.pool_size or phase.n), options.pool_cache)
 
 
 def _train(stage: str, options: argparse.Namespace) -> None:
@@ -109,56 +100,52 @@ def _train(stage: str, options: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"{stage}: no checkpoint of {begin} in {options.checkpoints}; run stage {begin} first"
         )
-    pool = _pool(CRAWLS[stage], options)
-    config = pool.config
+    pool = _pool(DATA[stage], options)
     if stage == "freeze":
         unet.freeze(pool.images, options.checkpoints, device)
         return
-    plans = (
-        autoencoder.PLAN,
-        clip.PLAN,
-        clip.IMAGE_PLAN,
-        clip.SECOND_PLAN,
-        unet.PLAN,
-        unet.SECOND_PLAN,
-        judge.PLAN,
-    )
-    plan = {plan.name: plan for plan in plans}[stage]
-    common = {
-        "folder": options.checkpoints,
-        "plan": _planned(plan, options),
-        "facts": {"pool": json.loads(json.dumps(asdict(config), default=str)), "seed": options.seed},
-        "device": device,
-    }
-    print(f"{stage}: {len(pool.images)} pairs, the last {HELD_OUT} held out; {device}", flush=True)
+    facts = {"pool": json.loads(json.dumps(asdict(pool.config), default=str)), "seed": options.seed}
+    training = Training(
+        plan=_planned(PLANS[stage], options), folder=options.checkpoints, held_out=HELD_OUT,
+        facts=facts, begin=begin, device=device,
+    )  # fmt: skip
+    print(f"{stage}: {len(pool)} pairs, the last {HELD_OUT} held out; {device}", flush=True)
     if stage == "autoencoder":
-        autoencoder.train_autoencoder(pool.images[:-HELD_OUT], pool.images[-HELD_OUT:], **common)
+        autoencoder.train_autoencoder(pool.images, training)
     elif stage == "clip":
-        clip.train_clip(pool.images, pool.captions, held_out=HELD_OUT, **common)
+        clip.train_clip(pool.images, pool.captions, training)
     elif stage in ("clip-image", "clip-image-second"):
         if not (options.checkpoints / "frozen").exists():
             unet.freeze(pool.images, options.checkpoints, device)
-        clip.train_image_tower(pool.images, pool.captions, held_out=HELD_OUT, begin=begin, **common)
+        clip.train_image_tower(pool.images, pool.captions, training)
     elif stage == "judge":
-        vae, sha256 = autoencoder.frozen_autoencoder(options.checkpoints, device)
-        decoded = min(judge.DECODED, len(pool) - HELD_OUT)
-        common["facts"] |= {"vae": sha256, "decoded": decoded}
-        images, scenes = judge.with_decoded(pool.images, pool.scenes, vae, decoded)
-        judge.train_judge(images, scenes, held_out=HELD_OUT, **common)
+        _train_attributes(pool, training)
     else:
-        unet.train_unet(pool.images, pool.captions, held_out=HELD_OUT, begin=begin, **common)
+        unet.train_unet(pool.images, pool.captions, training)
+
+
+def _train_attributes(pool: Pool, training: Training) -> None:
+    vae, sha256 = autoencoder.frozen_autoencoder(training.folder, training.device)
+    decoded = min(train_attributes.DECODED, len(pool) - HELD_OUT)
+    images, scenes = train_attributes.with_decoded(pool.images, pool.scenes, vae, decoded)
+    facts = training.facts | {"vae": sha256, "decoded": decoded}
+    train_attributes.train_classifier(images, scenes, replace(training, facts=facts))
 
 
 def _train_dit(options: argparse.Namespace, device: str) -> None:
-    drawn = {"name": "objects", "split": "train", "n": dit.PICTURES + dit.HELD_OUT, "seed": 0}
-    images = load(**drawn)
-    print(f"dit: {len(images)} labelled pictures, the last {dit.HELD_OUT} held out; {device}", flush=True)
-    facts = {"set": drawn | {"held_out": dit.HELD_OUT}, "seed": options.seed}
-    dit.train_dit(images, options.checkpoints, dit.HELD_OUT, _planned(dit.PLAN, options), facts, device)
+    subset = {"name": "objects", "split": "train", "n": dit.TRAINED_ON + dit.HELD_OUT, "seed": 0}
+    images = load(**subset)
+    print(f"dit: {len(images)} labelled images, the last {dit.HELD_OUT} held out; {device}", flush=True)
+    facts = {"set": subset | {"held_out": dit.HELD_OUT}, "seed": options.seed}
+    training = Training(
+        plan=_planned(dit.PLAN, options), folder=options.checkpoints, held_out=dit.HELD_OUT,
+        facts=facts, device=device,
+    )  # fmt: skip
+    dit.train_dit(images, training)
 
 
 def _planned(plan: Plan, options: argparse.Namespace) -> Plan:
-    """Return a plan with what was asked for on the command line."""
+    """Return a plan with the samples, minutes and seed of the command line."""
     samples = options.samples or plan.samples
     return replace(plan, samples=samples, minutes=options.minutes, seed=options.seed)
 

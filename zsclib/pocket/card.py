@@ -1,4 +1,4 @@
-"""Model cards: what a pocket model is, what it has seen, what it cost, and how well it does."""
+"""Model cards: what a pocket model is, what it was trained on, what it cost, and how well it does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 CARDS = {
     "pocket-clip": (
         "Pocket CLIP",
-        "A CLIP for 32×32 pictures, trained from scratch on the captioned pool of the pocket world. Its text "
+        "A CLIP for 32×32 images, trained from scratch on the captioned pool of the pocket world. Its text "
         "tower is also the text encoder of `pocket-sd`.",
         "from transformers import CLIPModel, CLIPProcessor\n"
         'model = CLIPModel.from_pretrained("data/models/pocket-clip")\n'
@@ -19,7 +19,7 @@ CARDS = {
     ),
     "pocket-sd": (
         "Pocket Stable Diffusion",
-        "A latent text-to-image diffusion model in the layout of Stable Diffusion 1.x, for 32×32 pictures "
+        "A latent text-to-image diffusion model in the layout of Stable Diffusion 1.x, for 32×32 images "
         "and 8×8×4 latents: an autoencoder and a U-Net trained from scratch on the captioned pool of the "
         "pocket world, and the frozen text tower of `pocket-clip`.",
         "from diffusers import StableDiffusionPipeline\n"
@@ -30,9 +30,9 @@ CARDS = {
     "pocket-dit": (
         "Pocket DiT",
         "A class-conditional latent diffusion model in the layout of DiT, for the ten classes of `objects`, "
-        "trained from scratch on labelled pictures with horizontal flips as the only augmentation. "
+        "trained from scratch on labelled images with horizontal flips as the only augmentation. "
         "Autoencoder and noise schedule are those of `pocket-sd`; it knows no text. The transformer's weights "
-        "are kept as float16. Class 10 is the null class of guidance, which `DiTPipeline` itself offers for "
+        "are stored as float16. Class 10 is the null class of guidance, which `DiTPipeline` itself offers for "
         "1,000 classes only: guide it with `zsclib.sampling`.",
         "from diffusers import DiTPipeline\n"
         'pipeline = DiTPipeline.from_pretrained("data/models/pocket-dit")\n'
@@ -40,18 +40,18 @@ CARDS = {
         "diffusers",
     ),
     "pocket-judge": (
-        "Pocket judge",
-        "A small ResNet that reads from a 32×32 picture what it shows: which thing, digit, letter or land cover, its "
-        "colour, the style, and what stands on which side. Trained from scratch on rendered pictures of the pocket "
+        "Pocket attribute classifier",
+        "A small ResNet that reads from a 32×32 image what it shows: which thing, digit, letter or land cover, its "
+        "colour, the style, and what stands on which side. Trained from scratch on rendered images of the pocket "
         "world, some also as the autoencoder decodes them, and their ground truth, never on generated ones, to measure "
-        "what a generator draws.",
-        "from zsclib.pocket.judge import QUESTIONS, open_judge, read\n"
-        'judge = open_judge("data/models/pocket-judge")\n'
-        'read(judge, images)["what"]  # uint8 (n, 32, 32, 3) → indices into QUESTIONS["what"]\n',
+        "how well a generator follows its prompts.",
+        "from zsclib.pocket.attributes import ATTRIBUTES, open_classifier, read\n"
+        'classifier = open_classifier("data/models/pocket-judge")\n'
+        'read(classifier, images)["what"]  # uint8 (n, 32, 32, 3) → indices into ATTRIBUTES["what"]\n',
         "transformers",
     ),
 }
-# the first of these that a training measured is what its card tells
+# a card shows the first of these that its training measured
 VALIDATION = ("what", "psnr", "top1_of_256", "top1", "held_out")
 
 
@@ -75,7 +75,7 @@ def write_cards(models: Path) -> None:
         folder = Path(models) / name
         if folder.exists():
             training = json.loads((folder / "training.json").read_text())
-            _draw_losses(training, folder / "loss.png")
+            _plot_losses(training, folder / "loss.png")
             size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
             (folder / "README.md").write_text(card(name, training, measured.get(name, {}), size))
 
@@ -87,47 +87,42 @@ def card(name: str, training: dict[str, dict], quality: dict, megabytes: float) 
         *("---", "license: mit", f"library_name: {library}", "---", "", f"# {title}", "", what, ""),
         *("```python", code.rstrip(), "```", "", f"Weights: {megabytes:.1f} MB, safetensors.", ""),
         *("## Training", ""),
-        "| part | samples seen | updates | batch | hours | on | final loss | held out |",
+        "| part | samples | steps | batch | hours | on | final loss | held out |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for part, meta in training.items():
         last, plan = meta["history"][-1], meta["plan"]
-        seen = meta["step"] * plan["batch"]
+        samples = meta["step"] * plan["batch"]
         measured = {k: v for row in meta["history"] for k, v in row.items()}  # the newest of each
         held_out = next((f"{key} {measured[key]:.4g}" for key in VALIDATION if key in measured), "–")
         lines.append(
-            f"| {part} | {seen:,} | {meta['step']:,} | {plan['batch']} | {meta['seconds'] / 3600:.1f} "
+            f"| {part} | {samples:,} | {meta['step']:,} | {plan['batch']} | {meta['seconds'] / 3600:.1f} "
             f"| {meta['device']} | {last['loss']:.4g} | {held_out} |"
         )
     lines += ["", "AdamW, averaged weights (EMA). Settings and loss history: `training.json`.", ""]
-    lines += ["![Loss against samples seen](loss.png)", ""]
+    lines += ["![Loss against samples](loss.png)", ""]
     for part, meta in training.items():
         for source, about in (("pool", "Pool"), ("set", "Labelled set")):
-            if drawn := meta["facts"].get(source):
-                lines += [f"{about} of the {part}: `{json.dumps(drawn, ensure_ascii=False)}`", ""]
+            if facts := meta["facts"].get(source):
+                lines += [f"{about} of the {part}: `{json.dumps(facts, ensure_ascii=False)}`", ""]
     lines += ["## Measured quality", ""]
     if not quality:
-        lines += ["Not measured yet: `python -m zsclib.pretraining evaluate`.", ""]
+        lines += ["Not measured yet: `python -m zsclib.pocket evaluate`.", ""]
     else:
         lines += ["| measure | value | 95 % interval | n |", "|---|---|---|---|"]
-        for measure, found in quality.items():
-            interval = f"{found['low']:.3g} to {found['high']:.3g}" if "low" in found else "–"
-            lines.append(
-                f"| {found.get('about', measure)} | {found['value']:.4g} | {interval} | {found['n']:,} |"
-            )
+        for row in quality.values():
+            interval = f"{row['low']:.3g} to {row['high']:.3g}" if "low" in row else "–"
+            lines.append(f"| {row['about']} | {row['value']:.4g} | {interval} | {row['n']:,} |")
         lines.append("")
     lines += [
-        *(
-            "## Limits",
-            "",
-            "Made for study: it knows the pocket world's vocabulary and nothing else. Its pictures",
-        ),
+        *("## Limits", ""),
+        "Made for study: it knows the pocket world's vocabulary and nothing else. Its training images",
         *("come from a renderer; no photograph, person or scraped text was used.", ""),
     ]
     return "\n".join(lines)
 
 
-def _draw_losses(training: dict[str, dict], path: Path) -> None:
+def _plot_losses(training: dict[str, dict], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.6 * len(training), 2.6), dpi=100, layout="constrained")
@@ -136,6 +131,6 @@ def _draw_losses(training: dict[str, dict], path: Path) -> None:
     ):
         samples = [row["samples"] for row in meta["history"]]
         ax.loglog(samples, [row["loss"] for row in meta["history"]], lw=1.2)
-        ax.set(title=part, xlabel="samples seen", ylabel="training loss")
+        ax.set(title=part, xlabel="samples", ylabel="training loss")
         ax.grid(alpha=0.3)
     figure.savefig(path, metadata={"Software": None})

@@ -12,17 +12,14 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from zsclib.hashing import hash_file
 from zsclib.paths import atomic
+from zsclib.pocket.attributes import new_classifier
 from zsclib.pocket.card import thinned, write_cards
-from zsclib.pocket.judge import new_judge
 from zsclib.pretraining.checkpoint import checkpoints, read_meta, write_checkpoint
-from zsclib.pretraining.clip import new_processor
+from zsclib.pretraining.clip import IMAGE_PHASES, new_processor
 from zsclib.pretraining.dit import SIZE, new_dit
 from zsclib.pretraining.loop import load_averaged, load_phases
-from zsclib.pretraining.unet import CHANNELS, new_scheduler, new_unet, write_facts
+from zsclib.pretraining.unet import CHANNELS, UNET_PHASES, new_scheduler, new_unet, write_facts
 from zsclib.world.targets import CLASSES
-
-IMAGE_PHASES = ("clip-image", "clip-image-second")
-UNET_PHASES = ("unet", "unet-second")
 
 
 def export(
@@ -56,17 +53,17 @@ def export(
             print(f"export: {name} was frozen at step {meta['step']}; {newest[-1].name} is not exported")
     tokenizer = CLIPTokenizer.from_pretrained(frozen / "tokenizer")
 
-    def known(*names: str) -> dict[str, dict]:
+    def metas_of(*names: str) -> dict[str, dict]:
         return {name: metas[name] for name in names if name in metas}
 
     clip = CLIPModel.from_pretrained(frozen / "clip")
-    trained = known("clip", *IMAGE_PHASES) | load_phases(clip, folder, *IMAGE_PHASES)
+    trained = metas_of("clip", *IMAGE_PHASES) | load_phases(clip, folder, *IMAGE_PHASES)
 
-    def save_clip(draft: Path) -> None:
-        clip.save_pretrained(draft)
-        new_processor(tokenizer).save_pretrained(draft)
-        new_processor(tokenizer).image_processor.save_pretrained(draft)
-        _copy_words(frozen / "tokenizer", draft)
+    def save_clip(target: Path) -> None:
+        clip.save_pretrained(target)
+        new_processor(tokenizer).save_pretrained(target)
+        new_processor(tokenizer).image_processor.save_pretrained(target)
+        _copy_vocabulary(frozen / "tokenizer", target)
 
     write_model(models / "pocket-clip", trained, save_clip)
 
@@ -74,7 +71,7 @@ def export(
         vae = AutoencoderKL.from_pretrained(frozen / "vae")
         text = CLIPTextModel.from_pretrained(frozen / "text_encoder")
         unet = new_unet(channels, text.config.hidden_size)
-        trained = known("autoencoder", *unet_phases) | load_phases(unet, folder, *unet_phases)
+        trained = metas_of("autoencoder", *unet_phases) | load_phases(unet, folder, *unet_phases)
         pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=text,
@@ -86,19 +83,18 @@ def export(
             requires_safety_checker=False,
         )
 
-        def save_pipeline(draft: Path) -> None:
-            pipeline.save_pretrained(draft)
-            _copy_words(frozen / "tokenizer", draft / "tokenizer")
+        def save_pipeline(target: Path) -> None:
+            pipeline.save_pretrained(target)
+            _copy_vocabulary(frozen / "tokenizer", target / "tokenizer")
 
         write_model(models / "pocket-sd", trained, save_pipeline)
 
     if checkpoints(folder, "dit"):
         export_dit(folder, models, size)
     if checkpoints(folder, "judge"):
-        judge = new_judge()
-        write_model(
-            models / "pocket-judge", {"judge": load_averaged(judge, folder, "judge")}, judge.save_pretrained
-        )
+        classifier = new_classifier()
+        trained = {"judge": load_averaged(classifier, folder, "judge")}
+        write_model(models / "pocket-judge", trained, classifier.save_pretrained)
     write_cards(models)
 
 
@@ -123,7 +119,7 @@ def write_model(target: Path, trained: dict[str, dict], save: Callable[[Path], o
     Args:
         target: the folder; one that is there is replaced.
         trained: part → meta of its checkpoint (`load_averaged`), which become training.json.
-        save: writes everything else into the empty folder it is given.
+        save: writes everything else into an empty folder.
     """
     with atomic(target) as folder:
         folder.mkdir()
@@ -139,7 +135,7 @@ def write_model(target: Path, trained: dict[str, dict], save: Callable[[Path], o
 
 
 def restore(models: Path, folder: Path) -> None:
-    """Take exported folders for checkpoints, so that a training that begins from their weights can be run on them.
+    """Turn exported folders into checkpoints, so that a training that begins from their weights can be run on them.
 
     The opposite of `export`, for what later trainings build on: what was frozen, the image tower and the U-Net. The
     optimiser's state was not exported: a training that has ended cannot be prolonged, only followed by another.
@@ -172,6 +168,6 @@ def restore(models: Path, folder: Path) -> None:
         write_facts(temporary, metas)
 
 
-def _copy_words(tokenizer: Path, target: Path) -> None:
+def _copy_vocabulary(tokenizer: Path, target: Path) -> None:
     for name in ("vocab.json", "merges.txt"):  # the files of Stable Diffusion 1.x, which other tools read
         shutil.copyfile(tokenizer / name, target / name)

@@ -1,4 +1,4 @@
-"""The pocket autoencoder: 32×32×3 pictures ↔ 8×8×4 latents (Rombach et al. 2022, with no adversary)."""
+"""The pocket autoencoder: 32×32×3 images ↔ 8×8×4 latents (Rombach et al. 2022, with no adversary)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from zsclib.hashing import hash_file
+from zsclib.images.tensors import to_images, to_tensor
 from zsclib.paths import atomic
-from zsclib.pretraining.loop import Plan, batch_indices, train
+from zsclib.pretraining.loop import train
+from zsclib.pretraining.plan import Plan, Training, batch_indices
 from zsclib.seeds import rng, torch_generator
 
 PLAN = Plan("autoencoder", samples=92_000, batch=64, rate=1.5e-3, weight_decay=1e-3)
@@ -35,13 +37,32 @@ def new_autoencoder(channels: tuple[int, ...] = CHANNELS) -> AutoencoderKL:
     )
 
 
-def to_tensor(images: np.ndarray) -> Tensor:
-    """uint8 (n, h, w, 3) → float32 (n, 3, h, w) in [−1, 1]."""
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+def train_autoencoder(
+    images: np.ndarray, training: Training, channels: tuple[int, ...] = CHANNELS
+) -> list[dict]:
+    """Train on images uint8 (n, 32, 32, 3) with L1 + L2 and a slight KL term; return the history (`loop.train`)."""
+    plan, device, n = training.plan, training.device, len(images) - training.held_out
+    torch.manual_seed(plan.seed)  # initial weights only
+    model = new_autoencoder(channels).to(device, memory_format=torch.channels_last)
+
+    def loss(model: AutoencoderKL, step: int) -> Tensor:
+        batch = images[np.sort(batch_indices(plan, step, n))]                             # (b, 32, 32, 3)
+        x = to_tensor(augment(batch, rng(plan.seed, "augment", plan.name, step)))         # (b, 3, 32, 32)
+        x = x.to(device, memory_format=torch.channels_last)
+        posterior = model.encode(x).latent_dist                                           # (b, 4, 8, 8)
+        generator = torch_generator(plan.seed, "noise", plan.name, step)
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        decoded = model.decode(posterior.mean + posterior.std * noise).sample             # (b, 3, 32, 32)
+        return F.l1_loss(decoded, x) + F.mse_loss(decoded, x) + KL_WEIGHT * posterior.kl().mean()
+
+    def validate(mean_model: AutoencoderKL) -> dict[str, float]:
+        return {"psnr": psnr(mean_model, images[n:][:512])}
+
+    return train(training, model, loss, validate)
 
 
 def shifted(images: np.ndarray, generator: np.random.Generator, most: int = 3) -> np.ndarray:
-    """Move each picture (n, h, w, 3) by up to `most` pixels either way; what enters repeats the border."""
+    """Move each image (n, h, w, 3) by up to `most` pixels either way; what enters repeats the border."""
     n, h, w, _ = images.shape
     dy, dx = generator.integers(-most, most + 1, (2, n))
     rows = np.clip(np.arange(h) + dy[:, None], 0, h - 1)
@@ -50,7 +71,7 @@ def shifted(images: np.ndarray, generator: np.random.Generator, most: int = 3) -
 
 
 def augment(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Shift, flip, invert and re-light pictures, so that unseen ink and paper are reconstructed too."""
+    """Shift, flip, invert and re-light images, so that unknown ink and paper are reconstructed too."""
     images = shifted(images, generator)
     n = len(images)
     flip, invert = generator.random(n) < 0.5, generator.random(n) < 0.1
@@ -60,50 +81,22 @@ def augment(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.clip((images - 127.5) * gain + 127.5, 0, 255).astype(np.uint8)
 
 
+@torch.no_grad()
 def psnr(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> float:
-    """Return the mean peak signal-to-noise ratio, in dB, of reconstructed uint8 pictures (n, 32, 32, 3)."""
+    """Return the mean peak signal-to-noise ratio, in dB, of reconstructed uint8 images (n, 32, 32, 3)."""
     device = next(model.parameters()).device
     values = []
-    with torch.no_grad():
-        for start in range(0, len(images), batch):
-            x = to_tensor(images[start : start + batch]).to(device)
-            seen = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
-            mse = (((seen - x) / 2) ** 2).mean((1, 2, 3)).clamp_min(1e-10)
-            values.append(-10 * mse.log10())
+    for start in range(0, len(images), batch):
+        x = to_tensor(images[start : start + batch]).to(device)
+        decoded = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+        mse = (((decoded - x) / 2) ** 2).mean((1, 2, 3)).clamp_min(1e-10)
+        values.append(-10 * mse.log10())
     return torch.cat(values).mean().item()
 
 
-def train_autoencoder(
-    images: np.ndarray,
-    held_out: np.ndarray,
-    folder: Path,
-    plan: Plan = PLAN,
-    facts: dict | None = None,
-    channels: tuple[int, ...] = CHANNELS,
-    device: str = "cpu",
-) -> list[dict]:
-    """Train on pictures uint8 (n, 32, 32, 3) with L1 + L2 and a slight KL term; return the history."""
-    torch.manual_seed(plan.seed)  # initial weights only
-    model = new_autoencoder(channels).to(device, memory_format=torch.channels_last)
-
-    def loss(model: AutoencoderKL, step: int) -> Tensor:
-        picked = images[np.sort(batch_indices(plan, step, len(images)))]
-        x = to_tensor(augment(picked, rng(plan.seed, "augment", plan.name, step)))
-        x = x.to(device, memory_format=torch.channels_last)
-        posterior = model.encode(x).latent_dist
-        noise = torch.randn(
-            posterior.mean.shape, generator=torch_generator(plan.seed, "noise", plan.name, step)
-        )
-        seen = model.decode(posterior.mean + posterior.std * noise.to(device)).sample
-        return F.l1_loss(seen, x) + F.mse_loss(seen, x) + KL_WEIGHT * posterior.kl().mean()
-
-    return train(
-        plan, model, loss, folder, facts, lambda mean_model: {"psnr": psnr(mean_model, held_out[:512])}
-    )
-
-
+@torch.no_grad()
 def centre(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Make the latents of `images` zero-mean per channel and set `scaling_factor` = 1 / their deviation.
+    """Make the latents of `images` zero-mean per channel and set `scaling_factor` = 1 / their standard deviation.
 
     The mean is folded into the two 1×1 convolutions around the latents; reconstructions stay what they were.
 
@@ -111,17 +104,38 @@ def centre(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.nda
     """
     device = next(model.parameters()).device
     latents = []
-    with torch.no_grad():
-        for start in range(0, len(images), batch):
-            x = to_tensor(images[start : start + batch]).to(device)
-            latents.append(model.encode(x).latent_dist.mode().cpu())
-        z = torch.cat(latents)
-        mean = z.mean((0, 2, 3))
-        std = (z - mean[:, None, None]).std().item()
-        model.quant_conv.bias[: len(mean)] -= mean.to(device)
-        model.post_quant_conv.bias += model.post_quant_conv.weight[:, :, 0, 0] @ mean.to(device)
+    for start in range(0, len(images), batch):
+        x = to_tensor(images[start : start + batch]).to(device)
+        latents.append(model.encode(x).latent_dist.mode().cpu())
+    z = torch.cat(latents)
+    mean = z.mean((0, 2, 3))
+    std = (z - mean[:, None, None]).std().item()
+    model.quant_conv.bias[: len(mean)] -= mean.to(device)
+    model.post_quant_conv.bias += model.post_quant_conv.weight[:, :, 0, 0] @ mean.to(device)
     model.register_to_config(scaling_factor=1 / std)
     return ((z - mean[:, None, None]) / std).half().numpy()
+
+
+@torch.no_grad()
+def encoded(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Return the scaled latents of images uint8 (n, 32, 32, 3), float16 (n, 4, 8, 8)."""
+    device = next(vae.parameters()).device
+    parts = [
+        vae.encode(to_tensor(images[start : start + batch]).to(device)).latent_dist.mode().cpu()
+        for start in range(0, len(images), batch)
+    ]
+    return (torch.cat(parts) * vae.config.scaling_factor).half().numpy()
+
+
+@torch.no_grad()
+def reconstructed(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Return what is left of images uint8 (n, 32, 32, 3) after encoding and decoding, in the same form."""
+    device = next(vae.parameters()).device
+    decoded = np.empty_like(images)
+    for start in range(0, len(images), batch):
+        x = to_tensor(images[start : start + batch]).to(device)
+        decoded[start : start + batch] = to_images(vae.decode(vae.encode(x).latent_dist.mode()).sample)
+    return decoded
 
 
 def frozen_autoencoder(folder: Path, device: str = "cpu") -> tuple[AutoencoderKL, str]:
@@ -136,12 +150,12 @@ def frozen_autoencoder(folder: Path, device: str = "cpu") -> tuple[AutoencoderKL
     return vae, hash_file(frozen / "diffusion_pytorch_model.safetensors")
 
 
-def kept_latents(images: np.ndarray, folder: Path, device: str = "cpu") -> tuple[np.ndarray, dict]:
-    """Encode pictures once, by the autoencoder that was frozen in a checkpoint folder.
+def cached_latents(images: np.ndarray, folder: Path, device: str = "cpu") -> tuple[np.ndarray, dict]:
+    """Encode images once, by the autoencoder that was frozen in a checkpoint folder.
 
     Args:
         images: uint8 (n, 32, 32, 3).
-        folder: holds `frozen/vae` (see `unet.freeze`); the latents are kept there, and read on a second call.
+        folder: holds `frozen/vae` (see `unet.freeze`); the latents are written there, and read on a second call.
 
     Returns: the scaled latents, float16 (n, 4, 8, 8), and the facts that identify them.
     Raises: FileNotFoundError when no autoencoder was frozen yet.
@@ -153,27 +167,3 @@ def kept_latents(images: np.ndarray, folder: Path, device: str = "cpu") -> tuple
         with atomic(path) as temporary:
             np.save(temporary, encoded(vae, images))
     return np.load(path), facts
-
-
-@torch.no_grad()
-def reconstructed(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Return what is left of pictures uint8 (n, 32, 32, 3) after encoding and decoding, in the same form."""
-    device = next(vae.parameters()).device
-    seen = np.empty_like(images)
-    for start in range(0, len(images), batch):
-        x = to_tensor(images[start : start + batch]).to(device)
-        x = vae.decode(vae.encode(x).latent_dist.mode()).sample
-        x = ((x + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
-        seen[start : start + batch] = x.permute(0, 2, 3, 1).cpu().numpy()
-    return seen
-
-
-@torch.no_grad()
-def encoded(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Return the scaled latents of pictures uint8 (n, 32, 32, 3), float16 (n, 4, 8, 8)."""
-    device = next(vae.parameters()).device
-    parts = [
-        vae.encode(to_tensor(images[start : start + batch]).to(device)).latent_dist.mode().cpu()
-        for start in range(0, len(images), batch)
-    ]
-    return (torch.cat(parts) * vae.config.scaling_factor).half().numpy()

@@ -28,21 +28,21 @@ def digest_path(path: Path) -> Path:
 
 def checkpoints(folder: Path, name: str) -> list[Path]:
     """Return the checkpoints of one training in `folder`, oldest first."""
-    found = Path(folder).glob(f"{name}-*.safetensors")
-    return sorted(p for p in found if p.stem.removeprefix(f"{name}-").isdigit())
+    paths = Path(folder).glob(f"{name}-*.safetensors")
+    return sorted(p for p in paths if p.stem.removeprefix(f"{name}-").isdigit())
 
 
 def read_meta(path: Path) -> dict:
-    """Return what a checkpoint says of itself: step, seconds, plan, facts, device, history.
+    """Return the metadata of a checkpoint: step, seconds, plan, facts, device, history.
 
     Raises: ValueError when the file is not the one that was written (compared with its `.sha256`).
     """
     beside = digest_path(path)
     expected = beside.read_text().strip() if beside.exists() else f"one in {beside.name}, which is missing"
-    found = hash_file(path)
-    if found != expected:
+    actual = hash_file(path)
+    if actual != expected:
         raise ValueError(
-            f"checkpoint {path.name} was cut short or altered: its SHA-256 is {found}, expected {expected}; "
+            f"checkpoint {path.name} was cut short or altered: its SHA-256 is {actual}, expected {expected}; "
             "delete it to go on from the one before, or to start anew"
         )
     with safe_open(path, "pt") as file:

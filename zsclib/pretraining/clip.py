@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from zsclib.pretraining.autoencoder import shifted, to_tensor
-from zsclib.pretraining.loop import Plan, batch_indices, begin_from, train
+from zsclib.images.tensors import to_tensor
+from zsclib.pretraining.autoencoder import shifted
+from zsclib.pretraining.loop import begin_from, train
+from zsclib.pretraining.plan import Plan, Training, batch_indices
 from zsclib.pretraining.tokenizer import LENGTH, token_ids, train_tokenizer
 from zsclib.seeds import rng
 
@@ -27,22 +29,21 @@ PLAN = Plan(
     validate_every=200,
 )
 IMAGE_PLAN = replace(PLAN, name="clip-image", samples=460_000)
-SECOND_PLAN = replace(IMAGE_PLAN, name="clip-image-second", samples=700_000)
+PHASE_2_PLAN = replace(IMAGE_PLAN, name="clip-image-second", samples=700_000)
+IMAGE_PHASES = (IMAGE_PLAN.name, PHASE_2_PLAN.name)  # successive trainings of the image tower
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
 
 
 def new_clip(tokenizer: CLIPTokenizer, text: dict = TEXT, vision: dict = VISION, patch: int = 4) -> CLIPModel:
-    """Return an untrained CLIP for 32×32 pictures and prompts of up to 32 tokens."""
+    """Return an untrained CLIP for 32×32 images and prompts of up to 32 tokens."""
     marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     marks |= {"pad_token_id": tokenizer.pad_token_id}
+    vocabulary = {"vocab_size": len(tokenizer), "max_position_embeddings": LENGTH}
     common = {"hidden_act": "gelu", "projection_dim": text["hidden_size"]}
     return CLIPModel(
         CLIPConfig(
-            text_config=text
-            | marks
-            | common
-            | {"vocab_size": len(tokenizer), "max_position_embeddings": LENGTH},
+            text_config=text | marks | common | vocabulary,
             vision_config=vision | common | {"image_size": 32, "patch_size": patch},
             projection_dim=text["hidden_size"],
         )
@@ -50,7 +51,7 @@ def new_clip(tokenizer: CLIPTokenizer, text: dict = TEXT, vision: dict = VISION,
 
 
 def new_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
-    """Return the processor that feeds pictures of any size to the pocket CLIP; Pillow only."""
+    """Return the processor that feeds images of any size to the pocket CLIP; Pillow only."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": 32},
         crop_size={"height": 32, "width": 32},
@@ -60,17 +61,39 @@ def new_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
     return CLIPProcessor(images, tokenizer)
 
 
+def bfloat16_is_fast(device: str | torch.device) -> bool:
+    """Say whether a device has instructions for bfloat16: a recent GPU, or a CPU with AVX512-BF16, AMX or Arm's bf16.
+
+    On two such CPU cores the towers trained about 1.5 times as fast as in float32. A CPU without them converts every
+    number to and fro, which is ten times slower.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch < 2.10 does not tell, and is taken for a CPU without
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def autocast(model: CLIPModel) -> torch.autocast:
+    """Return the precision of the towers: bfloat16 while they are trained where it is fast, else float32."""
+    device = model.device
+    return torch.autocast(device.type, torch.bfloat16, enabled=model.training and bfloat16_is_fast(device))
+
+
 def similarities(model: CLIPModel, images: Tensor, ids: Tensor) -> Tensor:
     """Return exp(logit_scale) · cosine, float32 (images, texts), skipping the padding all texts share."""
     end = model.config.text_config.eos_token_id
-    longest = (
-        int((ids == end).int().argmax(1).max()) + 1
-    )  # the text tower is causal: the first end mark sees all
-    # bfloat16 made the towers' training about 1.5 times as fast on two CPU cores; logits stay in float32
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=model.training):
-        u = model.get_image_features(pixel_values=images).pooler_output
-        v = model.get_text_features(input_ids=ids[:, :longest]).pooler_output
-    u, v = u.float(), v.float()
+    # the text tower is causal: what follows the first end mark changes nothing
+    longest = int((ids == end).int().argmax(1).max()) + 1
+    with autocast(model):
+        u = model.get_image_features(pixel_values=images).pooler_output                    # (n, d)
+        v = model.get_text_features(input_ids=ids[:, :longest]).pooler_output              # (m, d)
+    return scaled_cosines(model, u.float(), v.float())
+
+
+def scaled_cosines(model: CLIPModel, u: Tensor, v: Tensor) -> Tensor:
+    """Return exp(logit_scale) · cosine of image features u (n, d) and text features v (m, d), float32 (n, m)."""
     u, v = u / u.norm(dim=1, keepdim=True), v / v.norm(dim=1, keepdim=True)
     return model.logit_scale.exp().clamp(max=100) * u @ v.T
 
@@ -83,103 +106,83 @@ def contrastive_loss(logits: Tensor, same: Tensor) -> Tensor:
     return (rows + columns) / 2
 
 
+@torch.no_grad()
 def top1(model: CLIPModel, images: np.ndarray, ids: Tensor, batch: int = 256) -> float:
-    """Return how often a picture finds its own caption, or one equal to it, among `batch` of them."""
+    """Return how often an image is matched with its own caption, or one equal to it, among `batch` of them."""
     device = next(model.parameters()).device
-    found = []
-    with torch.no_grad():
-        for start in range(0, len(images), batch):
-            own = ids[start : start + batch].to(device)
-            logits = similarities(model, to_tensor(images[start : start + batch]).to(device), own)
-            best = own[logits.argmax(1)]
-            found.append((best == own).all(1).float().cpu())
-    return torch.cat(found).mean().item()
+    correct = []
+    for start in range(0, len(images), batch):
+        own = ids[start : start + batch].to(device)
+        logits = similarities(model, to_tensor(images[start : start + batch]).to(device), own)
+        best = own[logits.argmax(1)]
+        correct.append((best == own).all(1).float().cpu())
+    return torch.cat(correct).mean().item()
 
 
-def train_clip(
-    images: np.ndarray,
-    captions: list[str],
-    folder: Path,
-    held_out: int,
-    plan: Plan = PLAN,
-    facts: dict | None = None,
-    device: str = "cpu",
-    **sizes: dict,
-) -> list[dict]:
-    """Train on pictures uint8 (n, 32, 32, 3) and captions but the last `held_out`; return the history."""
-    tokenizer = open_tokenizer(folder, captions[: len(captions) - held_out])
+def train_clip(images: np.ndarray, captions: list[str], training: Training, **sizes: dict) -> list[dict]:
+    """Train both towers on images uint8 (n, 32, 32, 3) and their captions; return the history (`loop.train`)."""
+    plan, device, n = training.plan, training.device, len(images) - training.held_out
+    tokenizer = open_tokenizer(training.folder, captions[:n])
     ids = token_ids(tokenizer, captions)
-    n = len(images) - held_out
     torch.manual_seed(plan.seed)  # initial weights only
     model = new_clip(tokenizer, **sizes).to(device)
 
     def loss(model: CLIPModel, step: int) -> Tensor:
-        picked = np.sort(batch_indices(plan, step, n))
-        pictures = shifted(images[picked], rng(plan.seed, "augment", plan.name, step), most=2)
-        own = ids[picked].to(device)
-        same = (own[:, None] == own[None]).all(2)
-        return contrastive_loss(similarities(model, to_tensor(pictures).to(device), own), same)
+        index = np.sort(batch_indices(plan, step, n))
+        x = to_tensor(shifted(images[index], rng(plan.seed, "augment", plan.name, step), most=2))
+        own = ids[index].to(device)                                                        # (b, 32)
+        same = (own[:, None] == own[None]).all(2)                                          # (b, b)
+        return contrastive_loss(similarities(model, x.to(device), own), same)
 
     def validate(mean_model: CLIPModel) -> dict[str, float]:
         return {"top1_of_256": top1(mean_model, images[n:][:1024], ids[n:][:1024])}
 
-    return train(plan, model, loss, folder, facts, validate)
+    return train(training, model, loss, validate)
 
 
-def train_image_tower(
-    images: np.ndarray,
-    captions: list[str],
-    folder: Path,
-    held_out: int,
-    plan: Plan = IMAGE_PLAN,
-    facts: dict | None = None,
-    device: str = "cpu",
-    begin: str | None = None,
-) -> list[dict]:
+def train_image_tower(images: np.ndarray, captions: list[str], training: Training) -> list[dict]:
     """Train CLIP's image tower on under its locked text tower (Zhai et al. 2022, LiT); return the history.
 
     A U-Net reads the text tower that was frozen for it, so that tower may not move any more; the image tower,
-    the two projections and the temperature may, and profit from more pictures. `begin` names an earlier training
-    of `folder` that this one starts from; without it, it starts from the CLIP that was frozen.
+    the two projections and the temperature may, and profit from more images. A training that begins from no other
+    one starts from the CLIP that was frozen.
     """
-    frozen = Path(folder) / "frozen"
+    plan, device, n = training.plan, training.device, len(images) - training.held_out
+    frozen = Path(training.folder) / "frozen"
     tokenizer = CLIPTokenizer.from_pretrained(frozen / "tokenizer")
     model = CLIPModel.from_pretrained(frozen / "clip").to(device)
     model.text_model.requires_grad_(False)
-    facts = (facts or {}) | begin_from(begin, model, folder)
+    facts = training.facts | begin_from(training.begin, model, training.folder)
+    facts |= json.loads((frozen / "facts.json").read_text())
     unique, row = np.unique(np.array(captions), return_inverse=True)
-    with torch.no_grad():  # what the locked tower says, once per caption
+    with torch.no_grad():  # the locked tower reads every caption once
         ids = token_ids(tokenizer, unique.tolist())
-        said = torch.cat([model.text_model(part.to(device)).pooler_output for part in ids.split(512)])
-    n = len(images) - held_out
+        states = torch.cat([model.text_model(part.to(device)).pooler_output for part in ids.split(512)])
 
-    def logits_of(model: CLIPModel, pictures: np.ndarray, own: np.ndarray) -> Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=model.training):
-            u = model.get_image_features(pixel_values=to_tensor(pictures).to(device)).pooler_output
-        u, v = u.float(), model.text_projection(said[own])
-        u, v = u / u.norm(dim=1, keepdim=True), v / v.norm(dim=1, keepdim=True)
-        return model.logit_scale.exp().clamp(max=100) * u @ v.T
+    def logits_of(model: CLIPModel, batch: np.ndarray, rows: np.ndarray) -> Tensor:
+        with autocast(model):
+            u = model.get_image_features(pixel_values=to_tensor(batch).to(device)).pooler_output
+        return scaled_cosines(model, u.float(), model.text_projection(states[rows]))       # (b, b)
 
     def loss(model: CLIPModel, step: int) -> Tensor:
-        picked = np.sort(batch_indices(plan, step, n))
-        pictures = shifted(images[picked], rng(plan.seed, "augment", plan.name, step), most=2)
-        same = torch.from_numpy(row[picked][:, None] == row[picked][None]).to(device)
-        return contrastive_loss(logits_of(model, pictures, row[picked]), same)
+        index = np.sort(batch_indices(plan, step, n))
+        batch = shifted(images[index], rng(plan.seed, "augment", plan.name, step), most=2)
+        same = torch.from_numpy(row[index][:, None] == row[index][None]).to(device)
+        return contrastive_loss(logits_of(model, batch, row[index]), same)
 
     def validate(mean_model: CLIPModel) -> dict[str, float]:
         own = row[n:][:256]
         best = logits_of(mean_model, images[n:][:256], own).argmax(1).cpu().numpy()
         return {"top1_of_256": float((own[best] == own).mean())}
 
-    facts |= json.loads((frozen / "facts.json").read_text())
-    return train(plan, model, loss, folder, facts, validate)
+    return train(replace(training, facts=facts), model, loss, validate)
 
 
 def open_tokenizer(folder: Path, captions: list[str]) -> CLIPTokenizer:
-    """Return the tokenizer kept in the checkpoint folder, learning it first where there is none."""
-    kept = Path(folder) / "tokenizer"
-    if (kept / "done").exists():
-        return CLIPTokenizer.from_pretrained(kept)
-    tokenizer = train_tokenizer(captions, kept)
-    (kept / "done").touch()
+    """Return the tokenizer of the checkpoint folder, learning it first where there is none."""
+    path = Path(folder) / "tokenizer"
+    if (path / "done").exists():
+        return CLIPTokenizer.from_pretrained(path)
+    tokenizer = train_tokenizer(captions, path)
+    (path / "done").touch()
     return tokenizer

@@ -1,4 +1,4 @@
-"""A byte-level CLIP tokenizer learnt from the pool's captions: pool words are short, no word is unknown."""
+"""A byte-level CLIP tokenizer learnt from the pool's captions: their words are short, no word is unknown."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def train_tokenizer(captions: Iterable[str], folder: Path, merges: int = 1000) -
     )
     pairs = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]][:merges]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    known = set(tokens)
-    tokens += dict.fromkeys(a + b for a, b in pairs if a + b not in known)
+    letters = set(tokens)
+    tokens += dict.fromkeys(a + b for a, b in pairs if a + b not in letters)
     tokens += [START, END]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

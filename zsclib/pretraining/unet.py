@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +17,17 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from zsclib.hashing import hash_file
 from zsclib.paths import atomic
-from zsclib.pretraining.autoencoder import centre, kept_latents, new_autoencoder
+from zsclib.pretraining.autoencoder import cached_latents, centre, new_autoencoder
 from zsclib.pretraining.checkpoint import checkpoints
 from zsclib.pretraining.clip import new_clip
-from zsclib.pretraining.loop import Plan, batch_indices, begin_from, load_averaged, train
+from zsclib.pretraining.loop import begin_from, load_averaged, train
+from zsclib.pretraining.plan import Plan, Training, batch_indices
 from zsclib.pretraining.tokenizer import token_ids
 from zsclib.seeds import rng, torch_generator
 
 PLAN = Plan("unet", samples=1_400_000, batch=128, rate=1e-3, milestones=True)
-SECOND_PLAN = replace(PLAN, name="unet-second", samples=600_000)
+PHASE_2_PLAN = replace(PLAN, name="unet-second", samples=600_000)
+UNET_PHASES = (PLAN.name, PHASE_2_PLAN.name)  # successive trainings
 CHANNELS = (64, 128)
 GAMMA = 5.0  # min-SNR
 FROZEN = ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
@@ -32,7 +35,7 @@ EMPTY = 0.1  # share of captions replaced by the empty prompt, for guidance (Ho 
 
 
 def new_unet(channels: tuple[int, ...] = CHANNELS, width: int = 128, heads: int = 4) -> UNet2DConditionModel:
-    """Return an untrained U-Net for 4×8×8 latents with cross-attention at every level."""
+    """Return an untrained U-Net for 4×8×8 latents with cross-attention at both resolutions."""
     depth = len(channels)
     return UNet2DConditionModel(
         sample_size=8,
@@ -72,63 +75,68 @@ def spread_timesteps(n: int, steps: int, generator: np.random.Generator) -> Tens
     return torch.from_numpy(generator.permutation(t))
 
 
-def train_unet(
-    images: np.ndarray,
-    captions: list[str],
-    folder: Path,
-    held_out: int,
-    plan: Plan = PLAN,
-    facts: dict | None = None,
-    device: str = "cpu",
-    channels: tuple[int, ...] = CHANNELS,
-    begin: str | None = None,
-) -> list[dict]:
-    """Train on the latents and captions of a pool, all but the last `held_out`; return the history.
+def noise_prediction_loss(
+    predict: Callable[[Tensor, Tensor], Tensor], z: Tensor, ᾱ: Tensor, plan: Plan, *keys: int | str
+) -> Tensor:
+    """Return the min-SNR weighted loss of predicting the noise in noisy latents (Ho et al. 2020, eq. 14).
 
-    The autoencoder and CLIP of `folder` are frozen on the first call (see `freeze`). `begin` names an earlier
-    training of `folder` whose averaged weights this one starts from; without it, it starts from random ones.
+    Args:
+        predict: (z_t, t) → ε̂, float (n, 4, 8, 8).
+        z: scaled latents, float (n, 4, 8, 8), on the network's device.
+        ᾱ: the noise schedule's cumulative product, float (T,), on the same device.
+        plan, keys: name the timesteps and the noise, together with the plan's seed.
     """
+    t = spread_timesteps(len(z), len(ᾱ), rng(plan.seed, "timesteps", plan.name, *keys))    # (n,)
+    ε = torch.randn(z.shape, generator=torch_generator(plan.seed, "noise", plan.name, *keys))
+    t, ε = t.to(z.device), ε.to(z.device)
+    a, s = ᾱ[t].sqrt()[:, None, None, None], (1 - ᾱ[t]).sqrt()[:, None, None, None]        # (n, 1, 1, 1)
+    z_t = a * z + s * ε                                                                    # (n, 4, 8, 8)
+    errors = ((predict(z_t, t) - ε) ** 2).mean((1, 2, 3))                                  # (n,)
+    return (min_snr_weight(ᾱ, t) * errors).mean()
+
+
+def train_unet(
+    images: np.ndarray, captions: list[str], training: Training, channels: tuple[int, ...] = CHANNELS
+) -> list[dict]:
+    """Train on the latents and captions of a pool; return the history (`loop.train`).
+
+    The autoencoder and CLIP of the training's folder are frozen on the first call (see `freeze`).
+    """
+    plan, folder, device = training.plan, training.folder, training.device
+    n = len(images) - training.held_out
     text, tokenizer, frozen = frozen_parts(images, folder, device)
-    latents, pictures = kept_latents(images, folder, device)
-    conditions, row = encode_captions(text, tokenizer, ["", *captions], folder)
+    latents, facts = cached_latents(images, folder, device)                                # (n + held out, 4, 8, 8)
+    states, row = encode_captions(text, tokenizer, ["", *captions], folder)                # (unique captions, 32, d)
     empty, row = row[0], row[1:]
-    ᾱ = new_scheduler().alphas_cumprod.to(device)
-    n = len(latents) - held_out
+    ᾱ = new_scheduler().alphas_cumprod.to(device)                                          # (T,)
     torch.manual_seed(plan.seed)  # initial weights only
     model = new_unet(channels, text.config.hidden_size).to(device, memory_format=torch.channels_last)
-    facts = (facts or {}) | frozen | pictures | begin_from(begin, model, folder)
+    facts = training.facts | frozen | facts | begin_from(training.begin, model, folder)
 
-    def weighted_error(
-        model: UNet2DConditionModel, z: np.ndarray, own: np.ndarray, *keys: int | str
-    ) -> Tensor:
-        """Return the loss of latents z (n, 4, 8, 8) under the captions `own` (n,), at the noise of a step."""
-        t = spread_timesteps(len(z), len(ᾱ), rng(plan.seed, "timesteps", plan.name, *keys))
-        noise = torch.randn(z.shape, generator=torch_generator(plan.seed, "noise", plan.name, *keys))
-        z, condition = torch.from_numpy(z), torch.from_numpy(conditions[own])
-        z, condition, t, noise = (x.to(device) for x in (z.float(), condition.float(), t, noise))
-        a = ᾱ[t][:, None, None, None]
-        z_t = (a.sqrt() * z + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
-        errors = ((model(z_t, t, condition).sample - noise) ** 2).mean((1, 2, 3))
-        return (min_snr_weight(ᾱ, t) * errors).mean()
+    def loss_of(model: UNet2DConditionModel, z: np.ndarray, rows: np.ndarray, *keys: int | str) -> Tensor:
+        """Return the loss of latents z (n, 4, 8, 8) under the captions of these rows (n,), at the noise of a step."""
+        condition = torch.from_numpy(states[rows]).to(device).float()                      # (n, 32, d)
+
+        def predict(z_t: Tensor, t: Tensor) -> Tensor:
+            return model(z_t.to(memory_format=torch.channels_last), t, condition).sample
+
+        return noise_prediction_loss(predict, torch.from_numpy(z).to(device).float(), ᾱ, plan, *keys)
 
     def loss(model: UNet2DConditionModel, step: int) -> Tensor:
-        picked = np.sort(batch_indices(plan, step, n))
-        dropped = rng(plan.seed, "empty", plan.name, step).random(len(picked)) < EMPTY
-        return weighted_error(model, latents[picked], np.where(dropped, empty, row[picked]), step)
+        index = np.sort(batch_indices(plan, step, n))
+        dropped = rng(plan.seed, "empty", plan.name, step).random(len(index)) < EMPTY
+        return loss_of(model, latents[index], np.where(dropped, empty, row[index]), step)
 
     def validate(mean_model: UNet2DConditionModel) -> dict[str, float]:
-        m = min(512, held_out)
-        return {
-            "held_out": weighted_error(mean_model, latents[n : n + m], row[n : n + m], "validation").item()
-        }
+        return {"held_out": loss_of(mean_model, latents[n:][:512], row[n:][:512], "validation").item()}
 
-    return train(plan, model, loss, folder, facts, validate)
+    return train(replace(training, facts=facts), model, loss, validate)
 
 
 def encode_captions(
     text: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[str], folder: Path, batch: int = 512
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the text tower says of every different caption, and which of these rows each caption has.
+    """Return the text tower's states of every different caption, and which of these rows each caption has.
 
     Returns: the last hidden states, float16 (unique captions, 32, width), memory-mapped from a file in
         `folder` (8 KB per caption at width 128), and the rows, int64 (n,).
@@ -173,7 +181,7 @@ def freeze(images: np.ndarray, folder: Path, device: str = "cpu") -> None:
 
 
 def write_facts(frozen: Path, metas: dict[str, dict]) -> None:
-    """Write down what was frozen, and the metas of the trainings it came from, autoencoder and CLIP among them."""
+    """Write which parts were frozen, and the metas of the trainings they came from."""
     facts = {"sha256": {name: hash_file(frozen / name) for name in FROZEN}}
     facts |= {name: metas[name]["step"] for name in ("autoencoder", "clip")}
     (frozen / "facts.json").write_text(json.dumps(facts, indent=1))

@@ -1,4 +1,4 @@
-"""A scene in words, as the web would caption it: with synonyms, things left out, and sometimes wrong."""
+"""The caption of a scene, as the web would write it: with synonyms, things left out, and sometimes wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SYNONYMS = {
     "farmland": ("farmland", "farmland", "crop field"),
     "highway": ("highway", "highway", "motorway"),
 }
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 STYLE_PHRASES = {
     "photo": ("a photo of", "a photo of", "a photograph of", "a picture of"),
     "drawing": ("a drawing of", "an ink drawing of"),
@@ -36,13 +36,13 @@ BACKGROUND_PHRASES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaptionMix:
     """The knobs of the captions; each is a probability per caption.
 
     Args:
-        omit_style, omit_colour, omit_background: how often that part is left unsaid.
-        omit_material: how often the material of a thing that is not plain is left unsaid.
+        omit_style, omit_colour, omit_background: how often that part is left out.
+        omit_material: how often the material of a thing that is not plain is left out.
         noise: how often one fact is replaced by a wrong one.
     """
 
@@ -58,9 +58,9 @@ def caption(scene: Scene, rng: np.random.Generator, mix: CaptionMix) -> str:
     if rng.random() < mix.noise:
         scene = _mistaken(scene, rng)
     if scene.kind == "land":
-        view = ("a satellite view of", "an aerial photo of", "a satellite photo of")
-        head = "" if rng.random() < mix.omit_style else _pick(rng, view)
-        return f"{head} {with_article(_word(scene.symbol, rng))}".strip()
+        phrases = ("a satellite view of", "an aerial photo of", "a satellite photo of")
+        head = "" if rng.random() < mix.omit_style else _pick(rng, phrases)
+        return f"{head} {with_article(_name(scene.symbol, rng))}".strip()
     if scene.kind in ("digit", "letter"):
         return _printed(scene, rng, mix)
     head = "" if rng.random() < mix.omit_style else _pick(rng, STYLE_PHRASES[scene.style])
@@ -68,29 +68,29 @@ def caption(scene: Scene, rng: np.random.Generator, mix: CaptionMix) -> str:
     with_colour = scene.style != "sketch" and rng.random() >= mix.omit_colour
     phrases = []
     for thing in scene.things:
-        words = [_word(thing.noun, rng)]
+        parts = [_name(thing.noun, rng)]
         if thing.material != "plain" and not (mix.omit_material and rng.random() < mix.omit_material):
-            words.insert(0, thing.material)
+            parts.insert(0, thing.material)
         if with_colour and thing.material != "wooden":
-            words.insert(0, thing.colour)
-        phrases.append(with_article(" ".join(words)))
+            parts.insert(0, thing.colour)
+        phrases.append(with_article(" ".join(parts)))
     body = f" {scene.relation or 'and'} ".join(phrases)
     shows_place = scene.style in ("photo", "painting", "night")
     tail = BACKGROUND_PHRASES[scene.background] if shows_place and rng.random() >= mix.omit_background else ""
     return f"{head} {body} {tail}".strip()
 
 
-def with_article(words: str) -> str:
+def with_article(phrase: str) -> str:
     """Return "a …" or "an …"; land covers without a countable noun stay bare."""
-    if words in ("farmland",):
-        return words
-    return f"{'an' if words[0] in 'aeio' or words.startswith('umb') else 'a'} {words}"
+    if phrase == "farmland":
+        return phrase
+    return f"{'an' if phrase[0] in 'aeio' or phrase.startswith('umb') else 'a'} {phrase}"
 
 
 def _printed(scene: Scene, rng: np.random.Generator, mix: CaptionMix) -> str:
     symbol = scene.symbol
     if scene.kind == "digit":
-        name = NUMBER_WORDS[int(symbol)] if rng.random() < 0.25 else symbol
+        name = NUMERALS[int(symbol)] if rng.random() < 0.25 else symbol
         body = _pick(rng, (f"the number {name}", f"the number {name}", f"the digit {name}"))
     else:
         body = f"the letter {symbol.lower()}"
@@ -99,7 +99,7 @@ def _printed(scene: Scene, rng: np.random.Generator, mix: CaptionMix) -> str:
     return f"{head} {body} {tail}".strip()
 
 
-def _word(noun: str, rng: np.random.Generator) -> str:
+def _name(noun: str, rng: np.random.Generator) -> str:
     return _pick(rng, SYNONYMS[noun]) if noun in SYNONYMS else noun
 
 

@@ -16,14 +16,14 @@ SHEDS = ((0.86, 0.87, 0.88), (0.70, 0.73, 0.78), (0.55, 0.60, 0.68))
 
 
 def land(cover: str, rng: np.random.Generator) -> np.ndarray:
-    """Return one view, float (N, N, 3), of a land cover (a name of `scenes.LANDS`)."""
+    """Return one image, float (N, N, 3), of a land cover (a name of `scenes.LANDS`)."""
     c, s = cos_sin(round(360.0 * rng.random(), 3))
     u, v = X * np.float32(c) + Y * np.float32(s), Y * np.float32(c) - X * np.float32(s)
-    draw = {
+    recipe = {
         "forest": _forest, "farmland": _farmland, "river": _river, "highway": _highway,
         "residential area": _residential, "industrial area": _industrial, "lake": _lake, "orchard": _orchard,
     }[cover]  # fmt: skip
-    return draw(rng, u, v) * (0.85 + 0.25 * rng.random())
+    return recipe(rng, u, v) * (0.85 + 0.25 * rng.random())
 
 
 def _meadow(rng: np.random.Generator) -> np.ndarray:

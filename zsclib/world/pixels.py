@@ -1,4 +1,4 @@
-"""Pixels of the pocket world: a grid of N×N points, twice the final size, and the few operations painted on it.
+"""Pixels of the pocket world: a grid of N×N points, twice the final size, and the few operations that paint on it.
 
 Only + − × ÷ √, floor and comparisons: IEEE 754 rounds those alike on every machine, so a seed gives the same bytes.
 """
@@ -11,7 +11,7 @@ SIZE, OVER = 32, 2
 N = SIZE * OVER
 _axis = (np.arange(N, dtype=np.float32) + 0.5) / (N / 2) - 1.0
 X, Y = np.meshgrid(_axis, -_axis)  # (N, N), y up
-EDGE = 2.0 / SIZE  # one final pixel in picture units: the width of an anti-aliased edge
+EDGE = 2.0 / SIZE  # one final pixel in units of half the image: the width of an anti-aliased edge
 
 
 def flat(colour: np.ndarray | float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The captioned pool: the pocket world's stand-in for the web, drawn item by item from a seed."""
+"""The captioned pool: the pocket world's stand-in for the web, made item by item from a seed."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import numpy as np
 import pandas as pd
 
 from zsclib.paths import atomic
-from zsclib.seeds import rng
+from zsclib.seeds import rng as seeded
 from zsclib.world.captions import CaptionMix, caption
 from zsclib.world.render import render
 from zsclib.world.scenes import Scene, SceneMix, pool_scene
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """Everything that determines a pool.
 
     Args:
         n: pairs in the pool.
-        seed: pools of different seeds share no picture.
+        seed: pools of different seeds share no image.
         near_duplicates: how often an item repeats an earlier one, moved by a pixel and a little brighter or darker,
             under a caption of its own.
-        scenes, captions: the knobs of what is shown and of what is said about it.
+        scenes, captions: the knobs of what the images show and of what the captions say.
     """
 
     n: int = 65_536
@@ -44,10 +44,10 @@ class PoolConfig:
         return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-# What the models learn from. The second crawl shows other pictures than the first, more pairs of things and more
-# printed characters, many of these on cloth or crumpled paper or scanned, and its captions name fewer materials.
-FIRST_CRAWL = PoolConfig()
-SECOND_CRAWL = PoolConfig(
+# The pre-training data, in two phases. Phase 2 has other images than phase 1, more pairs of things and more printed
+# characters, many of these on cloth or crumpled paper or scanned, and its captions name fewer materials.
+PHASE_1 = PoolConfig()
+PHASE_2 = PoolConfig(
     n=131_072,
     seed=1,
     scenes=SceneMix(kinds=(0.42, 0.25, 0.22, 0.04, 0.07), bend=1.6, scans=0.3),
@@ -56,7 +56,7 @@ SECOND_CRAWL = PoolConfig(
 
 
 def beyond(config: PoolConfig, n: int) -> list[Pair]:
-    """Return the n pairs that would follow a pool, none of them a near-copy: what nothing trained on it has seen."""
+    """Return the n pairs that would follow a pool, none of them a near-copy: no model trained on the pool met them."""
     return list(stream(replace(config, near_duplicates=0.0), config.n, config.n + n))
 
 
@@ -91,19 +91,18 @@ class Pool:
 
 
 def item(config: PoolConfig, index: int) -> Pair:
-    """Draw item `index` of a pool; it depends on nothing but the configuration and the index."""
-    draws = rng(config.seed, "pool", index)
-    if index and draws.random() < config.near_duplicates:
-        parent = int(draws.integers(index))
+    """Return item `index` of a pool; it depends on nothing but the configuration and the index."""
+    rng = seeded(config.seed, "pool", index)
+    if index and rng.random() < config.near_duplicates:
+        parent = int(rng.integers(index))
         original = item(config, parent)
-        dx, dy = int(draws.integers(-1, 2)), int(draws.integers(-1, 2))
-        moved = np.roll(original.image, (dy, dx), axis=(0, 1)).astype(np.float32) * (
-            0.9 + 0.2 * draws.random()
-        )
+        dx, dy = int(rng.integers(-1, 2)), int(rng.integers(-1, 2))
+        moved = np.roll(original.image, (dy, dx), axis=(0, 1)).astype(np.float32)
+        moved = moved * (0.9 + 0.2 * rng.random())
         image = np.floor(np.clip(moved, 0, 255) + 0.5).astype(np.uint8)
-        return Pair(image, caption(original.scene, draws, config.captions), original.scene, parent)
-    scene = pool_scene(draws, config.scenes)
-    return Pair(render(scene), caption(scene, draws, config.captions), scene, -1)
+        return Pair(image, caption(original.scene, rng, config.captions), original.scene, parent)
+    scene = pool_scene(rng, config.scenes)
+    return Pair(render(scene), caption(scene, rng, config.captions), scene, -1)
 
 
 def stream(config: PoolConfig, start: int = 0, stop: int | None = None) -> Iterator[Pair]:
@@ -113,12 +112,12 @@ def stream(config: PoolConfig, start: int = 0, stop: int | None = None) -> Itera
 
 
 def load_pool(config: PoolConfig, cache: Path | str | None = None, workers: int | None = None) -> Pool:
-    """Draw a whole pool, or read it back from `cache`.
+    """Make a whole pool, or read it back from `cache`.
 
     Args:
         config: which pool.
-        cache: a folder; the pool is kept there as `<key>.npy` and `<key>.parquet` (about 200 MB for 65,536 pairs).
-        workers: processes that draw; default: one per core. Their number changes nothing.
+        cache: a folder; the pool lies there as `<key>.npy` and `<key>.parquet` (about 200 MB for 65,536 pairs).
+        workers: processes that make it; default: one per core. Their number changes nothing.
 
     Returns:
         The pool; its images are a read-only memory map when cached.
@@ -127,7 +126,7 @@ def load_pool(config: PoolConfig, cache: Path | str | None = None, workers: int 
         folder = Path(cache)
         pixels, table = folder / f"{config.key()}.npy", folder / f"{config.key()}.parquet"
         if not table.exists():
-            pool = _draw(config, workers)
+            pool = _make(config, workers)
             with atomic(pixels) as temporary:
                 np.save(temporary, pool.images)
             with atomic(table) as temporary:  # last: where it is, the pool is whole
@@ -135,10 +134,10 @@ def load_pool(config: PoolConfig, cache: Path | str | None = None, workers: int 
         scenes = pd.read_parquet(table)
         captions = scenes.pop("caption").tolist()
         return Pool(np.load(pixels, mmap_mode="r"), captions, scenes, config)
-    return _draw(config, workers)
+    return _make(config, workers)
 
 
-def _draw(config: PoolConfig, workers: int | None) -> Pool:
+def _make(config: PoolConfig, workers: int | None) -> Pool:
     workers = workers or os.cpu_count() or 1
     starts = range(0, config.n, 1024)
     if workers == 1 or len(starts) == 1:

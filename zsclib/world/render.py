@@ -1,6 +1,6 @@
-"""A scene in pixels: 32×32, drawn at twice that size and averaged down.
+"""A scene in pixels: 32×32, painted at twice that size and averaged down.
 
-Every machine draws the same bytes for the same seed: pixels pass only through + − × ÷ √ and comparisons, which IEEE
+Every machine gives the same bytes for the same seed: pixels pass only through + − × ÷ √ and comparisons, which IEEE
 754 rounds alike everywhere, and all randomness is uniform numbers from one Philox stream per scene.
 """
 
@@ -31,10 +31,10 @@ LIGHT = (-0.45, 0.6, 0.66)  # from the upper left, towards the viewer
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Draw a scene.
+    """Render a scene.
 
     Args:
-        scene: what to draw; its seed draws what has no name.
+        scene: what to show; its seed decides what has no name.
 
     Returns:
         uint8 (32, 32, 3).
@@ -79,7 +79,7 @@ def _night(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _painting(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The photo, its pixels pushed along random strokes and its colours set to few levels."""
+    """The photo, its pixels pushed along random strokes and its colours rounded to few values."""
     canvas = _photo(scene, rng)
     dx = (7 * (px.noise(rng, 9) - 0.5)).astype(np.int64)
     dy = (7 * (px.noise(rng, 9) - 0.5)).astype(np.int64)
@@ -91,7 +91,7 @@ def _painting(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return canvas * (0.93 + 0.14 * px.noise(rng, 16)[..., None])
 
 
-def _drawing(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def _ink(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Ink outlines and a thin wash of colour on paper."""
     canvas = px.flat(np.array([0.97, 0.95, 0.88], np.float32) - 0.06 * rng.random())
     for thing in scene.things:
@@ -130,7 +130,7 @@ def _clip_art(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 _STYLES = {
     "photo": _photo, "night": _night, "painting": _painting,
-    "drawing": _drawing, "sketch": _sketch, "clip art": _clip_art,
+    "drawing": _ink, "sketch": _sketch, "clip art": _clip_art,
 }  # fmt: skip
 
 
@@ -160,9 +160,9 @@ def _glyph(font: str, symbol: str) -> np.ndarray:
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     sheet = Image.new("L", (320, 320))
-    drawing, face = ImageDraw.Draw(sheet), ImageFont.truetype(str(path), 200)
-    left, top, right, bottom = drawing.textbbox((0, 0), symbol, font=face)
-    drawing.text((160 - (left + right) / 2, 160 - (top + bottom) / 2), symbol, 255, font=face)
+    canvas, face = ImageDraw.Draw(sheet), ImageFont.truetype(str(path), 200)
+    left, top, right, bottom = canvas.textbbox((0, 0), symbol, font=face)
+    canvas.text((160 - (left + right) / 2, 160 - (top + bottom) / 2), symbol, 255, font=face)
     inside = np.asarray(sheet) > 127
     distance = distance_transform_edt(~inside) - distance_transform_edt(inside)
     half = (bottom - top) / 2  # glyph half height in pixels = 1 unit
@@ -178,7 +178,7 @@ def _glyph_distance(font: str, symbol: str, u: np.ndarray, v: np.ndarray) -> np.
 
 # ------------------------------------------------------------------------------------------- parts and paint
 def _parts(thing: Thing) -> list[tuple[str, np.ndarray]]:
-    """The thing's parts with distances in picture units."""
+    """The thing's parts with distances in units of half the image."""
     u, v = _own_frame(thing)
     shape = (THINGS | GADGETS)[thing.noun]
     return [(role, d * thing.size) for role, d in shape(u, v)]

@@ -1,7 +1,7 @@
-"""What is in a picture of the pocket world, before it is put into words (`captions`) or pixels (`render`).
+"""What an image of the pocket world shows, before it becomes a caption (`captions`) and pixels (`render`).
 
-A scene is plain data drawn from a seed. Four kinds share one class: one thing, two things in a relation, a printed
-character, and a view of land from above.
+A scene is plain data, made from a seed. Four kinds share one class: one thing, two things in a relation, a printed
+character, and land from above.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DIGITS, LETTERS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a scene; place and half size in units of the picture's half width, y up, rotation in degrees."""
+    """One thing in a scene; place and half size in units of the image's half width, y up, rotation in degrees."""
 
     noun: str
     colour: str
@@ -49,7 +49,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Ground truth of one picture; `seed` draws everything that has no name (light, texture, clutter, jitter)."""
+    """Ground truth of one image; `seed` decides everything that has no name (light, texture, clutter, jitter)."""
 
     kind: str  # "thing" | "pair" | "digit" | "letter" | "land"
     style: str = "photo"
@@ -62,7 +62,7 @@ class Scene:
     clutter: int = 0
     seed: int = 0
     bend: float = 0.0  # how far the paper under a printed character may be crumpled, in its half heights
-    scanned: bool = False  # a printed character with its levels stretched: black and white become pure
+    scanned: bool = False  # a printed character with its contrast stretched: black and white become pure
 
     def row(self) -> dict[str, str | int]:
         """Return the ground truth as one flat row of a table."""
@@ -76,20 +76,20 @@ class Scene:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SceneMix:
     """The knobs of what the pool shows; each is a probability or a weight.
 
     Args:
         kinds: weights of thing, pair, digit, letter, land.
-        concept_exponent: things are drawn with weight 1 / rank**exponent; 0 is uniform, 1 is Zipf's law.
+        concept_exponent: things are chosen with weight 1 / rank**exponent; 0 is uniform, 1 is Zipf's law.
         styles: weights in the order of `STYLES`.
         gadget_rate: how often a thing is one of the made-up gadgets; 0 keeps their names unknown to the pool.
         plain_material: how often a thing is plain; the rest is spread over the other materials.
         bend: how far printed characters are bent at most, as on cloth or crumpled paper, in their half heights; the
-            share of it that a picture gets is uniform. These are the elastic distortions that Simard et al. (2003)
+            share of it that an image gets is uniform. These are the elastic distortions that Simard et al. (2003)
             train readers of handwriting with.
-        scans: how often a printed character is scanned, its levels stretched until black and white are pure.
+        scans: how often a printed character is scanned, its contrast stretched until black and white are pure.
     """
 
     kinds: tuple[float, ...] = (0.54, 0.14, 0.18, 0.05, 0.09)
@@ -102,7 +102,7 @@ class SceneMix:
 
 
 def pool_scene(rng: np.random.Generator, mix: SceneMix) -> Scene:
-    """Draw the scene of one pool picture."""
+    """Return the scene of one image of the pool."""
     kind = _pick(rng, ("thing", "pair", "digit", "letter", "land"), mix.kinds)
     style = _pick(rng, STYLES, mix.styles)
     seed = int(rng.integers(2**62))
@@ -111,7 +111,7 @@ def pool_scene(rng: np.random.Generator, mix: SceneMix) -> Scene:
     if kind in ("digit", "letter"):
         symbol = _pick(rng, tuple(DIGITS if kind == "digit" else LETTERS))
         scene = printed(rng, symbol, seed)
-        # a knob at 0 draws nothing, so that a pool without it keeps its pictures
+        # a knob at 0 takes no random number, so that a pool without it stays the same
         return replace(scene, bend=mix.bend, scanned=bool(mix.scans and rng.random() < mix.scans))
     background = _pick(rng, BACKGROUNDS)
     if kind == "pair":
@@ -178,7 +178,7 @@ def _noun(rng: np.random.Generator, mix: SceneMix) -> str:
 
 
 def _pick(rng: np.random.Generator, items: tuple[str, ...], weights: tuple[float, ...] | None = None) -> str:
-    """Draw one item; by hand, so that a draw is one uniform number on every NumPy."""
+    """Choose one item at random; by hand, so that a choice takes one uniform number on every NumPy."""
     u = rng.random()
     if weights is None:
         return items[int(u * len(items))]

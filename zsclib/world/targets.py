@@ -1,4 +1,4 @@
-"""The sets a classifier is tested on, drawn from seeds the pool never uses."""
+"""The sets a classifier is tested on, made from seeds the pool never uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from zsclib.images.image_set import ImageSet
-from zsclib.seeds import rng
+from zsclib.seeds import rng as seeded
 from zsclib.world.captions import with_article
 from zsclib.world.render import render
 from zsclib.world.scenes import (
@@ -46,16 +46,16 @@ DEFAULT_SIZE = 1000
 
 
 def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) -> ImageSet:
-    """Draw a target set; image i is of class i mod C, so every prefix is balanced and shorter sets are prefixes.
+    """Make a target set; image i is of class i mod C, so every prefix is balanced and shorter sets are prefixes.
 
     Args:
         name: a key of `CLASSES`.
-        split: "train", "validation" or "test"; splits share no picture.
+        split: "train", "validation" or "test"; splits share no image.
         n: images; default 1,000. `pairs` has two images an example, so n is even there.
-        seed: another seed draws another set of the same kind.
+        seed: another seed gives another set of the same kind.
 
     Returns:
-        The set; its manifest holds the ground truth of every picture.
+        The set; its manifest holds the ground truth of every image.
 
     Raises:
         ValueError: unknown name or split, or an n that does not fit.
@@ -73,47 +73,47 @@ def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) 
         return _pairs(split, n, seed)
     images, rows, classes = [], [], CLASSES[name]
     for i in range(n):
-        draws = rng(seed, "target", name, split, i)
-        image, row = _DRAW[name](i % len(classes), draws)
+        rng = seeded(seed, "target", name, split, i)
+        image, row = _MAKE[name](i % len(classes), rng)
         images.append(image)
         rows.append({"source": name, "split": split, "index": i, **row})
     labels = np.arange(n, dtype=np.int64) % len(classes)
     return ImageSet(np.stack(images), labels, classes, manifest=pd.DataFrame(rows))
 
 
-def _photo(noun: str, material: str, draws: np.random.Generator) -> Scene:
-    colour = list(COLOURS)[int(draws.integers(len(COLOURS)))]
-    thing = place(draws, Thing(noun, colour, material))
-    background = BACKGROUNDS[int(draws.integers(len(BACKGROUNDS)))]
-    clutter, seed = 1 + int(draws.integers(3)), int(draws.integers(2**62))
+def _photo(noun: str, material: str, rng: np.random.Generator) -> Scene:
+    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+    thing = place(rng, Thing(noun, colour, material))
+    background = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
+    clutter, seed = 1 + int(rng.integers(3)), int(rng.integers(2**62))
     return Scene("thing", "photo", background, (thing,), clutter=clutter, seed=seed)
 
 
-def _drawn(scene: Scene) -> tuple[np.ndarray, dict]:
+def _rendered(scene: Scene) -> tuple[np.ndarray, dict]:
     return render(scene), scene.row()
 
 
-def _objects(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
-    plain = draws.random() < SceneMix.plain_material
-    material = "plain" if plain else MATERIALS[1 + int(draws.integers(len(MATERIALS) - 1))]
-    return _drawn(_photo(OBJECTS[label], material, draws))
+def _objects(label: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
+    plain = rng.random() < SceneMix.plain_material
+    material = "plain" if plain else MATERIALS[1 + int(rng.integers(len(MATERIALS) - 1))]
+    return _rendered(_photo(OBJECTS[label], material, rng))
 
 
-def _objects_fine(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
+def _objects_fine(label: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
     material, noun = CLASSES["objects-fine"][label].split()
-    return _drawn(_photo(noun, material, draws))
+    return _rendered(_photo(noun, material, rng))
 
 
-def _objects_shift(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
+def _objects_shift(label: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
     """An object under one of seven shifts: three of the camera, four of the image."""
-    shift = SHIFTS[int(draws.integers(len(SHIFTS)))]
-    scene = _photo(OBJECTS[label], "plain", draws)
+    shift = SHIFTS[int(rng.integers(len(SHIFTS)))]
+    scene = _photo(OBJECTS[label], "plain", rng)
     thing = scene.things[0]
-    side = 1.0 if draws.random() < 0.5 else -1.0
+    side = 1.0 if rng.random() < 0.5 else -1.0
     if shift == "small":
-        thing = replace(thing, size=0.32, x=side * (0.2 + 0.3 * draws.random()))
+        thing = replace(thing, size=0.32, x=side * (0.2 + 0.3 * rng.random()))
     elif shift == "turned":
-        thing = replace(thing, rotation=side * (60 + 120 * draws.random()))
+        thing = replace(thing, rotation=side * (60 + 120 * rng.random()))
     elif shift == "cropped":
         thing = replace(thing, size=1.0, x=side * 0.5)
     image = render(replace(scene, things=(thing,))).astype(np.float32)
@@ -122,7 +122,7 @@ def _objects_shift(label: int, draws: np.random.Generator) -> tuple[np.ndarray, 
             padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
             image = (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] + image) / 5
     elif shift == "noisy":
-        image = image + 110 * (draws.random(image.shape).astype(np.float32) - 0.5)
+        image = image + 110 * (rng.random(image.shape).astype(np.float32) - 0.5)
     elif shift == "faded":
         image = 150 + 0.28 * (image - 150)
     elif shift == "coarse":
@@ -132,19 +132,19 @@ def _objects_shift(label: int, draws: np.random.Generator) -> tuple[np.ndarray, 
     return image, {**scene.row(), "shift": shift}
 
 
-def _aerial(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
-    return _drawn(Scene("land", background="", symbol=LANDS[label], seed=int(draws.integers(2**62))))
+def _aerial(label: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
+    return _rendered(Scene("land", background="", symbol=LANDS[label], seed=int(rng.integers(2**62))))
 
 
-def _gadgets(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
-    return _drawn(_photo(CLASSES["gadgets"][label], "plain", draws))
+def _gadgets(label: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
+    return _rendered(_photo(CLASSES["gadgets"][label], "plain", rng))
 
 
-def _printed_digits(label: int, draws: np.random.Generator) -> tuple[np.ndarray, dict]:
-    return _drawn(printed(draws, DIGITS[label], int(draws.integers(2**62))))
+def _printed_digits(label: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
+    return _rendered(printed(rng, DIGITS[label], int(rng.integers(2**62))))
 
 
-_DRAW: dict[str, Callable[[int, np.random.Generator], tuple[np.ndarray, dict]]] = {
+_MAKE: dict[str, Callable[[int, np.random.Generator], tuple[np.ndarray, dict]]] = {
     "objects": _objects, "objects-fine": _objects_fine, "objects-shift": _objects_shift, "aerial": _aerial,
     "gadgets": _gadgets, "printed-digits": _printed_digits,
 }  # fmt: skip
@@ -160,12 +160,12 @@ def _pairs(split: str, n: int, seed: int) -> ImageSet:
     images, rows = [], []
     mix = SceneMix(kinds=(0, 1, 0, 0, 0), styles=(1, 0, 0, 0, 0, 0))
     for example in range(n // 2):
-        draws = rng(seed, "target", "pairs", split, example)
+        rng = seeded(seed, "target", "pairs", split, example)
         swap = SWAPS[example % len(SWAPS)]
-        scene = pool_scene(draws, mix)
+        scene = pool_scene(rng, mix)
         (a, b), relation = (
             scene.things,
-            "" if swap == "object" else RELATIONS[int(draws.integers(len(RELATIONS)))],
+            "" if swap == "object" else RELATIONS[int(rng.integers(len(RELATIONS)))],
         )
         if swap == "relation":
             orders = ((a.noun, a.colour, b.noun, b.colour), (b.noun, b.colour, a.noun, a.colour))
@@ -177,7 +177,7 @@ def _pairs(split: str, n: int, seed: int) -> ImageSet:
         ]
         for label, (n1, c1, n2, c2) in enumerate(orders):
             shown = pair(
-                draws, [n1, n2], [c1, c2], relation, "photo", scene.background, int(draws.integers(2**62))
+                rng, [n1, n2], [c1, c2], relation, "photo", scene.background, int(rng.integers(2**62))
             )
             images.append(render(shown))
             rows.append({
