@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import ARCHITECTURES
@@ -21,6 +22,7 @@ from zsclib.study.stats import Estimate, accuracy, interval
 from zsclib.study.tables import table
 
 PANEL = 0.5, 0.6  # inches: height of an estimate in a panel, and of the rest
+WHOLE = (1, 2, 5, 10)  # steps of ticks: none of 2.5, which would be rounded
 STAND_IN = {"objects": "CIFAR-10", "objects-fine": "CIFAR-100", "aerial": "EuroSAT"}  # target -> the paper's data set
 ROLES = {"real images": "real", "CLIP, zero-shot": "clip"}  # all others are networks trained on generated images
 TRICK_CLAIMS = {  # name of a training set -> the claim that has the paper's gain by it
@@ -133,6 +135,8 @@ def panels(
         numbers = {name: v for name, v in (from_paper or {}).get(target, {}).items() if name in by_name}
         plots.interval_dots(ax, by_name, roles, numbers, differences=differences)
         ax.set_title(target, fontsize=10)
+        ax.set_ylim(rows - 0.5, -1)  # rows of one height in all panels
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=WHOLE))
         if chance is not None:
             style = {"color": plots.COLOURS["chance"], "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 0}
             ax.axvline(chance[target], **style)
@@ -188,7 +192,7 @@ def guidance(fixed: Mapping[float, Estimate], random: Estimate, difference: Esti
     ax.set_xticks(list(fixed), [f"{scale:g}" for scale in fixed])
     ax.set_xlabel("guidance scale s")
     plots.percent(ax.yaxis)
-    plots.title(ax, f"Random from 1 to 5 less 3 for all: {difference.points()}", detail)
+    plots.title(ax, f"Random from 1 to 5, less 3 for all:\n{difference.points()}", detail)
     return figure
 
 
@@ -244,6 +248,7 @@ def measures(sets: pd.DataFrame, ranks: pd.DataFrame) -> Figure:
         shown = name.removesuffix(" k=3").replace("frechet", "Fréchet")
         ax.set_title(f"{shown}\n{spread}".replace("-", "\N{MINUS SIGN}"), fontsize=10)
         ax.locator_params(axis="x", nbins=5)
+        ax.yaxis.set_major_locator(MaxNLocator(8, steps=WHOLE))
         plots.percent(ax.yaxis)
     axes[0, 0].legend(fontsize=8, handletextpad=0.1)
     figure.supylabel("accuracy, less the mean", fontsize=10, color=plots.QUIET)
