@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import ARCHITECTURES
@@ -21,7 +22,7 @@ from zsclib.study.stats import Estimate, accuracy, interval
 from zsclib.study.tables import table
 
 PANEL = 0.5, 0.6  # inches: height of an estimate in a panel, and of the rest
-STAND_IN = {"objects": "CIFAR-10", "objects-fine": "CIFAR-100", "aerial": "EuroSAT"}  # target -> the paper's data set
+WHOLE = (1, 2, 5, 10)  # steps of ticks: none of 2.5, which would be rounded
 ROLES = {"real images": "real", "CLIP, zero-shot": "clip"}  # all others are networks trained on generated images
 TRICK_CLAIMS = {  # name of a training set -> the claim that has the paper's gain by it
     "class name": "DIV-D3-class",
@@ -42,19 +43,17 @@ Estimates = Mapping[str, Mapping[str, Estimate]]  # target -> name -> estimate
 
 
 def published(claims: Iterable[Claim], rows: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """Return what the paper prints, as shares: target -> row -> value, where a target stands in for its data set.
+    """Return what the paper prints, as shares: target -> row -> value, where a target plays the role of its data set.
 
     Args:
         claims: those of the paper. rows: name of a row of a figure -> id of the claim that has its numbers.
     """
     values: dict[str, dict[str, float]] = {}
     by_id = {claim.id: claim for claim in claims}
-    for target, data_set in STAND_IN.items():
-        for row, claim in rows.items():
-            numbers = by_id[claim].published if claim in by_id else ()
-            for number in numbers:
-                if str(number["what"]).split(", ")[-1] == data_set:
-                    values.setdefault(target, {}).setdefault(row, number["value"] / 100)
+    for row, claim in rows.items():
+        for number in by_id[claim].published if claim in by_id else ():
+            if "set" in number:
+                values.setdefault(number["set"], {}).setdefault(row, number["value"] / 100)
     return values
 
 
@@ -63,15 +62,23 @@ def level(outcomes: np.ndarray) -> Estimate:
     return accuracy(outcomes[0]) if len(outcomes) == 1 else interval(outcomes)
 
 
-def with_intervals(differences: Differences) -> dict[str, dict[str, np.ndarray | Estimate]]:
-    """Return the same as `zsclib.study.claims.judge` takes it: a rank correlation of one seed may be any, −1 to 1."""
-    judged: dict[str, dict[str, np.ndarray | Estimate]] = dict(differences)
-    for claim in MEASURED.keys() & differences.keys():
-        judged[claim] = {
-            target: Estimate(float(rho[0]), -1.0, 1.0, 1) if len(rho) == 1 else rho
-            for target, rho in differences[claim].items()
-        }
-    return judged
+def testable(
+    claims: Iterable[Claim], differences: Differences
+) -> tuple[list[Claim], dict[str, dict[str, np.ndarray | Estimate]]]:
+    """Return claims and differences as `zsclib.study.claims.judge` takes them.
+
+    Claims without differences are left out, unless they are marked not testable, and so are differences on targets
+    that no claim names. A rank correlation of a single seed has no spread to judge by: it may be any, −1 to 1.
+    """
+    claims = [claim for claim in claims if claim.id in differences or claim.not_testable]
+    judged: dict[str, dict[str, np.ndarray | Estimate]] = {
+        claim.id: dict(differences[claim.id]) for claim in claims if claim.id in differences
+    }
+    for claim in MEASURED.keys() & judged.keys():
+        for target, rho in differences[claim].items():
+            if len(rho) == 1:
+                judged[claim][target] = Estimate(float(rho[0]), -1.0, 1.0, 1)
+    return claims, judged
 
 
 def short_name(target: str) -> str:
@@ -133,6 +140,8 @@ def panels(
         numbers = {name: v for name, v in (from_paper or {}).get(target, {}).items() if name in by_name}
         plots.interval_dots(ax, by_name, roles, numbers, differences=differences)
         ax.set_title(target, fontsize=10)
+        ax.set_ylim(rows - 0.5, -1)  # rows of one height in all panels
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=WHOLE))
         if chance is not None:
             style = {"color": plots.COLOURS["chance"], "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 0}
             ax.axvline(chance[target], **style)
@@ -188,7 +197,7 @@ def guidance(fixed: Mapping[float, Estimate], random: Estimate, difference: Esti
     ax.set_xticks(list(fixed), [f"{scale:g}" for scale in fixed])
     ax.set_xlabel("guidance scale s")
     plots.percent(ax.yaxis)
-    plots.title(ax, f"Random from 1 to 5 less 3 for all: {difference.points()}", detail)
+    plots.title(ax, f"Random from 1 to 5, less 3 for all:\n{difference.points()}", detail)
     return figure
 
 
@@ -244,6 +253,7 @@ def measures(sets: pd.DataFrame, ranks: pd.DataFrame) -> Figure:
         shown = name.removesuffix(" k=3").replace("frechet", "Fréchet")
         ax.set_title(f"{shown}\n{spread}".replace("-", "\N{MINUS SIGN}"), fontsize=10)
         ax.locator_params(axis="x", nbins=5)
+        ax.yaxis.set_major_locator(MaxNLocator(8, steps=WHOLE))
         plots.percent(ax.yaxis)
     axes[0, 0].legend(fontsize=8, handletextpad=0.1)
     figure.supylabel("accuracy, less the mean", fontsize=10, color=plots.QUIET)
