@@ -33,7 +33,11 @@ def first(share: float) -> np.ndarray:
 def target(name: str, classes: int = 4) -> Target:
     names = tuple(f"class {c}" for c in range(classes))
     return Target(
-        name=name, images=np.zeros((N, 2, 2, 3), np.uint8), labels=np.zeros(N, np.int64), classes=names, prompts=names
+        name=name,
+        images=np.zeros((N, 2, 2, 3), np.uint8),
+        labels=np.zeros(N, np.int64),
+        classes=names,
+        prompts=names,
     )
 
 
@@ -100,14 +104,20 @@ def page_two() -> dict[str, dict[str, np.ndarray]]:
         "normal": everywhere(0.5), "zero": everywhere(0.1), "truncated": everywhere(0.2),
         "truncated-2.5": everywhere(0.3), "rescaled": everywhere(0.55),
     }  # fmt: skip
-    scores = {name: np.tile([1.0, 0, 3, 2], (N, 1)) for name in TARGETS}  # CLIP's better half lacks class 0 ...
+    scores = {
+        name: np.tile([1.0, 0, 3, 2], (N, 1)) for name in TARGETS
+    }  # CLIP's better half lacks class 0 ...
     scores = {name: np.where(first(0.4)[:, None], scores[name][:, ::-1], scores[name]) for name in TARGETS}
     noisy = {name: matrix + np.linspace(0, 1, 4, dtype=np.float32) * [[[0], [1], [0], [0]]] for name, matrix in
              broad[Measure()].items()}  # fmt: skip
-    wide = {name: np.where(np.arange(4)[:, None] == 1, 4 * (matrix - 1) + 1, matrix) for name, matrix in noisy.items()}
+    wide = {
+        name: np.where(np.arange(4)[:, None] == 1, 4 * (matrix - 1) + 1, matrix)
+        for name, matrix in noisy.items()
+    }
     dit = {"objects": target("objects")}
     by_class = {
-        measure: {"objects": broad[measure]["objects"]} for measure in (Measure(), Measure("l1"), Measure("huber"))
+        measure: {"objects": broad[measure]["objects"]}
+        for measure in (Measure(), Measure("l1"), Measure("huber"))
     }
     half, every = ({"objects-fine": first(share)} for share in (0.8, 0.75))
     parts = contrasts.shared_noise(noisy, wide, TARGETS, t, 2)
@@ -118,7 +128,9 @@ def page_two() -> dict[str, dict[str, np.ndarray]]:
     parts |= contrasts.losses(broad, TARGETS) | contrasts.losses_of_dit(by_class, dit)
     parts |= contrasts.class_filter(broad[Measure()], scores, TARGETS, half, every)
     some = {name: TARGETS[name] for name in ("objects", "digits")}
-    parts |= contrasts.variants(broad, {kind: {name: e[name] for name in some} for kind, e in kinds.items()}, some)
+    parts |= contrasts.variants(
+        broad, {kind: {name: e[name] for name in some} for kind, e in kinds.items()}, some
+    )
     every, fewer, stages = ({name: first(share) for name in TARGETS} for share in (0.75, 0.5, 0.65))
     return parts | contrasts.elimination(every, *replays, fewer, stages)
 
@@ -147,7 +159,12 @@ def test_a_contrast_with_a_rival_is_the_difference_its_claim_words(page_one, cla
 
 @pytest.mark.parametrize(
     ("claim", "objects", "digits"),
-    [("DC-H15-262k", 0.2, 0.1), ("DC-H15-524k", 0.3, 0.15), ("DC-H15-1m", 0.2, 0.1), ("DC-H15-all", 0.7, 0.35)],
+    [
+        ("DC-H15-262k", 0.2, 0.1),
+        ("DC-H15-524k", 0.3, 0.15),
+        ("DC-H15-1m", 0.2, 0.1),
+        ("DC-H15-all", 0.7, 0.35),
+    ],
 )
 def test_checkpoints_are_compared_set_by_set(page_one, claim, objects, digits):
     assert set(page_one[claim]) == {"objects", "digits"}
@@ -199,7 +216,9 @@ def test_a_difference_is_taken_on_the_targets_of_both():
 
 
 def test_the_class_conditional_model_is_held_against_the_line_of_the_networks():
-    line = {f"net {i}": {"objects": first(x), "objects-shift": first(x)} for i, x in enumerate((0.3, 0.5, 0.7))}
+    line = {
+        f"net {i}": {"objects": first(x), "objects-shift": first(x)} for i, x in enumerate((0.3, 0.5, 0.7))
+    }
     on_it = contrasts.above_the_line(line | {DIT: {"objects": first(0.6), "objects-shift": first(0.6)}})
     above = contrasts.above_the_line(line | {DIT: {"objects": first(0.6), "objects-shift": first(0.9)}})
     assert on_it[0] == pytest.approx(0, abs=0.02)

@@ -16,7 +16,7 @@ from zsclib.datasets import load
 from zsclib.images.image_set import content_hash
 from zsclib.models.clip import open_clip
 from zsclib.models.generator import Generator, open_generator
-from zsclib.papers.diffusion_classifier import classify, exhaustive
+from zsclib.papers.diffusion_classifier import classify, nested
 from zsclib.papers.diffusion_classifier.error_matrix import prediction
 from zsclib.pocket.attributes import open_classifier, read
 from zsclib.pocket.probe import order_in_text_states
@@ -115,7 +115,7 @@ def recognised(
     """
     default, images = load_prompts(name), load(name, split, n)
     prompts = fill(default.template, default.classes) if prompts is None else prompts
-    result = classify(generator, images.images, prompts, exhaustive(K))
+    result = classify(generator, images.images, prompts, nested(K))
     without_lowest = prediction(result.errors[:, :, result.timesteps >= LOWEST])
     return result.prediction == images.labels, without_lowest == images.labels
 

@@ -60,6 +60,11 @@ class Target:
         """The name as records have it: of a path its end, in lower case, words joined by underscores."""
         return re.sub("[^a-z0-9]+", "_", self.name.rsplit("/")[-1].rsplit(":")[-1].lower())
 
+    @property
+    def title(self) -> str:
+        """The name as pages have it: no path, words joined by hyphens."""
+        return self.short_name.replace("_", "-")
+
     def by_class_name(self) -> Target:
         """Return the same with bare class names for prompts, as class-conditional models take them."""
         return replace(self, prompts=self.classes)

@@ -65,6 +65,7 @@ def arms(
     rows = -(-len(estimates) // columns)
     height = 0.42 * max(map(len, estimates.values())) + 0.9
     figure, axes = plt.subplots(rows, columns, figsize=(plots.WIDTH, rows * height), squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.1)  # the last tick of a panel and the first of the next are long
     for ax, (name, by_arm) in zip(axes.flat, estimates.items(), strict=False):
         C = len(targets[name].classes)
         roles = {arm: ROLES.get(arm, "synthetic") for arm in by_arm}
@@ -80,7 +81,7 @@ def arms(
                 markersize=5,
             )
         ax.set_xlim(0, 1.02)
-        plots.title(ax, f"{targets[name].short_name}, {C} classes")
+        plots.title(ax, f"{targets[name].title}, {C} classes")
     for ax in axes.flat[len(estimates) :]:
         ax.axis("off")
     return figure
@@ -108,7 +109,7 @@ def failures(
         images += [*target.images[surest], *[np.full_like(target.images[0], 255)] * blank]
         pairs = [(target.labels[i], results[name].prediction[i]) for i in surest]
         titles += [f"{target.classes[true]}\n{target.classes[other]}" for true, other in pairs] + [""] * blank
-        rows.append(name.replace("-", "\n"))
+        rows.append(target.title.replace("-", "\n"))
     if not images:
         return None
     return plots.image_grid(np.stack(images), titles, columns, rows if row_titles else None)
@@ -122,7 +123,7 @@ def confusion(targets: Mapping[str, Target], results: Mapping[str, Result]) -> F
     np.add.at(counts, (target.labels, predictions), 1)
     figure, ax = plt.subplots(figsize=(plots.WIDTH, 0.8 * plots.WIDTH))
     plots.confusion(ax, counts, target.classes)
-    plots.title(ax, f"{target.short_name}: {accuracy(target.correct(predictions)).percent()} correct")
+    plots.title(ax, f"{target.title}: {accuracy(target.correct(predictions)).percent()} correct")
     return figure
 
 
@@ -133,6 +134,7 @@ def pairs(
     if not solved:
         return None
     figure, axes = plt.subplots(2, 2, figsize=(plots.WIDTH, 5.6), sharex=True, sharey=True)
+    figure.get_layout_engine().set(w_pad=0.1)
     styles = {
         "diffusion": (-0.2, "diffusion", "full"),
         "diffusion, raw errors": (0, "diffusion", "none"),
@@ -167,10 +169,12 @@ def learning_curves(scores: Mapping[tuple[str, str], np.ndarray], steps: Mapping
     if not steps:
         return None
     figure, ax = plt.subplots(figsize=(plots.WIDTH, 3.2))
-    for name, total in steps.items():
+    for (name, total), marker in zip(steps.items(), "os^Dv*P" * len(steps), strict=False):
         curve = scores[name, "validation"]
         at = total * (1 + np.arange(len(curve))) / len(curve)
-        ax.plot(at, curve, marker="o", markersize=3.5, linewidth=1.4, label=name)
+        ax.plot(
+            at, curve, marker=marker, color=plots.COLOURS["real"], linewidth=1.2, markersize=5, label=name
+        )
     ax.set(xlabel="training steps of 64 images", ylim=(0, 1), xlim=(0, 1.2 * max(steps.values())))
     plots.percent(ax.yaxis)
     plots.title(

@@ -85,7 +85,7 @@ def shared_noise(ks: Sequence[int], curves: Mapping[str, Sequence[Outcomes]], ga
     plots.log_ticks(axes[0].xaxis, ks)
     plots.percent(axes[0].yaxis)
     axes[0].set(xlabel="timesteps per class", ylim=(0, 1))
-    axes[0].legend(loc="best")
+    axes[0].legend(loc="best", handlelength=3)
     values = np.concatenate(list(gain.values()))
     mean, low, high, _ = interval(values)
     axes[1].hist(10**values, bins=np.geomspace(0.1, 1e4, 25), color=plots.COLOURS["diffusion"])
@@ -111,7 +111,7 @@ def single_timesteps(
     for (name, matrix), style in zip(errors.items(), STYLES * len(errors), strict=False):
         single = matrix.argmin(1) == targets[name].labels[: len(matrix), None]  # (n, K)
         value, low, high, _ = zip(*[accuracy(single[:, k]) for k in order], strict=True)
-        label = targets[name].short_name
+        label = targets[name].title
         plots.curve_with_band(ax, t[order], value, low, high, label, "diffusion", linestyle=style)
     values = np.array(list(published.values())) / 100
     ax.plot(list(published), values, color=plots.COLOURS["published"], linewidth=0.9, label="Pets (paper)")
@@ -142,7 +142,7 @@ def spread(ways: Mapping[str, Mapping[int, Outcomes]], K: int) -> Figure:
     plots.log_ticks(ax.xaxis, [2**i for i in range(12) if 2**i <= K])
     plots.percent(ax.yaxis)
     ax.set_xlabel("evaluations per class")
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower right", handlelength=3)
     plots.title(ax, "Ways to spend a budget of evaluations", "accuracy, all sets together")
     return figure
 
@@ -221,11 +221,7 @@ def per_set(
     )
     ax.set_xlabel("points")
     if len(names) > 1:
-        ax.legend(
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.12 if len(differences) > 3 else -0.2),
-            ncols=len(names),
-        )
+        ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
 
 
 def class_filter(errors: Errors, scores: Mapping[str, np.ndarray], targets: Mapping[str, Target]) -> Figure:
@@ -236,7 +232,7 @@ def class_filter(errors: Errors, scores: Mapping[str, np.ndarray], targets: Mapp
         ks = np.arange(1, errors[name].shape[1] + 1)
         outcomes = [correct(among_best(matrix, scores, int(k)), targets) for k in ks]
         value, low, high, _ = zip(*map(rate, outcomes), strict=True)
-        label = targets[name].short_name
+        label = targets[name].title
         plots.curve_with_band(ax, ks / ks[-1], value, low, high, label, "diffusion", linestyle=style)
         ax.plot(1 / ks[-1], value[0], "o", color=plots.COLOURS["clip"], zorder=4)
     ax.annotate("CLIP alone", (0.02, 0.03), color=plots.COLOURS["clip"], fontweight="bold")
@@ -280,7 +276,7 @@ def cost(replays: Mapping[str, Sequence[Replay]], chosen: Replay, staged: Replay
         }
         at = {"xycoords": ("data", "axes fraction"), "fontsize": 8.5, "color": plots.QUIET}
         axes[1].annotate(text, (goal, 0.02), **at, **place)
-    axes[1].legend(loc="lower right")
+    axes[1].legend(loc="lower right", handlelength=3)
     plots.log_ticks(axes[1].xaxis, [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1])
     plots.percent(axes[1].xaxis)
     for ax, outcome in zip(axes, (chosen.correct, chosen.same), strict=True):
