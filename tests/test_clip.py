@@ -100,8 +100,8 @@ def test_scores_need_classes(clip, images):
         clip.scores(images)
 
 
-def test_bad_words(clip):
-    for classes, templates, says in (
+def test_bad_class_names_and_templates(clip):
+    for classes, templates, message in (
         ([], ["{}"], "list of names"),
         (["cat", "cat"], ["{}"], "repeated"),
         (["cat", " "], ["{}"], "empty"),
@@ -109,7 +109,7 @@ def test_bad_words(clip):
         (CLASSES, [], "one or more sentences"),
         (CLASSES, "a {}", "one or more sentences"),
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=message):
             clip.zero_shot(classes, templates)
     with pytest.raises(ValueError, match="cannot tell them apart"):
         clip.zero_shot(CLASSES, ["a very long story about nothing at all that ends with a {}"])

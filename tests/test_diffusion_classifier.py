@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from zsclib.models.generator import Condition, open_generator
-from zsclib.papers.diffusion_classifier import DiffusionClassifier, classify, errors, noise, passes, result_of
+from tests.worlds import Gaussians, MortalCache
+from zsclib.models.generator import open_generator
+from zsclib.papers.diffusion_classifier import DiffusionClassifier, classify, engine
 from zsclib.papers.diffusion_classifier.ablations import best_classes
+from zsclib.papers.diffusion_classifier.classifier import result_of
+from zsclib.papers.diffusion_classifier.engine import errors
 from zsclib.papers.diffusion_classifier.error_matrix import (
     as_staged,
     evaluations,
     exhaustive,
     fit_temperature,
     nested_stages,
-    paired_standard_errors,
     posterior,
     prediction,
     reference_stages,
@@ -23,70 +25,12 @@ from zsclib.papers.diffusion_classifier.error_matrix import (
     staged_prediction,
     timesteps,
 )
+from zsclib.papers.diffusion_classifier.method import noise
 from zsclib.prompts import fill
+from zsclib.workers import Execution, Workers
 
 PROMPTS = fill("a photo of a {}", ["cat", "dog", "fish", "car", "7"])
 STAGES = nested_stages((2, 4, 9), (3, 2, 1))
-
-
-class Gaussians:
-    """A generator that is exactly right about a world in which class c is a normal cloud around mean c.
-
-    Images are latents times 8 plus 128; the best prediction of the noise, given the class, is linear in z_t:
-    E[eps | z_t, c] = s (z_t - a mean_c) / (a^2 width^2 + s^2).
-    """
-
-    T, image_size, device, latent_shape, width = 100, 4, torch.device("cpu"), (3, 4, 4), 0.5
-
-    def __init__(self, classes: int = 6):
-        draw = torch.Generator().manual_seed(5)
-        self.means = torch.randn(classes, *self.latent_shape, generator=draw) / 2
-        angle = torch.linspace(0.05, 1.5, self.T)
-        self.a, self.s = angle.cos(), angle.sin()
-        self.passes = 0
-
-    def encode_prompts(self, prompts):
-        means = [self.means[int(prompt.split()[-1])] if prompt else self.means.mean(0) for prompt in prompts]
-        return Condition(torch.stack([mean.flatten()[None] for mean in means]))
-
-    def encode_images(self, images):
-        return (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 128) / 8
-
-    def signal_and_noise(self, t):
-        return self.a[t].view(-1, 1, 1, 1), self.s[t].view(-1, 1, 1, 1)
-
-    def predict_noise(self, z_t, t, condition, copies=None):
-        if copies is not None:
-            z_t, t = z_t[copies], t[copies]
-        self.passes += len(z_t)
-        a, s = self.signal_and_noise(t)
-        mean = condition.embeddings.view(-1, *self.latent_shape)
-        return s * (z_t - a * mean) / (a**2 * self.width**2 + s**2)
-
-    def fingerprint(self):
-        return "gaussians"
-
-    def draw(self, n, seed=0):
-        labels = np.arange(n) % len(self.means)
-        z = torch.randn(n, *self.latent_shape, generator=torch.Generator().manual_seed(seed)) * self.width
-        images = ((z + self.means[labels]) * 8 + 128).round().clamp(0, 255).to(torch.uint8)
-        return images.permute(0, 2, 3, 1).numpy(), labels
-
-    def bayes(self, images):
-        z = self.encode_images(images)
-        return (z[:, None] - self.means).square().flatten(2).sum(2).argmin(1).numpy()
-
-
-class Shelf(dict):
-    """A store that can die: after so many `put`s it fails, as a killed run would."""
-
-    lives = 10**9
-
-    def put(self, key, arrays):
-        if self.lives == 0:
-            raise KeyboardInterrupt
-        self.lives -= 1
-        self[key] = {name: array.copy() for name, array in arrays.items()}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +47,7 @@ def test_timesteps_never_repeat_and_prefixes_are_even(T):
     assert sorted(t) == list(range(T))
     for K in range(1, T + 1, max(1, T // 60)):
         np.testing.assert_array_equal(timesteps(K, T), t[:K])
-        # the share of the prefix below any level is near that level's share of the range
+        # the share of the prefix below any t is near its share of the range
         below = np.searchsorted(np.sort(t[:K]), np.arange(T + 1)) / K
         assert np.abs(below - np.arange(T + 1) / T).max() <= (2 + np.log2(K)) / K
 
@@ -151,7 +95,7 @@ def test_reference_grids():
 
 @pytest.mark.parametrize("stages", [nested_stages, reference_stages])
 @pytest.mark.parametrize(
-    ("n_samples", "to_keep", "says"),
+    ("n_samples", "to_keep", "message"),
     [
         ((), (), "one number per stage"),
         ((10, 20), (1,), "one number per stage"),
@@ -162,8 +106,8 @@ def test_reference_grids():
         ((0, 10), (5, 1), "must rise"),
     ],
 )
-def test_impossible_stages(stages, n_samples, to_keep, says):
-    with pytest.raises(ValueError, match=says):
+def test_impossible_stages(stages, n_samples, to_keep, message):
+    with pytest.raises(ValueError, match=message):
         stages(n_samples, to_keep)
 
 
@@ -180,8 +124,6 @@ def test_rules_on_a_matrix_known_by_hand():
     E = np.array([[[4, 2, 6], [1, 2, 3], [3, 3, 6]]], np.float32)
     assert prediction(E).tolist() == [1]
     np.testing.assert_allclose(scores_from_errors(E), [[-4, -2, -4]])
-    # differences to class 1 are (3, 0, 3) and (2, 1, 3), of standard deviation sqrt(3) and 1
-    np.testing.assert_allclose(paired_standard_errors(E), [[1, 0, 3**-0.5]], rtol=1e-6)
     assert evaluations(E, np.array([1, 2, 1])).tolist() == [12]
 
 
@@ -189,13 +131,12 @@ def test_elimination_known_by_hand():
     E = np.array([[[4, 0, 0], [1, 2, 3], [3, 3, 6]]], np.float32)  # class 0 starts badly and would have won
     schedule = nested_stages((1, 3), (2, 1))
     assert prediction(E).tolist() == [0]
-    chosen, passes = staged_prediction(E, schedule)
-    assert (chosen.tolist(), passes.tolist()) == ([1], [3 + 2 * 2])
+    chosen, cost = staged_prediction(E, schedule)
+    assert (chosen.tolist(), cost.tolist()) == ([1], [3 + 2 * 2])
     staged = as_staged(E, schedule)
     assert np.isnan(staged[0]).tolist() == [[False, True, True], [False] * 3, [False] * 3]
-    # class 0 is judged by the one level it shares: 3 worse than class 1, whose mean is 2
+    # class 0 is judged by the one timestep it shares: 3 worse than class 1, whose mean is 2
     np.testing.assert_allclose(scores_from_errors(staged), [[-5, -2, -4]])
-    assert np.isnan(paired_standard_errors(staged)[0, 0])
 
 
 def test_highest_score_is_the_prediction():
@@ -207,11 +148,11 @@ def test_highest_score_is_the_prediction():
     np.testing.assert_allclose(scores_from_errors(E), -E.mean(2), rtol=1e-6)
 
 
-def test_more_kept_than_there_are_changes_nothing():
+def test_keeping_more_classes_than_there_are_changes_nothing():
     E = np.random.default_rng(0).random((20, 4, 9)).astype(np.float32)
-    chosen, passes = staged_prediction(E, nested_stages((2, 9), (10, 1)))
+    chosen, cost = staged_prediction(E, nested_stages((2, 9), (10, 1)))
     np.testing.assert_array_equal(chosen, E.mean(2).argmin(1))
-    assert (passes == 36).all()
+    assert (cost == 36).all()
 
 
 def test_matrix_too_short_for_the_schedule():
@@ -225,17 +166,17 @@ def test_matrix_too_short_for_the_schedule():
 @pytest.mark.parametrize("schedule", [exhaustive(64, 100), nested_stages((16, 32, 64), (4, 2, 1), 100)])
 def test_agrees_with_bayes(schedule):
     world = Gaussians()
-    images, labels = world.draw(120)
+    images, labels = world.sample(120)
     result = classify(world, images, fill("class {}", list("012345")), schedule)
     assert (result.prediction == world.bayes(images)).mean() >= 0.95
     assert (result.prediction == labels).mean() >= 0.9
-    assert world.passes == result.evaluations.sum() == 120 * schedule.evaluations(6)
+    assert world.evaluations == result.evaluations.sum() == 120 * schedule.evaluations(6)
 
 
 def test_errors_are_what_theory_says():
     """Given z, E over eps of |eps_hat - eps|^2 has a closed form; the mean over many eps is close."""
     world = Gaussians()
-    images, _ = world.draw(1)
+    images, _ = world.sample(1)
     z = world.encode_images(images)
     t = torch.tensor([50])
     a, s = world.signal_and_noise(t)
@@ -244,24 +185,24 @@ def test_errors_are_what_theory_says():
     m = 4000
     eps = torch.stack([noise(0, 0, k, z.shape[1:]) for k in range(m)])
     condition = world.encode_prompts(["class 2"]).take(torch.zeros(m, dtype=torch.int64))
-    found = errors(world, z.expand(m, -1, -1, -1), condition, t.expand(m), eps)
-    assert found.mean().item() == pytest.approx(expected.item(), abs=4 * found.std().item() / m**0.5)
-    assert found.std() > 0
+    computed = errors(world, z.expand(m, -1, -1, -1), condition, t.expand(m), eps)
+    assert computed.mean().item() == pytest.approx(expected.item(), abs=4 * computed.std().item() / m**0.5)
+    assert computed.std() > 0
 
 
 def test_losses():
     world = Gaussians()
     z, eps = torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 3.0)
     world.predict_noise = lambda *_, **__: torch.full((1, 3, 4, 4), 0.5)
-    found = {
+    by_loss = {
         loss: errors(world, z, None, torch.tensor([1]), eps, loss).item() for loss in ("l2", "l1", "huber")
     }
-    assert found == {"l2": 6.25, "l1": 2.5, "huber": 2.0}
+    assert by_loss == {"l2": 6.25, "l1": 2.5, "huber": 2.0}
 
 
 def test_prompts_of_a_class_are_averaged():
     world = Gaussians()
-    images, _ = world.draw(12)
+    images, _ = world.sample(12)
     alone = classify(world, images, fill("class {}", list("0123")), exhaustive(8, 100))
     pooled = classify(world, images, [["class 0", "class 1"], "class 2", ["class 3"]], exhaustive(8, 100))
     np.testing.assert_allclose(pooled.errors[:, 0], alone.errors[:, :2].mean(1), rtol=1e-5)
@@ -276,39 +217,41 @@ def test_prompts_of_a_class_are_averaged():
 
 def test_every_class_meets_the_noise_of_its_image_and_number():
     world = Gaussians()
-    images, _ = world.draw(3)
-    z, met = world.encode_images(images), []
+    images, _ = world.sample(3)
+    z, noisy = world.encode_images(images), []
     predict = world.predict_noise
 
     def listen(z_t, t, condition, copies=None):
         z_t, t = z_t[copies], t[copies]
-        met.extend(zip(z_t, t.tolist(), condition.embeddings.sum((1, 2)).tolist(), strict=True))
+        noisy.extend(zip(z_t, t.tolist(), condition.embeddings.sum((1, 2)).tolist(), strict=True))
         return predict(z_t, t, condition)
 
     world.predict_noise = listen
     schedule = nested_stages((3, 7), (2, 1), 100)
-    classify(world, images, fill("class {}", list("0123")), schedule, keys=["a", "b", "c"], seed=9, batch=10)
+    execution = Execution(seed=9, batch=10)
+    classify(world, images, fill("class {}", list("0123")), schedule, keys=["a", "b", "c"], execution=execution)
     expected = {(i, k): noise(9, "abc"[i], k, z.shape[1:]) for i in range(3) for k in range(7)}
     counts = dict.fromkeys(expected, 0)
-    for z_t, t, _ in met:
+    for z_t, t, _ in noisy:
         k = schedule.t.index(t)
         a, s = world.signal_and_noise(torch.tensor([t]))
         near = [i for i in range(3) if torch.allclose((z_t - a[0] * z[i]) / s[0], expected[i, k], atol=1e-3)]
         assert len(near) == 1
         counts[near[0], k] += 1
     assert counts == {(i, k): 4 if k < 3 else 2 for i, k in expected}
-    assert len({(t, c) for _, t, c in met}) > 7 * 2  # several classes, not one many times
+    assert len({(t, c) for _, t, c in noisy}) > 7 * 2  # several classes, not one many times
 
 
 def test_pairing_makes_decisions_less_noisy():
     """H8: shared noise cancels in the difference of two classes, so its error is smaller than unpaired."""
     world = Gaussians()
-    images, _ = world.draw(30)
+    images, _ = world.sample(30)
     result = classify(world, images, fill("class {}", list("012345")), exhaustive(64, 100))
     unpaired = np.sqrt(2 * result.errors.var(2, ddof=1).mean() / 64)
-    others = result.standard_errors[result.standard_errors > 0]
-    assert others.size == 30 * 5
-    assert others.mean() < 0.7 * unpaired
+    best = np.take_along_axis(result.errors, result.prediction[:, None, None], axis=1)
+    paired = (result.errors - best).std(2, ddof=1) / 8  # standard errors of mean differences, (n, C)
+    assert (paired > 0).sum() == 30 * 5
+    assert paired[paired > 0].mean() < 0.7 * unpaired
 
 
 # --- invariances, on every layout of model --------------------------------------------------------
@@ -320,9 +263,8 @@ def test_batch_order_and_shard_change_nothing(generator, images):
     whole = classify(generator, images, PROMPTS, STAGES, keys=keys, loss=loss)
     assert whole.errors.dtype == whole.scores.dtype == np.float32
     for batch, at_once in ((1, 3), (13, 1), (1000, 100)):
-        other = classify(
-            generator, images, PROMPTS, STAGES, keys=keys, loss=loss, batch=batch, images_at_once=at_once
-        )
+        execution = Execution(batch=batch, images_at_once=at_once)
+        other = classify(generator, images, PROMPTS, STAGES, keys=keys, loss=loss, execution=execution)
         np.testing.assert_array_equal(other.prediction, whole.prediction)
         np.testing.assert_array_equal(np.isnan(other.errors), np.isnan(whole.errors))
         np.testing.assert_allclose(other.scores, whole.scores, atol=1e-5)
@@ -343,7 +285,7 @@ def test_order_of_classes_changes_nothing(generator, images):
 def test_stages_are_derived_from_the_exhaustive_matrix(generator, images, schedule):
     everything = type(schedule)(schedule.t, (len(schedule.t),), (1,))
     full = classify(generator, images, PROMPTS, everything)
-    staged = classify(generator, images, PROMPTS, schedule, batch=17)
+    staged = classify(generator, images, PROMPTS, schedule, execution=Execution(batch=17))
     derived = result_of(as_staged(full.errors, schedule), schedule.t)
     np.testing.assert_array_equal(np.isnan(staged.errors), np.isnan(derived.errors))
     np.testing.assert_allclose(staged.errors, derived.errors, atol=1e-5)
@@ -362,7 +304,7 @@ def test_noise_follows_seed_and_key(images, folders):
     other = classify(generator, twice, PROMPTS, exhaustive(3), keys=["a", "b"])
     np.testing.assert_allclose(other.errors[0], same.errors[0], atol=1e-6)
     assert np.abs(other.errors[1] - same.errors[1]).min() > 1e-6
-    reseeded = classify(generator, twice, PROMPTS, exhaustive(3), keys=["a", "a"], seed=1)
+    reseeded = classify(generator, twice, PROMPTS, exhaustive(3), keys=["a", "a"], execution=Execution(seed=1))
     assert np.abs(reseeded.errors - same.errors).min() > 1e-6
 
 
@@ -379,8 +321,9 @@ def test_half_precision_finds_nearly_the_same(images, folders):
 
 def test_is_a_classifier(images, folders):
     generator = open_generator(folders["stable_diffusion_1"])
-    classifier = DiffusionClassifier(generator, PROMPTS, STAGES, loss="l1", seed=3)
-    expected = classify(generator, images, PROMPTS, STAGES, loss="l1", seed=3)
+    options = {"loss": "l1", "execution": Execution(seed=3)}
+    classifier = DiffusionClassifier(generator, PROMPTS, STAGES, **options)
+    expected = classify(generator, images, PROMPTS, STAGES, **options)
     np.testing.assert_array_equal(classifier.scores(images), expected.scores)
     np.testing.assert_array_equal(expected.scores.argmax(1), expected.prediction)
 
@@ -388,59 +331,92 @@ def test_is_a_classifier(images, folders):
 # --- resuming -------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on():
+def test_a_killed_run_goes_on(tmp_path):
     world = Gaussians()
-    images, _ = world.draw(10)
+    images, _ = world.sample(10)
     prompts, schedule = fill("class {}", list("012345")), nested_stages((4, 8), (3, 1), 100)
     expected = classify(world, images, prompts, schedule)
-    whole, world.passes = world.passes, 0
-    shelf, seen = Shelf(), []
-    shelf.lives = 2
-    options = {"images_at_once": 3, "store": shelf, "progress": seen.append}
+    whole, world.evaluations = world.evaluations, 0
+    cache, progress = MortalCache(tmp_path, lives=2), []
+    execution = Execution(images_at_once=3, cache=cache, progress=lambda *step: progress.append(step))
     with pytest.raises(KeyboardInterrupt):
-        classify(world, images, prompts, schedule, **options)
-    assert len(shelf) == 2
-    shelf.lives, world.passes = 10**9, 0
-    seen.clear()
-    resumed = classify(world, images, prompts, schedule, **options)
-    assert world.passes == whole * 4 // 10  # six images were kept
-    assert sum(seen) == whole
+        classify(world, images, prompts, schedule, execution=execution)
+    assert len(cache) == 2
+    assert progress == [("images", 0, 10), ("images", 3, 10), ("images", 6, 10)]
+    cache.lives, world.evaluations = 10**9, 0
+    progress.clear()
+    resumed = classify(world, images, prompts, schedule, execution=execution)
+    assert world.evaluations == whole * 4 // 10  # six images were in the cache
+    assert progress == [("images", 6, 10), ("images", 9, 10), ("images", 10, 10)]
     np.testing.assert_array_equal(resumed.prediction, expected.prediction)
     np.testing.assert_allclose(resumed.scores, expected.scores, atol=1e-6)
+    np.testing.assert_array_equal(resumed.errors, expected.errors)
 
 
-def test_nothing_else_is_taken_for_a_finished_part():
-    world, shelf = Gaussians(), Shelf()
-    images, _ = world.draw(4)
+def test_nothing_else_is_taken_for_a_finished_part(tmp_path):
+    world, cache = Gaussians(), MortalCache(tmp_path)
+    images, _ = world.sample(4)
     prompts, schedule = ["class 0", "class 1"], exhaustive(3, 100)
-    given = {"images": images, "prompts": prompts, "schedule": schedule, "store": shelf}
-    classify(world, **given)
-    world.passes = 0
-    classify(world, **given, batch=3)
-    assert world.passes == 0
+    request = {"images": images, "prompts": prompts, "schedule": schedule, "execution": Execution(cache=cache)}
+    first = classify(world, **request)
+    world.evaluations, progress = 0, []
+    execution = Execution(cache=cache, batch=3, progress=lambda *step: progress.append(step))
+    again = classify(world, **request | {"execution": execution})
+    assert world.evaluations == 0
+    assert progress == [("images", 4, 4)]
+    np.testing.assert_array_equal(again.errors, first.errors)
     changes = (
         {"images": images[::-1].copy()},
         {"prompts": ["class 0", "class 2"]},
         {"prompts": [["class 0", "class 1"], "class 2"]},
         {"schedule": exhaustive(4, 100)},
-        {"seed": 1},
+        {"execution": Execution(seed=1, cache=cache)},
         {"loss": "l1"},
         {"keys": list("abcd")},
         {"keys": list("0123")},
+        {"candidates": np.array([[True, True]] * 3 + [[True, False]])},
     )
     for number, change in enumerate(changes, 2):
-        classify(world, **given | change)
-        assert len(shelf) == number
+        classify(world, **request | change)
+        assert len(cache) == number
     world.fingerprint = lambda: "another model"
-    classify(world, **given)
-    assert len(shelf) == len(changes) + 2
+    classify(world, **request)
+    assert len(cache) == len(changes) + 2
+
+
+def test_processes_compute_the_same_and_what_they_finish_is_cached(images, folders, tmp_path):
+    """Two processes open the model's folder by themselves; a generator that knows no folder travels whole."""
+    generator, world = open_generator(folders["stable_diffusion_1"]), Gaussians()
+    here = classify(generator, images, PROMPTS, STAGES, loss="l1")
+    samples, _ = world.sample(5)
+    digits = fill("class {}", list("012345"))
+    there = classify(world, samples, digits, exhaustive(4, 100))
+    evaluations, cache, progress = world.evaluations, MortalCache(tmp_path), []
+    with Workers(2) as workers:
+        execution = Execution(
+            images_at_once=2, batch=11, cache=cache, workers=workers, progress=lambda *step: progress.append(step)
+        )
+        other = classify(generator, images, PROMPTS, STAGES, loss="l1", execution=execution)
+        np.testing.assert_allclose(
+            classify(world, samples, digits, exhaustive(4, 100), execution=execution).errors, there.errors, rtol=1e-5
+        )
+    np.testing.assert_array_equal(other.prediction, here.prediction)
+    np.testing.assert_array_equal(np.isnan(other.errors), np.isnan(here.errors))
+    np.testing.assert_allclose(other.errors, here.errors, rtol=1e-4)
+    assert world.evaluations == evaluations  # none of it here
+    assert len(cache) == 4 + 3
+    assert progress[0] == ("images", 0, 7) and ("images", 7, 7) in progress
+    again = classify(
+        generator, images, PROMPTS, STAGES, loss="l1", execution=Execution(images_at_once=2, cache=cache)
+    )
+    np.testing.assert_array_equal(again.errors, other.errors)
 
 
 # --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"prompts": []}, "for each class"),
         ({"prompts": "class 0"}, "for each class"),
@@ -453,23 +429,28 @@ def test_nothing_else_is_taken_for_a_finished_part():
         ({"images": np.zeros((0, 4, 4, 3), np.uint8)}, "needs images"),
         ({"images": np.zeros((4, 4, 4, 3))}, "uint8"),
         ({"loss": "l3"}, "l2, l1, huber"),
-        ({"batch": 0}, "1 or more"),
-        ({"images_at_once": 0}, "1 or more"),
         ({"schedule": exhaustive(10)}, "this model stops at 99"),
     ],
 )
-def test_bad_input_is_refused_before_any_work(change, says):
+def test_bad_input_is_refused_before_any_work(change, message):
     world = Gaussians()
-    images, _ = world.draw(4)
-    given = {"images": images, "prompts": ["class 0", "class 1"], "schedule": exhaustive(3, 100)}
-    with pytest.raises(ValueError, match=says):
-        classify(world, **given | change)
-    assert world.passes == 0
+    images, _ = world.sample(4)
+    request = {"images": images, "prompts": ["class 0", "class 1"], "schedule": exhaustive(3, 100)}
+    with pytest.raises(ValueError, match=message):
+        classify(world, **request | change)
+    assert world.evaluations == 0
+
+
+@pytest.mark.parametrize("name", ["batch", "images_at_once"])
+def test_nothing_at_once_is_refused(name):
+    for number in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match=f"{name} must be 1 or more"):
+            Execution(**{name: number})
 
 
 def test_broken_latents_name_the_image():
     world = Gaussians()
-    images, _ = world.draw(4)
+    images, _ = world.sample(4)
     encode = world.encode_images
 
     def encode_badly(images):
@@ -482,56 +463,55 @@ def test_broken_latents_name_the_image():
         classify(world, images, ["class 0", "class 1"], exhaustive(3, 100), keys=list("abcd"))
 
 
-def test_parts_before_a_broken_image_are_kept_and_a_rerun_goes_on():
-    world, shelf = Gaussians(), Shelf()
-    images, _ = world.draw(6)
+def test_parts_before_a_broken_image_are_cached_and_a_rerun_goes_on(tmp_path):
+    world, cache = Gaussians(), MortalCache(tmp_path)
+    images, _ = world.sample(6)
     encode = world.encode_images
     world.encode_images = lambda images: encode(images) * (torch.nan if (images == images[0]).all() else 1)
     broken = images.copy()
     broken[4:] = 0
-    given = {
+    request = {
         "prompts": ["class 0", "class 1"],
         "schedule": exhaustive(3, 100),
-        "store": shelf,
-        "images_at_once": 2,
+        "execution": Execution(cache=cache, images_at_once=2),
     }
     with pytest.raises(ValueError, match="image 4"):
-        classify(world, broken, **given)
-    assert len(shelf) == 2
-    world.passes = 0
-    classify(world, images, **given)
-    assert world.passes == 2 * 2 * 3
+        classify(world, broken, **request)
+    assert len(cache) == 2
+    world.evaluations = 0
+    classify(world, images, **request)
+    assert world.evaluations == 2 * 2 * 3
 
 
 def test_more_classes_than_fit_are_refused_before_any_work(monkeypatch):
     world = Gaussians()
-    images, _ = world.draw(4)
-    monkeypatch.setattr(passes, "memory", lambda: 200)
-    with pytest.raises(ValueError, match="4 images, 6 classes and 5 levels"):
+    images, _ = world.sample(4)
+    monkeypatch.setattr(engine, "memory", lambda: 200)
+    with pytest.raises(ValueError, match="4 images, 6 classes and 5 "):
         classify(world, images, fill("class {}", list("012345")), exhaustive(5, 100))
-    assert world.passes == 0
+    assert world.evaluations == 0
 
 
-def test_candidates_are_all_an_image_is_asked_about():
+def test_an_image_is_compared_with_its_candidates_alone():
     world = Gaussians()
-    images, _ = world.draw(12)
+    images, _ = world.sample(12)
     prompts, schedule = fill("class {}", list("012345")), exhaustive(8, 100)
     everything = classify(world, images, prompts, schedule)
-    world.passes = 0
+    world.evaluations = 0
     candidates = best_classes(-np.abs(np.arange(6.0)[None] - np.arange(12)[:, None] % 6), 3)
-    found = classify(world, images, prompts, schedule, candidates=candidates)
+    filtered = classify(world, images, prompts, schedule, candidates=candidates)
     assert candidates.sum(1).tolist() == [3] * 12
-    assert (found.evaluations == 3 * 8).all()
-    assert world.passes == 12 * 3 * 8
+    assert (filtered.evaluations == 3 * 8).all()
+    assert world.evaluations == 12 * 3 * 8
     np.testing.assert_allclose(
-        found.errors, np.where(candidates[:, :, None], everything.errors, np.nan), rtol=1e-5
+        filtered.errors, np.where(candidates[:, :, None], everything.errors, np.nan), rtol=1e-5
     )
     np.testing.assert_array_equal(
-        found.prediction, prediction(as_staged(everything.errors, schedule, candidates))
+        filtered.prediction, prediction(as_staged(everything.errors, schedule, candidates))
     )
-    assert (found.scores[~candidates] == -np.inf).all()
-    np.testing.assert_array_equal(found.scores.argmax(1), found.prediction)
-    assert (posterior(found.scores, 8)[~candidates] == 0).all()
+    assert (filtered.scores[~candidates] == -np.inf).all()
+    np.testing.assert_array_equal(filtered.scores.argmax(1), filtered.prediction)
+    assert (posterior(filtered.scores, 8)[~candidates] == 0).all()
     for wrong in (candidates[:3], candidates.astype(int), np.zeros((12, 6), bool)):
         with pytest.raises(ValueError, match="candidate"):
             classify(world, images, prompts, schedule, candidates=wrong)
@@ -541,17 +521,17 @@ def test_candidates_are_all_an_image_is_asked_about():
 
 
 def test_posterior_is_bayes_rule_at_the_fitted_temperature():
-    draws = np.random.default_rng(0)
-    scores = draws.normal(size=(4000, 5))
+    random = np.random.default_rng(0)
+    scores = random.normal(size=(4000, 5))
     true = np.exp(20 * scores / 7) / np.exp(20 * scores / 7).sum(1, keepdims=True)
-    labels = (true.cumsum(1) > draws.random((4000, 1))).argmax(1)
-    found = fit_temperature(scores, labels, 20)
-    assert found == pytest.approx(7, rel=0.1)
-    p = posterior(scores, 20, found)
+    labels = (true.cumsum(1) > random.random((4000, 1))).argmax(1)
+    temperature = fit_temperature(scores, labels, 20)
+    assert temperature == pytest.approx(7, rel=0.1)
+    p = posterior(scores, 20, temperature)
     np.testing.assert_allclose(p.sum(1), 1)
     np.testing.assert_array_equal(p.argmax(1), scores.argmax(1))
     np.testing.assert_allclose(posterior(scores, 20, 7.0), true)
-    assert fit_temperature(scores * 1e-5, labels, 20) == pytest.approx(found * 1e-5, rel=1e-3)
+    assert fit_temperature(scores * 1e-5, labels, 20) == pytest.approx(temperature * 1e-5, rel=1e-3)
     for wrong in ({"K": 0}, {"K": 5, "temperature": 0.0}):
         with pytest.raises(ValueError, match="posterior"):
             posterior(scores, **wrong)

@@ -23,8 +23,8 @@ def fast(request, folders):
 
 def meetings(generator, n=3, seed=0):
     """n noisy latents, each met by all prompts but one: (z_t, t, encoded prompts, rows, copies)."""
-    draw = torch.Generator().manual_seed(seed)
-    z, t = torch.randn(n, *generator.latent_shape, generator=draw), torch.arange(n) * 400 + 3
+    random = torch.Generator().manual_seed(seed)
+    z, t = torch.randn(n, *generator.latent_shape, generator=random), torch.arange(n) * 400 + 3
     copies, rows = torch.arange(n).repeat_interleave(3)[:-1], torch.arange(3).repeat(n)[:-1]
     return z, t, generator.encode_prompts(PROMPTS), rows, copies
 
@@ -35,13 +35,13 @@ def plain(generator, z, t, prompts):
         return generator.unet(z, timestep=t, encoder_hidden_states=prompts).sample
 
 
-def as_noise(generator, said, z, t):
+def as_noise(generator, output, z, t):
     a, s = generator.signal_and_noise(t)
-    return said if generator.prediction == "epsilon" else a * said + s * z
+    return output if generator.prediction == "epsilon" else a * output + s * z
 
 
-def seen(module, run):
-    """How many rows the module sees each time while `run` runs."""
+def rows_of(module, run):
+    """How many rows the module computes each time while `run` runs."""
     rows: list[int] = []
     hook = module.register_forward_hook(lambda _, inputs, output: rows.append(len(output)))
     try:
@@ -72,7 +72,7 @@ def test_every_prompt_has_its_keys_and_values_computed_once(fast):
     layer = fast.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k
     run = lambda: fast.predict_noise(z, t, encoded.take(rows), copies)  # noqa: E731
     with torch.no_grad():
-        assert seen(layer, lambda: [run(), run()]) == [3, 8, 8]
+        assert rows_of(layer, lambda: [run(), run()]) == [3, 8, 8]
 
 
 def test_what_sees_no_prompt_runs_once_per_latent(fast):
@@ -80,20 +80,20 @@ def test_what_sees_no_prompt_runs_once_per_latent(fast):
     block = fast.unet.down_blocks[0]
     with torch.no_grad():
         for module in (block.resnets[0].conv1, block.attentions[0].transformer_blocks[0].attn1.to_q):
-            assert seen(module, lambda: fast.predict_noise(z, t, encoded.take(rows), copies)) == [3]
+            assert rows_of(module, lambda: fast.predict_noise(z, t, encoded.take(rows), copies)) == [3]
         later = fast.unet.mid_block.resnets[0]
-        assert seen(later, lambda: fast.predict_noise(z, t, encoded.take(rows), copies)) == [8]
+        assert rows_of(later, lambda: fast.predict_noise(z, t, encoded.take(rows), copies)) == [8]
 
 
 @torch.no_grad()
-def test_many_prompts_are_not_kept(fast, monkeypatch):
+def test_keys_and_values_of_many_prompts_are_not_cached(fast, monkeypatch):
     z, t, encoded, rows, copies = meetings(fast)
     expected = fast.predict_noise(z, t, encoded.take(rows), copies)
     monkeypatch.setattr(fast_unet, "KEPT_BYTES", 0)
     again = fast.encode_prompts(PROMPTS)
     torch.testing.assert_close(fast.predict_noise(z, t, again.take(rows), copies), expected)
     torch.testing.assert_close(fast.predict_noise(z, t, again), fast.predict_noise(z, t, encoded))
-    assert encoded.kept and not again.kept
+    assert encoded.cached and not again.cached
 
 
 @torch.no_grad()
@@ -141,9 +141,9 @@ def test_the_network_stays_as_it_was(fast):
 def test_gradients_take_the_plain_way(fast):
     z, t, encoded, rows, copies = meetings(fast)
     z.requires_grad_()
-    found = fast.predict_noise(z, t, encoded.take(rows), copies)
-    found.square().sum().backward()
-    assert z.grad.abs().flatten(1).sum(1).min() > 0 and not encoded.kept
+    eps_hat = fast.predict_noise(z, t, encoded.take(rows), copies)
+    eps_hat.square().sum().backward()
+    assert z.grad.abs().flatten(1).sum(1).min() > 0 and not encoded.cached
 
 
 def test_other_networks_are_left_alone(folders):

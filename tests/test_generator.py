@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from zsclib.models.generator import Condition, open_generator
+from zsclib.models.conditioning import Condition
+from zsclib.models.generator import open_generator
 from zsclib.papers.diffusion_classifier import classify
 from zsclib.papers.diffusion_classifier.error_matrix import exhaustive
 from zsclib.sampling import sample
+from zsclib.workers import Execution
 
 PROMPTS = ["a photo of a cat", "a photo of a dog", "7"]
 
@@ -40,16 +44,16 @@ def edit(file, **changes):
 
 
 class Oracle(torch.nn.Module):
-    """A network that knows the clean latents and the noise, and says them as its kind of prediction."""
+    """A network that knows the clean latents and the noise, and returns them as its kind of prediction."""
 
     def __init__(self, generator, z, eps):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.kind, self.z, self.eps = generator.prediction, z, eps
-        self.alphas_cumprod, self.told = generator.alphas_cumprod, None
+        self.alphas_cumprod, self.timestep = generator.alphas_cumprod, None
 
     def forward(self, z_t, timestep, encoder_hidden_states, return_dict, **more):
-        self.told = timestep
+        self.timestep = timestep
         if self.kind == "epsilon":
             return (self.eps,)
         if self.kind == "flow":
@@ -92,18 +96,18 @@ def test_flow_goes_straight_from_image_to_noise(folders):
 
 
 def test_every_kind_of_prediction_becomes_noise(folders):
-    """With a network that is right, the noise comes out, at every level, whatever the network says it as."""
-    draw = torch.Generator().manual_seed(0)
+    """With a network that is right, the noise comes out, at every t, whatever the network predicts."""
+    random = torch.Generator().manual_seed(0)
     t = torch.tensor([0, 1, 250, 500, 750, 999])
     for name in ("stable_diffusion_1", "stable_diffusion_2", "stable_diffusion_3"):
         generator = open_generator(folders[name])
-        z, eps = (torch.randn(len(t), *generator.latent_shape, generator=draw) for _ in range(2))
+        z, eps = (torch.randn(len(t), *generator.latent_shape, generator=random) for _ in range(2))
         generator.unet = Oracle(generator, z, eps)
         a, s = generator.signal_and_noise(t)
         eps_hat = generator.predict_noise(a * z + s * eps, t, Condition(torch.zeros(len(t), 1, 1)))
         torch.testing.assert_close(eps_hat, eps, rtol=0, atol=1e-5)
         torch.testing.assert_close(
-            generator.unet.told, t if generator.prediction != "flow" else t.float() + 1
+            generator.unet.timestep, t if generator.prediction != "flow" else t.float() + 1
         )
 
 
@@ -172,9 +176,9 @@ def test_prediction_does_not_depend_on_the_batch(generator, images):
     torch.testing.assert_close(whole, torch.cat(one_by_one), rtol=1e-4, atol=1e-5)
 
 
-def test_prompts_may_share_latents_and_levels(generator, images):
+def test_prompts_may_share_latents_and_timesteps(generator, images):
     z, t = generator.encode_images(images), torch.tensor([0, 10, 500, 900, 999])
-    copies = torch.tensor([3, 0, 0, 1, 3, 4, 4, 4])  # in any order; nothing asks about latent 2
+    copies = torch.tensor([3, 0, 0, 1, 3, 4, 4, 4])  # in any order; no prompt meets latent 2
     condition = generator.encode_prompts(PROMPTS).take(torch.tensor([0, 1, 2, 2, 1, 0, 1, 2]))
     apart = generator.predict_noise(z[copies], t[copies], condition)
     torch.testing.assert_close(
@@ -198,7 +202,7 @@ def test_bfloat16_is_close_and_returns_float32(folders, images):
     torch.testing.assert_close(*results, rtol=0, atol=0.05)
 
 
-def test_gradients_flow_only_if_asked(generator, images):
+def test_gradients_flow_only_where_the_caller_requires_them(generator, images):
     z, condition = generator.encode_images(images), generator.encode_prompts(["a cat"])
     condition = condition.take(torch.zeros(5, dtype=torch.int64))
     assert not generator.predict_noise(z, 500, condition).requires_grad
@@ -241,7 +245,7 @@ def test_wrong_images(generator, images):
     assert generator.encode_images(images[:0]).shape == (0, *generator.latent_shape)
 
 
-def test_wrong_levels_and_counts(generator):
+def test_wrong_timesteps_and_counts(generator):
     z, condition = torch.zeros(2, *generator.latent_shape), generator.encode_prompts(["a cat", "a dog"])
     for t in (-1, 1000, 0.5):
         with pytest.raises(ValueError, match="from 0 to 999"):
@@ -250,7 +254,7 @@ def test_wrong_levels_and_counts(generator):
         generator.predict_noise(z, 5, condition.take(torch.tensor([0])))
 
 
-def test_not_a_number_names_the_level(folders):
+def test_not_a_number_names_the_timestep(folders):
     generator = open_generator(folders["stable_diffusion_1"])
     z, t = torch.zeros(3, *generator.latent_shape), torch.tensor([10, 20, 30])
     z[1] = torch.nan
@@ -354,13 +358,13 @@ def test_unknown_and_shared_class_names_are_refused(dit, tmp_path):
 
 
 def test_learned_variance_is_dropped(dit, images):
-    """The noise is the first half of what the class-conditional network says, at its own linear schedule."""
+    """The noise is the first half of what the class-conditional network predicts, at its own linear schedule."""
     z, t, ids = dit.encode_images(images), torch.tensor([0, 10, 500, 900, 999]), torch.tensor([2, 1, 0, 3, 1])
     condition = dit.encode_prompts(["cat", "dog", "bird", ""]).take(ids)
     with torch.no_grad():
-        said = dit.unet(z, timestep=t, class_labels=ids).sample
-    assert said.shape[1] == 8
-    torch.testing.assert_close(dit.predict_noise(z, t, condition), said[:, :4])
+        output = dit.unet(z, timestep=t, class_labels=ids).sample
+    assert output.shape[1] == 8
+    torch.testing.assert_close(dit.predict_noise(z, t, condition), output[:, :4])
     betas = np.linspace(1e-4, 0.02, 1000)
     np.testing.assert_allclose(dit.alphas_cumprod, np.cumprod(1 - betas), rtol=1e-4)
 
@@ -385,7 +389,7 @@ def test_class_conditional_samples_are_those_of_diffusers(tmp_path):
 
 
 def test_a_class_conditional_model_classifies(dit, images):
-    result = classify(dit, images, ["cat", "dog", "bird"], exhaustive(4), batch=7)
+    result = classify(dit, images, ["cat", "dog", "bird"], exhaustive(4), execution=Execution(batch=7))
     again = classify(dit, images[:2], [["bird"], ["dog", "cat"]], exhaustive(4))
     np.testing.assert_allclose(result.errors[:2, 2], again.errors[:, 0], rtol=1e-4)
     assert np.ptp(result.scores, axis=1).min() > 0
@@ -414,3 +418,154 @@ def test_class_conditional_parts_are_needed(tmp_path):
     shutil.rmtree(folder / "transformer")
     with pytest.raises(FileNotFoundError, match="lacks its part 'transformer'"):
         open_generator(folder)
+
+
+# --- travelling to another process ----------------------------------------------------------------
+
+
+def travelled(thing):
+    return pickle.loads(pickle.dumps(thing))
+
+
+def noise_of(generator, condition):
+    """What the model predicts of one latent at t = 500 under each prompt."""
+    random = torch.Generator().manual_seed(1)
+    z = torch.randn(1, *generator.latent_shape, generator=random).expand(len(condition), -1, -1, -1)
+    return generator.predict_noise(z, 500, condition)
+
+
+def test_a_generator_travels_as_its_folder(generator, folders):
+    data = pickle.dumps(generator)
+    assert len(data) < 1000  # no weights
+    again = pickle.loads(data)
+    assert again is not generator
+    assert again.fingerprint() == generator.fingerprint()
+    assert pickle.loads(data) is again  # opened once for many jobs
+    condition = generator.encode_prompts(PROMPTS)
+    torch.testing.assert_close(noise_of(again, again.encode_prompts(PROMPTS)), noise_of(generator, condition))
+
+
+def test_options_travel_with_the_folder(folders):
+    for options in ({"dtype": torch.bfloat16}, {"image_size": 8}):
+        generator = open_generator(folders["stable_diffusion_1"], **options)
+        again = travelled(generator)
+        assert again.fingerprint() == generator.fingerprint()
+        assert (again.dtype, again.latent_shape) == (generator.dtype, generator.latent_shape)
+
+
+def test_a_folder_travels_from_any_working_directory(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(folders["stable_diffusion_1"].parent)
+    data = pickle.dumps(open_generator("stable_diffusion_1"))
+    monkeypatch.chdir(tmp_path)
+    again = pickle.loads(data)
+    assert again.fingerprint() == open_generator(folders["stable_diffusion_1"]).fingerprint()
+
+
+def change(generator, how):
+    """Change a weight, in one of the ways that training and adapters do."""
+    if how == "in place":
+        with torch.no_grad():
+            generator.unet.conv_in.weight.mul_(1.5)
+    elif how == "replaced":
+        generator.unet.conv_in.weight = torch.nn.Parameter(generator.unet.conv_in.weight * 1.5, requires_grad=False)
+    elif how == "data":
+        generator.unet.conv_in.weight.data = generator.unet.conv_in.weight.data * 1.5
+    elif how == "adapter":
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False)
+        generator.unet.add_adapter(config)
+    elif how == "text encoder":
+        with torch.no_grad():
+            next(generator.text_encoder.parameters()).mul_(1.5)
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced", "data", "adapter", "text encoder"])
+def test_changed_weights_travel_by_value(folders, how):
+    original = open_generator(folders["stable_diffusion_1"])
+    generator = open_generator(folders["stable_diffusion_1"])
+    change(generator, how)
+    again = travelled(generator)
+    assert again.fingerprint() == generator.fingerprint() != original.fingerprint()
+    condition = generator.encode_prompts(PROMPTS)
+    eps_hat = noise_of(generator, condition)
+    torch.testing.assert_close(noise_of(again, again.encode_prompts(PROMPTS)), eps_hat)
+    assert not torch.allclose(noise_of(original, original.encode_prompts(PROMPTS)), eps_hat)
+    assert travelled(again).fingerprint() == generator.fingerprint()  # and on from there
+    assert not any(parameter.requires_grad for parameter in again.vae.parameters())
+
+
+def test_another_network_in_its_place_travels_too(folders):
+    generator = open_generator(folders["stable_diffusion_1"])
+    generator.unet = open_generator(folders["stable_diffusion_1"]).unet
+    change(generator, "in place")
+    again = travelled(generator)
+    condition = generator.encode_prompts(PROMPTS)
+    torch.testing.assert_close(noise_of(again, condition), noise_of(generator, condition))
+
+
+def test_weights_put_in_the_place_of_others_are_never_taken_for_them(folders):
+    """The identity of a weight that is gone may come again."""
+    generator = open_generator(folders["stable_diffusion_1"])
+    for scale in (1.5, 1.5, 1.5, 1.5):
+        generator.unet.conv_in.weight = torch.nn.Parameter(
+            generator.unet.conv_in.weight * scale, requires_grad=False
+        )
+        assert travelled(generator).fingerprint() == generator.fingerprint()
+
+
+def test_what_a_job_changes_does_not_reach_the_next(folders):
+    """A worker keeps what it opened; a job that changes it in place must not hand that on."""
+    data = pickle.dumps(open_generator(folders["stable_diffusion_2"]))
+    first = pickle.loads(data)
+    fingerprint = first.fingerprint()
+    change(first, "in place")
+    assert pickle.loads(data).fingerprint() == fingerprint != first.fingerprint()
+
+
+def test_a_generator_opened_without_gradients_travels(folders):
+    with torch.inference_mode():
+        generator = open_generator(folders["stable_diffusion_1"])
+        assert travelled(generator).fingerprint() == generator.fingerprint()
+
+
+def test_a_condition_travels_as_its_prompts(generator):
+    condition = generator.encode_prompts(PROMPTS)
+    assert len(pickle.dumps(condition)) < 2000
+    rows = torch.tensor([2, 0, 0, 1])
+    for one in (condition, condition.take(rows), condition.take(rows).take(torch.tensor([3, 3, 0]))):
+        again = travelled(one)
+        torch.testing.assert_close(again.embeddings, one.embeddings)
+        if one.pooled is not None:
+            torch.testing.assert_close(again.pooled, one.pooled)
+        torch.testing.assert_close(noise_of(generator, again), noise_of(generator, one))
+    both = travelled((condition.take(rows), condition.take(rows[:2])))
+    assert both[0].cached is both[1].cached  # encoded once, and what the network computes of it too
+
+
+def test_a_condition_of_classes_travels(dit):
+    condition = dit.encode_prompts(["dog", "cat", ""]).take(torch.tensor([1, 1, 2]))
+    again = travelled(condition)
+    assert again.class_ids.tolist() == [0, 0, 3]
+    torch.testing.assert_close(noise_of(dit, again), noise_of(dit, condition))
+
+
+def test_a_condition_of_a_changed_text_encoder_travels_with_it(folders):
+    generator = open_generator(folders["stable_diffusion_1"])
+    before = generator.encode_prompts(PROMPTS)
+    change(generator, "text encoder")
+    condition = generator.encode_prompts(PROMPTS)
+    assert not torch.allclose(condition.embeddings, before.embeddings)
+    again, pair = travelled(condition), travelled((generator, condition))
+    torch.testing.assert_close(again.embeddings, condition.embeddings)
+    torch.testing.assert_close(pair[1].embeddings, condition.embeddings)
+    torch.testing.assert_close(noise_of(pair[0], pair[1]), noise_of(generator, condition))
+    torch.testing.assert_close(travelled(before).embeddings, before.embeddings)  # encoded before the change
+
+
+def test_a_condition_of_no_generator_travels_by_value():
+    random = torch.Generator().manual_seed(0)
+    condition = Condition(torch.randn(3, 2, 4, generator=random), torch.randn(3, 5, generator=random))
+    for one in (condition, condition.take(torch.tensor([2, 0]))):
+        again = travelled(one)
+        assert torch.equal(again.embeddings, one.embeddings) and torch.equal(again.pooled, one.pooled)
+        assert len(again) == len(one) and again.class_ids is None

@@ -1,4 +1,4 @@
-"""Figures: pictures stay pixel-exact, text stays legible and apart, a figure is as wide as the page."""
+"""Figures: images stay pixel-exact, text stays legible and apart, a figure is as wide as the page."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
-def pictures(n: int, height: int = 8, width: int = 8) -> np.ndarray:
+def random_images(n: int, height: int = 8, width: int = 8) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 200, (n, height, width, 3)).astype(np.uint8)
 
 
 @pytest.mark.parametrize(("n", "columns", "shape"), [(5, 3, (32, 32)), (23, 10, (32, 32)), (2, 2, (28, 20))])
-def test_every_pixel_of_a_picture_is_one_crisp_square(n: int, columns: int, shape: tuple[int, int]) -> None:
-    images = pictures(n, *shape)
+def test_every_pixel_of_an_image_is_one_crisp_square(n: int, columns: int, shape: tuple[int, int]) -> None:
+    images = random_images(n, *shape)
     shown = pixels(plots.image_grid(images, columns=columns))
     assert shown.shape[1] == 1440
     step = 1440 // columns
@@ -46,12 +46,12 @@ def test_every_pixel_of_a_picture_is_one_crisp_square(n: int, columns: int, shap
     step = min(step, zoom * shape[1] + 56)
     for i, image in enumerate(images):
         x, y = 6 + i % columns * step, 6 + i // columns * (zoom * shape[0] + 14)
-        found = shown[y : y + zoom * shape[0], x : x + zoom * shape[1]]
-        np.testing.assert_array_equal(found, image.repeat(zoom, 0).repeat(zoom, 1))
+        part = shown[y : y + zoom * shape[0], x : x + zoom * shape[1]]
+        np.testing.assert_array_equal(part, image.repeat(zoom, 0).repeat(zoom, 1))
 
 
-def test_a_frame_surrounds_its_picture_only() -> None:
-    shown = pixels(plots.image_grid(pictures(2), columns=2, frames=[None, plots.WRONG]))
+def test_a_frame_surrounds_its_image_only() -> None:
+    shown = pixels(plots.image_grid(random_images(2), columns=2, frames=[None, plots.WRONG]))
     colour = tuple(int(plots.WRONG[i : i + 2], 16) for i in (1, 3, 5))
     framed = np.flatnonzero((shown == colour).all(-1).any(0))
     assert framed.min() > 8 * 16 + 6
@@ -62,7 +62,7 @@ def test_a_frame_surrounds_its_picture_only() -> None:
     ("arguments", "message"),
     [
         ({"images": np.zeros((2, 8, 8, 3))}, "must be uint8"),
-        ({"images": pictures(0)}, "must be uint8"),
+        ({"images": random_images(0)}, "must be uint8"),
         ({"titles": ["a"]}, "need 3 titles, got 1"),
         ({"row_titles": ["a"], "columns": 2}, "need 2 row_titles, got 1"),
         ({"frames": []}, "need 3 frames, got 0"),
@@ -70,11 +70,11 @@ def test_a_frame_surrounds_its_picture_only() -> None:
 )
 def test_a_grid_that_does_not_fit_is_an_error(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plots.image_grid(**{"images": pictures(3)} | arguments)
+        plots.image_grid(**{"images": random_images(3)} | arguments)
 
 
-def test_grey_pictures_are_shown_as_they_are() -> None:
-    grey = pictures(1)[..., 0]
+def test_grey_images_are_shown_as_they_are() -> None:
+    grey = random_images(1)[..., 0]
     shown = pixels(plots.image_grid(grey, columns=1))
     np.testing.assert_array_equal(shown[6:134, 6:134, 1], grey[0].repeat(16, 0).repeat(16, 1))
 

@@ -11,11 +11,11 @@ from zsclib.papers.diffusion_classifier.robustness import Line, band, effective_
 STANDARD = np.array([0.6, 0.8, 0.9, 0.97])
 
 
-def hits(accuracies, n: int, seed: int) -> np.ndarray:
+def correct(accuracies, n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random((len(accuracies), n)) < np.asarray(accuracies)[:, None]
 
 
-def test_a_line_in_logits_is_found_again():
+def test_a_line_in_logits_is_recovered():
     line = fit_line(STANDARD, expit(-1.5 + 0.7 * logit(STANDARD)))
     assert (line.intercept, line.slope) == pytest.approx((-1.5, 0.7))
     assert line.at([0.5, 0.8]) == pytest.approx([expit(-1.5), expit(-1.5 + 0.7 * logit(0.8))])
@@ -28,16 +28,16 @@ def test_the_line_is_that_of_least_squares():
 
 
 def test_rates_are_never_0_or_1_and_weights_count_images():
-    found = rates([[1, 1, 1], [0, 0, 0], [1, 0, 0]])
-    assert found == pytest.approx([3.5 / 4, 0.5 / 4, 1.5 / 4])
+    accuracies = rates([[1, 1, 1], [0, 0, 0], [1, 0, 0]])
+    assert accuracies == pytest.approx([3.5 / 4, 0.5 / 4, 1.5 / 4])
     assert rates([[1, 0, 0]], [[3, 0, 0], [0, 1, 2]]).ravel() == pytest.approx([3.5 / 4, 0.5 / 4])
 
 
 def test_a_classifier_on_the_line_has_no_effective_robustness_and_one_above_it_has_its_distance():
     n, line = 5000, Line(-1.0, 0.8)
-    standard, shifted = hits(STANDARD, n, 0), hits(line.at(STANDARD), n, 1)
+    standard, shifted = correct(STANDARD, n, 0), correct(line.at(STANDARD), n, 1)
     for extra in (0.0, 0.2):
-        ours = hits([0.9], n, 2)[0], hits([line.at(0.9) + extra], n, 3)[0]
+        ours = correct([0.9], n, 2)[0], correct([line.at(0.9) + extra], n, 3)[0]
         value, low, high = effective_robustness(standard, shifted, *ours, resamples=300)
         assert abs(value - extra) < 0.03 and low < value < high and high - low < 0.06
 
@@ -45,10 +45,12 @@ def test_a_classifier_on_the_line_has_no_effective_robustness_and_one_above_it_h
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     line, covered, n = Line(-1.0, 0.8), 0, 150
     for trial in range(60):
-        draws = [
-            hits(a, n, 10 * trial + i) for i, a in enumerate((STANDARD, line.at(STANDARD), [0.9], [0.75]))
+        samples = [
+            correct(a, n, 10 * trial + i) for i, a in enumerate((STANDARD, line.at(STANDARD), [0.9], [0.75]))
         ]
-        _, low, high = effective_robustness(draws[0], draws[1], draws[2][0], draws[3][0], resamples=300)
+        _, low, high = effective_robustness(
+            samples[0], samples[1], samples[2][0], samples[3][0], resamples=300
+        )
         covered += low < 0.75 - line.at(0.9) < high
     assert 51 <= covered <= 60
 
@@ -56,20 +58,20 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 def test_fewer_images_give_a_wider_interval_and_a_seed_the_same_one():
     wide, narrow = (
         effective_robustness(
-            hits(STANDARD, n, 0), hits(STANDARD / 2, n, 1), hits([0.9], n, 2)[0], hits([0.5], n, 3)[0]
+            correct(STANDARD, n, 0), correct(STANDARD / 2, n, 1), correct([0.9], n, 2)[0], correct([0.5], n, 3)[0]
         )
         for n in (100, 1600)
     )
     assert wide[2] - wide[1] > 2 * (narrow[2] - narrow[1])
     again = effective_robustness(
-        hits(STANDARD, 100, 0), hits(STANDARD / 2, 100, 1), hits([0.9], 100, 2)[0], hits([0.5], 100, 3)[0]
+        correct(STANDARD, 100, 0), correct(STANDARD / 2, 100, 1), correct([0.9], 100, 2)[0], correct([0.5], 100, 3)[0]
     )
     assert again == wide
 
 
 def test_the_band_holds_the_line_and_is_narrowest_amid_the_networks():
     line, at = Line(-1.0, 0.8), np.array([0.1, 0.86, 0.999])
-    low, high = band(hits(STANDARD, 2000, 0), hits(line.at(STANDARD), 2000, 1), at, resamples=200)
+    low, high = band(correct(STANDARD, 2000, 0), correct(line.at(STANDARD), 2000, 1), at, resamples=200)
     assert (low < line.at(at)).all() and (line.at(at) < high).all()
     width = logit(high) - logit(low)
     assert width[1] < width[0] and width[1] < width[2]
@@ -77,8 +79,8 @@ def test_the_band_holds_the_line_and_is_narrowest_amid_the_networks():
 
 def test_resamples_in_which_no_network_differs_spoil_no_interval():
     standard, shifted = np.array([[1, 1, 1, 0], [1, 1, 1, 1]]), np.array([[1, 0, 1, 0], [1, 1, 0, 0]])
-    found = effective_robustness(standard, shifted, standard[0], shifted[1], resamples=200)
-    assert np.isfinite(found).all() and found[1] < found[2]
+    estimate = effective_robustness(standard, shifted, standard[0], shifted[1], resamples=200)
+    assert np.isfinite(estimate).all() and estimate[1] < estimate[2]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_resamples_in_which_no_network_differs_spoil_no_interval():
         ([0.9, 0.8], [0.5], "two accuracies"),
     ],
 )
-def test_no_line_where_none_can_be_drawn(standard, shifted, message):
+def test_no_line_where_none_can_be_fitted(standard, shifted, message):
     with pytest.raises(ValueError, match=message):
         fit_line(standard, shifted)
 

@@ -1,4 +1,4 @@
-"""Sequential elimination: what it decides, how often it errs, and that it saves the passes it says."""
+"""Sequential elimination: what it decides, how often it errs, and that it saves the evaluations it says."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.test_diffusion_classifier import Gaussians
-from zsclib.papers.diffusion_classifier import classify, result_of
+from tests.worlds import Gaussians
+from zsclib.papers.diffusion_classifier import classify
+from zsclib.papers.diffusion_classifier.classifier import result_of
 from zsclib.papers.diffusion_classifier.error_matrix import (
     as_staged,
     evaluations,
@@ -19,6 +20,7 @@ from zsclib.papers.diffusion_classifier.error_matrix import (
 from zsclib.papers.diffusion_classifier.sequential import clark_jaini, nominal_level, sequential
 from zsclib.prompts import fill
 from zsclib.seeds import rng
+from zsclib.workers import Execution
 
 
 def normal_errors(n: int, C: int, K: int, gap: float) -> np.ndarray:
@@ -28,7 +30,7 @@ def normal_errors(n: int, C: int, K: int, gap: float) -> np.ndarray:
     return errors
 
 
-def test_looks_rise_by_half_octaves_to_all_levels():
+def test_looks_rise_by_half_octaves_to_all_timesteps():
     assert sequential(128).until == (3, 4, 6, 8, 12, 17, 24, 34, 48, 68, 128)
     assert sequential(32).until == (3, 4, 6, 8, 12, 17, 32)
     assert sequential(4).until == (3, 4)
@@ -38,7 +40,7 @@ def test_looks_rise_by_half_octaves_to_all_levels():
 
 
 def test_boundary_is_pocock_s():
-    """Two looks, at m and M of so many levels that all of them never come: the normal pair's exact probability."""
+    """Two looks, at m and M of so many timesteps that all of them never come: the normal pair's exact probability."""
     until = (1000, 2000, 10**7)
     level = float(nominal_level(np.array(0.05), until))
     z = stats.norm.isf(level)
@@ -60,32 +62,32 @@ def test_level_of_a_look_falls_as_looks_are_added():
 def test_errors_are_no_more_frequent_than_stated(C, gap):
     errors = normal_errors(1500, C, 64, gap)
     for alpha in (0.05, 0.3):
-        said, passes = staged_prediction(errors, sequential(64, alpha))
-        wrong = (said != prediction(errors)).mean()
+        decided, cost = staged_prediction(errors, sequential(64, alpha))
+        wrong = (decided != prediction(errors)).mean()
         assert wrong < alpha + 3 * (alpha / 1500) ** 0.5
-        assert passes.mean() < C * 64
+        assert cost.mean() < C * 64
     assert wrong > 0.03  # ties are where the rate is spent: the test is not idle
 
 
 def test_clear_cases_take_the_minimum_and_ties_the_maximum():
     clear = normal_errors(50, 5, 64, 20.0)
-    said, passes = staged_prediction(clear, sequential(64))
-    assert (said == 0).all()
-    assert passes.mean() < 5 * 4
+    decided, cost = staged_prediction(clear, sequential(64))
+    assert (decided == 0).all()
+    assert cost.mean() < 5 * 4
     equal = np.repeat(normal_errors(5, 1, 64, 0), 3, axis=1)  # no difference is above zero
-    said, passes = staged_prediction(equal, sequential(64))
-    assert (said == 0).all()
-    assert (passes == 3 * 64).all()
+    decided, cost = staged_prediction(equal, sequential(64))
+    assert (decided == 0).all()
+    assert (cost == 3 * 64).all()
 
 
-def test_a_smaller_rate_costs_more():
+def test_a_smaller_alpha_costs_more():
     errors = normal_errors(200, 5, 64, 0.7)
     costs = [staged_prediction(errors, sequential(64, alpha))[1].mean() for alpha in (0.4, 0.1, 0.01)]
     assert costs == sorted(costs)
     assert costs[0] < 0.8 * costs[2]
 
 
-def test_what_neighbouring_levels_share_is_no_error():
+def test_what_neighbouring_timesteps_share_is_no_error():
     """A difference that drifts with t is told from none as soon as one without drift."""
     steady = normal_errors(200, 2, 64, 1.0)
     drift = 6 * np.array(exhaustive(64).t) / 1000 - 3
@@ -110,9 +112,9 @@ def test_highest_score_is_the_prediction_and_images_stop_on_their_own(rule):
     errors = normal_errors(300, 6, 64, 0.6)
     staged = as_staged(errors, rule)
     np.testing.assert_array_equal(scores_from_errors(staged).argmax(1), prediction(staged))
-    met = (~np.isnan(staged)).sum(2)
-    assert len(np.unique(met.max(1))) > 3
-    assert set(np.unique(met)) <= {0, *rule.until}
+    evaluated = (~np.isnan(staged)).sum(2)
+    assert len(np.unique(evaluated.max(1))) > 3
+    assert set(np.unique(evaluated)) <= {0, *rule.until}
     for i in (0, 7, 123):  # an image is decided as if it were alone
         np.testing.assert_array_equal(as_staged(errors[i : i + 1], rule)[0], staged[i])
 
@@ -120,32 +122,34 @@ def test_highest_score_is_the_prediction_and_images_stop_on_their_own(rule):
 @pytest.mark.parametrize("rule", [sequential(32, T=100), clark_jaini(32, 5, T=100)])
 def test_classify_measures_what_the_replay_says(rule):
     world = Gaussians()
-    images, labels = world.draw(40)
+    images, labels = world.sample(40)
     prompts = fill("class {}", list("012345"))
     full = classify(world, images, prompts, exhaustive(32, 100))
-    world.passes, seen = 0, []
-    found = classify(world, images, prompts, rule, batch=50, images_at_once=16, progress=seen.append)
+    world.evaluations, progress = 0, []
+    execution = Execution(batch=50, images_at_once=16, progress=lambda *step: progress.append(step))
+    result = classify(world, images, prompts, rule, execution=execution)
     derived = result_of(as_staged(full.errors, rule), rule.t)
-    np.testing.assert_array_equal(np.isnan(found.errors), np.isnan(derived.errors))
-    np.testing.assert_array_equal(found.prediction, derived.prediction)
-    np.testing.assert_array_equal(found.evaluations, derived.evaluations)
-    assert world.passes == sum(seen) == found.evaluations.sum() < 0.6 * full.evaluations.sum()
-    assert (found.prediction == labels).mean() >= 0.9
-    assert len(np.unique(found.evaluations)) > 3
+    np.testing.assert_array_equal(np.isnan(result.errors), np.isnan(derived.errors))
+    np.testing.assert_array_equal(result.prediction, derived.prediction)
+    np.testing.assert_array_equal(result.evaluations, derived.evaluations)
+    assert progress == [("images", done, 40) for done in (0, 16, 32, 40)]
+    assert world.evaluations == result.evaluations.sum() < 0.6 * full.evaluations.sum()
+    assert (result.prediction == labels).mean() >= 0.9
+    assert len(np.unique(result.evaluations)) > 3
 
 
 def test_several_prompts_of_a_class_are_tested_as_one():
     world = Gaussians()
-    images, _ = world.draw(8)
+    images, _ = world.sample(8)
     rule = sequential(16, T=100)
-    found = classify(world, images, [["class 0", "class 1"], "class 2", "class 3"], rule)
-    met = (~np.isnan(found.errors)).sum(2)
-    np.testing.assert_array_equal(found.evaluations, met @ [2, 1, 1])
-    np.testing.assert_array_equal(found.evaluations, evaluations(found.errors, np.array([2, 1, 1])))
+    result = classify(world, images, [["class 0", "class 1"], "class 2", "class 3"], rule)
+    timesteps_each = (~np.isnan(result.errors)).sum(2)
+    np.testing.assert_array_equal(result.evaluations, timesteps_each @ [2, 1, 1])
+    np.testing.assert_array_equal(result.evaluations, evaluations(result.errors, np.array([2, 1, 1])))
 
 
 @pytest.mark.parametrize(
-    ("rule", "given", "says"),
+    ("rule", "arguments", "message"),
     [
         (sequential, {"K": 3}, "minimum < K"),
         (sequential, {"K": 64, "alpha": 0.0}, "0 < alpha"),
@@ -160,6 +164,6 @@ def test_several_prompts_of_a_class_are_tested_as_one():
         (clark_jaini, {"K": 30, "p": 0}, "0 < p < 1"),
     ],
 )
-def test_impossible_rules(rule, given, says):
-    with pytest.raises(ValueError, match=says):
-        rule(**given)
+def test_impossible_rules(rule, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        rule(**arguments)

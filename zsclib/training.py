@@ -33,7 +33,8 @@ class TrainedNetwork:
         recipe, seed: what it was trained with.
         history: a row per checkpoint: step, loss (mean since the last row), and the accuracy on `validation` and
             on every watched set.
-        checkpoint: the row of `history` whose weights these are: the best on validation (the later of equals), else the last.
+        checkpoint: the row of `history` whose weights these are: the best on validation (the later of equals), or,
+            without validation, the last.
         watched: name → scores at every checkpoint, float32 (checkpoints, n, classes).
     """
 

@@ -17,6 +17,9 @@ class Condition:
     Attributes:
         rows: int64 (n,), which of the prompts is at each row; None where they follow one another.
         cached: what a network has computed of the prompts, shared by all conditions taken from this one.
+
+    Args:
+        source: the generator that encoded the prompts, the prompts, and its `state` at that moment.
     """
 
     def __init__(
@@ -24,7 +27,7 @@ class Condition:
         embeddings: Tensor,
         pooled: Tensor | None = None,
         class_ids: Tensor | None = None,
-        source: tuple[Any, list[str]] | None = None,
+        source: tuple[Any, list[str], Any] | None = None,
     ):
         self._fields = (embeddings, pooled, class_ids)
         self._source = source
@@ -32,10 +35,13 @@ class Condition:
         self.cached: dict[Any, Any] = {}
 
     def __reduce__(self) -> tuple:
-        """Travel to another process as the prompts, to be encoded there by the generator that encoded them here."""
-        if self._source is None:
+        """Travel to another process as the prompts, to be encoded there by the generator that encoded them here.
+
+        Where there is no such generator, or its weights have changed since, the tensors travel.
+        """
+        if self._source is None or self._source[0].state() != self._source[2]:
             return _restored, (self._fields, self.rows)
-        generator, prompts = self._source
+        generator, prompts, _ = self._source
         return _encoded_again, (generator, tuple(prompts), self.rows)
 
     def __len__(self) -> int:

@@ -43,6 +43,21 @@ NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel", "DiTTransformer2DMo
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
+class State:
+    """The weights of networks at a moment: equal to those of another moment where none was changed or replaced."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module]):
+        # held, so that no later weight can have the identity of one of these
+        self.weights = [weight for module in modules for weight in (*module.parameters(), *module.buffers())]
+        self.marks = [
+            (id(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            for weight in self.weights
+        ]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, State) and self.marks == other.marks
+
+
 class Generator:
     """A diffusion model that draws what a text or a class name says; made by `open_generator`.
 
@@ -96,14 +111,18 @@ class Generator:
 
     def __reduce__(self) -> tuple:
         """Travel to another process as the folder to be opened there, unless a weight has changed since."""
-        if self._opened is not None and self._opened[1] == self._state():
+        if self._opened is not None and self._opened[1] == self.state():
             return _open_once, self._opened[0]
-        return copyreg.__newobj__, (type(self),), self.__dict__
+        return copyreg.__newobj__, (type(self),), {**self.__dict__, "_opened": None}
 
-    def _state(self) -> tuple:
-        modules = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
-        weights = [weight for module in modules for weight in (*module.parameters(), *module.buffers())]
-        return tuple((id(weight), weight._version) for weight in weights)
+    def state(self) -> State:
+        """Return which weights there are now, to be compared with those of another moment."""
+        return State(self._modules())
+
+    def _modules(self) -> list[torch.nn.Module]:
+        parts = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
+        others = (self.unet, self.vae, self.text_encoder)  # one may have been put in a part's place
+        return parts + [other for other in others if other is not None and all(other is not p for p in parts)]
 
     def _read_schedule(self) -> None:
         config, alphas_cumprod = self.scheduler.config, getattr(self.scheduler, "alphas_cumprod", None)
@@ -145,7 +164,7 @@ class Generator:
             table = self.unet.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
             ids = class_ids(prompts, self.id2label, self.unet.config.num_embeds_ada_norm)
             rows = torch.tensor(ids, device=self.device)
-            return Condition(table(rows)[:, None], class_ids=rows, source=(self, prompts))
+            return Condition(table(rows)[:, None], class_ids=rows, source=(self, prompts, self.state()))
         check_truncation([part for name, part in self.parts.items() if name.startswith("tokenizer")], prompts)
         pipeline, embeddings, pooled = self.pipeline(), [], []
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
@@ -158,7 +177,8 @@ class Generator:
             else:
                 encoded = pipeline.encode_prompt(chunk, self.device, 1, do_classifier_free_guidance=False)
             embeddings.append(encoded[0])
-        return Condition(torch.cat(embeddings), torch.cat(pooled) if pooled else None, source=(self, prompts))
+        source = (self, prompts, self.state())
+        return Condition(torch.cat(embeddings), torch.cat(pooled) if pooled else None, source=source)
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> Tensor:
@@ -286,11 +306,10 @@ class Generator:
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
         digest.update(self._signal.cpu().numpy())
         digest.update(b"" if self.id2label is None else repr(sorted(self.id2label.items())).encode())
-        for part in self.parts.values():
-            if isinstance(part, torch.nn.Module):
-                for name, value in sorted(part.state_dict().items()):
-                    digest.update(name.encode())
-                    digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for module in self._modules():
+            for name, value in sorted(module.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
     def _levels(self, t: Tensor | int) -> Tensor:
@@ -357,11 +376,20 @@ def open_generator(
     generator = Generator(parts, pipeline_class, device, dtype, image_size)
     if Path(path).is_dir() or (ROOT / path).is_dir():
         path = str(folder.resolve())
-    generator._opened = (str(path), str(device), dtype, allow_network, image_size), generator._state()
+    generator._opened = (str(path), str(device), dtype, allow_network, image_size), generator.state()
     return generator
 
 
-_open_once = functools.lru_cache(maxsize=4)(open_generator)  # in a worker, where many jobs ask for the same one
+_opened = functools.lru_cache(maxsize=4)(open_generator)
+
+
+def _open_once(*options: Any) -> Generator:
+    """Open a generator in a worker, where many jobs need the same one; not one that a job has changed since."""
+    generator = _opened(*options)
+    if generator._opened[1] != generator.state():
+        _opened.cache_clear()
+        generator = _opened(*options)
+    return generator
 
 
 def _side(size: int | Sequence[int]) -> int:

@@ -42,6 +42,7 @@ from zsclib.study.stats import (
     heterogeneity,
     holm,
     mean_effect,
+    p_text,
 )
 
 DIRECTIONS = ("greater", "less", "equal", "not_less")
@@ -226,10 +227,10 @@ def published_effect(claim: Claim, sets: Sequence[str] = ()) -> float | None:
     Args:
         claim: where published numbers name the sets whose role they play, each of `sets` takes the mean of its own, and
             these are averaged; where none does, the mean of all published numbers.
-        sets: the sets judged.
+        sets: the sets judged; without any, the mean of all published numbers.
     """
     scale = 0.01 if claim.unit == "points" else 1.0
-    if any("set" in item for item in claim.published):
+    if sets and any("set" in item for item in claim.published):
         own = [[float(p["value"]) for p in claim.published if p.get("set") == name] for name in sets]
         values = [float(np.mean(numbers)) for numbers in own if numbers]
     else:
@@ -274,6 +275,9 @@ def too_small(claim: Claim, n: int, seeds: int = 1, sets: int | Sequence[str] = 
 def verdict_table(judgements: Mapping[str, Judgement], percent: bool = True) -> pd.DataFrame:
     """Return a row per claim for a page: what was published, the effects per set, their mean, and what follows.
 
+    Beside the mean stands how much the sets differ (Cochran's Q, I²); beside the direction, what each set alone decides
+    where they are not of one mind; under Holm, the direction that is left and the adjusted p value.
+
     Args:
         judgements: from `judge`.
         percent: show differences of accuracies in percentage points; contrasts of unit `number` never are.
@@ -285,17 +289,18 @@ def verdict_table(judgements: Mapping[str, Judgement], percent: bool = True) -> 
     for judged in judgements.values():
         claim = judged.claim
         points = percent and claim.unit == "points"
-        several = len(judged.effects) > 1
+        shown = [f"{name} {_difference(e, points)}" for name, e in judged.effects.items()]
+        mean = [_difference(judged.pooled, points)] if len(shown) > 1 else []
+        mean += [str(judged.heterogeneity)] if judged.heterogeneity else []
         rows.append(
             {
                 "id": claim.id,
                 "claim": claim.statement,
                 "published": _published(claim),
-                "here": "; ".join(f"{name} {_difference(e, points)}" for name, e in judged.effects.items())
-                or "–",
-                "mean of sets": f"{_difference(judged.pooled, points)}" if several else "–",
+                "here": "; ".join(shown) or "–",
+                "mean of sets": "; ".join(mean) or "–",
                 "direction": _direction(judged),
-                "Holm": "–" if judged.holm is None else f"{judged.corrected}, {_p(judged.holm)}",
+                "Holm": "–" if judged.holm is None else f"{judged.corrected}, {p_text(judged.holm)}",
                 "size": str(judged.size),
             }
         )
@@ -336,17 +341,21 @@ def _judgement(claim: Claim, differences: Mapping[str, ArrayLike | Estimate]) ->
     if not differences:
         raise ValueError(f"judge: claim {claim.id} needs differences of at least one set, got none")
     effects = {name: _effect(claim, name, values) for name, values in differences.items()}
-    estimates = {name: e.interval() for name, e in effects.items()}
+    estimates = {
+        name: values if isinstance(values, Estimate) else effects[name].interval()
+        for name, values in differences.items()
+    }
     by_set = {name: verdict(claim, estimate) for name, estimate in estimates.items()}
     mean = mean_effect(list(effects.values()))
-    direction = _overall(claim, estimates, by_set, verdict(claim, mean.interval()))
+    pooled = mean.interval() if len(effects) > 1 else next(iter(estimates.values()))
+    direction = _overall(claim, estimates, by_set, verdict(claim, pooled))
     if direction == "inconclusive" and _designed_too_small(claim, differences):
         direction = "too small to decide"
     return Judgement(
         claim=claim,
         effects=estimates,
         by_set=by_set,
-        pooled=mean.interval(),
+        pooled=pooled,
         heterogeneity=heterogeneity(list(effects.values())),
         direction=direction,
         p=None if direction == "mixed" else _p_value(claim, mean, direction),
@@ -489,7 +498,3 @@ def _direction(judged: Judgement) -> str:
     if len(judged.by_set) < 2 or not others or not clear:
         return judged.direction
     return f"{judged.direction} ({', '.join(clear)})"
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"

@@ -1,4 +1,4 @@
-"""Mechanisms of the Diffusion Classifier: measures, noises, weights and levels with known answers."""
+"""What the Diffusion Classifier is made of: measures, noises, weights and timesteps with known answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.test_diffusion_classifier import Gaussians, Shelf
+from tests.worlds import Gaussians, MortalCache
 from zsclib.papers.diffusion_classifier import classify
 from zsclib.papers.diffusion_classifier.ablations import (
     NOISES,
@@ -19,38 +19,40 @@ from zsclib.papers.diffusion_classifier.ablations import (
     variational_weights,
     weighted,
 )
-from zsclib.papers.diffusion_classifier.engine import error_matrices, noise
+from zsclib.papers.diffusion_classifier.engine import error_matrices
 from zsclib.papers.diffusion_classifier.error_matrix import exhaustive, nested_stages, prediction
+from zsclib.papers.diffusion_classifier.method import noise
 from zsclib.prompts import fill
+from zsclib.workers import Execution
 
 PROMPTS = fill("class {}", list("0123"))
 MEASURES = [Measure(), Measure("l1"), Measure("huber", crop=1), Measure(guidance=0.5), Measure(guidance=-1)]
 EPS = noise(0, "a", 0, (3, 40, 40))
 
 
-def test_all_measures_come_from_the_same_passes():
+def test_all_measures_come_from_the_same_evaluations():
     world = Gaussians()
-    images, _ = world.draw(6)
-    found = error_matrices(world, images, PROMPTS, exhaustive(5, 100), MEASURES, batch=7)
-    assert list(found) == MEASURES
-    assert (
-        world.passes <= 6 * 4 * 5 + 2 * 6 * 5
-    )  # conditional, and the empty prompt, twice where a batch ends
+    images, _ = world.sample(6)
+    execution = Execution(batch=7)
+    errors = error_matrices(world, images, PROMPTS, exhaustive(5, 100), MEASURES, execution=execution)
+    assert list(errors) == MEASURES
+    # conditional, and the empty prompt, twice where a batch ends
+    assert world.evaluations <= 6 * 4 * 5 + 2 * 6 * 5
     for measure in MEASURES:
         alone = error_matrices(world, images, PROMPTS, exhaustive(5, 100), [measure])
-        np.testing.assert_allclose(alone[measure], found[measure], rtol=1e-5)
-        assert found[measure].dtype == np.float32
+        np.testing.assert_allclose(alone[measure], errors[measure], rtol=1e-5)
+        assert errors[measure].dtype == np.float32
     np.testing.assert_array_equal(
-        found[Measure()], classify(world, images, PROMPTS, exhaustive(5, 100), batch=7).errors
+        errors[Measure()], classify(world, images, PROMPTS, exhaustive(5, 100), execution=execution).errors
     )
-    assert len({found[measure].tobytes() for measure in MEASURES}) == len(MEASURES)
+    assert len({errors[measure].tobytes() for measure in MEASURES}) == len(MEASURES)
 
 
-def test_without_guidance_no_empty_prompt_is_asked():
+def test_without_guidance_no_empty_prompt_is_evaluated():
     world = Gaussians()
-    images, _ = world.draw(6)
+    images, _ = world.sample(6)
     error_matrices(world, images, PROMPTS, exhaustive(5, 100), MEASURES[:3])
-    assert world.passes == 6 * 4 * 5
+    assert world.evaluations == 6 * 4 * 5
 
 
 def test_measures_known_by_hand():
@@ -71,25 +73,23 @@ def test_measures_known_by_hand():
 
 def test_guidance_of_minus_one_is_the_unconditional_error_of_every_class():
     world = Gaussians()
-    images, _ = world.draw(3)
-    found = error_matrices(world, images, PROMPTS, exhaustive(4, 100), [Measure(guidance=-1)])[
-        Measure(guidance=-1)
-    ]
-    np.testing.assert_allclose(found, found[:, :1].repeat(4, axis=1), rtol=1e-6)
+    images, _ = world.sample(3)
+    measure = Measure(guidance=-1)
+    errors = error_matrices(world, images, PROMPTS, exhaustive(4, 100), [measure])[measure]
+    np.testing.assert_allclose(errors, errors[:, :1].repeat(4, axis=1), rtol=1e-6)
     world.means[0] = world.means.mean(0)  # now the first class is what the empty prompt is
-    assert np.allclose(
-        classify(world, images, PROMPTS, exhaustive(4, 100)).errors[:, 0], found[:, 0], rtol=1e-4
-    )
+    conditional = classify(world, images, PROMPTS, exhaustive(4, 100)).errors
+    np.testing.assert_allclose(conditional[:, 0], errors[:, 0], rtol=1e-4)
 
 
 def test_the_first_measure_decides_who_stays():
     world = Gaussians()
-    images, _ = world.draw(6)
+    images, _ = world.sample(6)
     schedule = nested_stages((2, 6), (2, 1), 100)
-    found = error_matrices(world, images, PROMPTS, schedule, [Measure("l1"), Measure()])
+    errors = error_matrices(world, images, PROMPTS, schedule, [Measure("l1"), Measure()])
     alone = error_matrices(world, images, PROMPTS, schedule, [Measure("l1")])
-    np.testing.assert_allclose(found[Measure("l1")], alone[Measure("l1")], rtol=1e-5)
-    np.testing.assert_array_equal(np.isnan(found[Measure()]), np.isnan(found[Measure("l1")]))
+    np.testing.assert_allclose(errors[Measure("l1")], alone[Measure("l1")], rtol=1e-5)
+    np.testing.assert_array_equal(np.isnan(errors[Measure()]), np.isnan(errors[Measure("l1")]))
 
 
 # --- noises ---------------------------------------------------------------------------------------
@@ -113,8 +113,8 @@ def test_kinds_of_noise_known_by_theory():
 @pytest.mark.parametrize("kind", NOISES)
 def test_noise_reaches_the_network_as_named_and_follows_no_batch(kind):
     world = Gaussians()
-    images, _ = world.draw(3)
-    z, met = world.encode_images(images), {}
+    images, _ = world.sample(3)
+    z, added = world.encode_images(images), {}
     predict = world.predict_noise
 
     def listen(z_t, t, condition, copies=None):
@@ -122,39 +122,41 @@ def test_noise_reaches_the_network_as_named_and_follows_no_batch(kind):
         for row, copy in enumerate(copies.tolist()):
             near = (z_t[copy] - a[row] * z) / s[row]
             mean = condition.embeddings[row].flatten().tolist()[0]
-            met.setdefault((int(t[copy]), mean), []).append(near)
+            added.setdefault((int(t[copy]), mean), []).append(near)
         return predict(z_t, t, condition, copies=copies)
 
     world.predict_noise = listen
     schedule, shape = exhaustive(3, 100), z.shape[1:]
-    whole = error_matrices(world, images, PROMPTS, schedule, noise_kind=kind, keys=["a", "b", "c"], batch=5)
-    part = error_matrices(world, images[1:], PROMPTS, schedule, noise_kind=kind, keys=["b", "c"])
-    np.testing.assert_allclose(part[Measure()], whole[Measure()][1:], rtol=1e-4, atol=1e-6)
+    measure, batches = Measure(noise=kind), Execution(batch=5)
+    whole = error_matrices(
+        world, images, PROMPTS, schedule, [measure], keys=["a", "b", "c"], execution=batches
+    )[measure]
+    part = error_matrices(world, images[1:], PROMPTS, schedule, [measure], keys=["b", "c"])[measure]
+    np.testing.assert_allclose(part, whole[1:], rtol=1e-4, atol=1e-6)
     eps = NOISES[kind](noise(0, "a", 0, shape))
     first = [
-        any(torch.allclose(near[0], eps, atol=1e-3) for near in seen)
-        for (t, _), seen in met.items()
+        any(torch.allclose(near[0], eps, atol=1e-3) for near in noises)
+        for (t, _), noises in added.items()
         if t == schedule.t[0]
     ]
     assert first == [kind != "unpaired"] * 4
 
 
-def test_unpaired_noise_is_drawn_for_every_prompt_and_costs_precision():
+def test_unpaired_noise_differs_from_prompt_to_prompt_and_costs_precision():
     world = Gaussians()
-    images, labels = world.draw(40)
+    images, labels = world.sample(40)
     schedule = exhaustive(8, 100)
     paired, unpaired = (
-        error_matrices(world, images, PROMPTS, schedule, noise_kind=kind)[Measure()]
-        for kind in ("normal", "unpaired")
+        error_matrices(world, images, PROMPTS, schedule, [measure])[measure]
+        for measure in (Measure(), Measure(noise="unpaired"))
     )
     gain = pairing_gain(paired, unpaired)
     assert gain.shape == (40,)
     assert gain.mean() > 0.1
     known = labels < 4
-    right = [
-        (errors.argmin(1) == labels[:, None])[known].mean() for errors in (paired, unpaired)
-    ]  # a level alone
-    assert right[0] > right[1] + 0.02
+    # of a single timestep
+    correct = [(errors.argmin(1) == labels[:, None])[known].mean() for errors in (paired, unpaired)]
+    assert correct[0] > correct[1] + 0.02
 
 
 def test_pairing_gain_known_by_hand():
@@ -163,7 +165,7 @@ def test_pairing_gain_known_by_hand():
     np.testing.assert_allclose(pairing_gain(paired, unpaired), [np.log10(43)])
 
 
-# --- weights, levels, classes ---------------------------------------------------------------------
+# --- weights, timesteps, classes --------------------------------------------------------------------
 
 
 def test_variational_weights_are_ho_s():
@@ -178,7 +180,7 @@ def test_variational_weights_are_ho_s():
         variational_weights(None, t)
 
 
-def test_weights_decide_which_levels_count():
+def test_weights_decide_which_timesteps_count():
     errors = np.array([[[1, 5, 5], [4, 1, 1]]], np.float32)
     np.testing.assert_array_equal(weighted(errors, np.full(3, 7.0)), errors)
     assert prediction(errors).tolist() == [1]
@@ -189,12 +191,12 @@ def test_weights_decide_which_levels_count():
             weighted(errors, np.array(wrong))
 
 
-def test_repeated_levels_meet_other_noise_each_time():
+def test_repeated_timesteps_meet_other_noise_each_time():
     assert repeated(2, 3).t == (250, 750) * 3
     assert repeated(1, 2).t == (500, 500)
     assert repeated(4, 1, 8).t == (1, 3, 5, 7)
     world = Gaussians()
-    images, _ = world.draw(2)
+    images, _ = world.sample(2)
     errors = classify(world, images, PROMPTS, repeated(2, 3, 100)).errors
     assert len(np.unique(errors[0, 0].round(6))) == 6
     for wrong in ((0, 1), (1, 0), (101, 1)):
@@ -215,7 +217,7 @@ def test_best_classes():
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"measures": []}, "one or more"),
         ({"measures": [Measure(), Measure()]}, "all different"),
@@ -223,36 +225,41 @@ def test_best_classes():
         ({"measures": [Measure(crop=2)]}, "crop must be from 0 to 1"),
         ({"measures": [Measure(crop=-1)]}, "crop"),
         ({"measures": [Measure(guidance=float("nan"))]}, "finite"),
-        ({"noise_kind": "pink"}, "normal, zero, truncated"),
+        ({"measures": [Measure(noise="pink")]}, "normal, zero, truncated"),
+        ({"measures": [Measure(), Measure(noise="zero")]}, "have the same noise"),
     ],
 )
-def test_bad_measures_are_refused_before_any_work(change, says):
+def test_bad_measures_are_refused_before_any_work(change, message):
     world = Gaussians()
-    images, _ = world.draw(2)
-    with pytest.raises(ValueError, match=says):
+    images, _ = world.sample(2)
+    with pytest.raises(ValueError, match=message):
         error_matrices(world, images, PROMPTS, exhaustive(3, 100), **change)
-    assert world.passes == 0
+    assert world.evaluations == 0
 
 
-def test_measures_and_noise_belong_to_what_is_kept():
-    world, shelf = Gaussians(), Shelf()
-    images, _ = world.draw(4)
-    given = {
+def test_measures_and_noise_belong_to_the_key_of_a_cached_result(tmp_path):
+    world, cache = Gaussians(), MortalCache(tmp_path)
+    images, _ = world.sample(4)
+    request = {
         "generator": world,
         "images": images,
         "prompts": PROMPTS,
         "schedule": exhaustive(3, 100),
-        "store": shelf,
+        "execution": Execution(cache=cache),
     }
-    first = error_matrices(**given, measures=MEASURES)
-    world.passes, seen = 0, []
-    again = error_matrices(**given, measures=MEASURES, progress=seen.append)
-    assert world.passes == 0
-    assert sum(seen) == 4 * 4 * 3
+    first = error_matrices(**request, measures=MEASURES)
+    world.evaluations, progress = 0, []
+    execution = Execution(cache=cache, progress=lambda *step: progress.append(step))
+    again = error_matrices(**request | {"execution": execution}, measures=MEASURES)
+    assert world.evaluations == 0
+    assert progress == [("images", 4, 4)]
     for measure in MEASURES:
         np.testing.assert_array_equal(again[measure], first[measure])
-    for number, change in enumerate(
-        ({"measures": MEASURES[:2]}, {"noise_kind": "zero"}, {"candidates": np.eye(4, dtype=bool)}), 2
-    ):
-        error_matrices(**given, **change)
-        assert len(shelf) == number
+    changes = (
+        {"measures": MEASURES[:2]},
+        {"measures": [Measure(noise="zero")]},
+        {"candidates": np.eye(4, dtype=bool)},
+    )
+    for number, change in enumerate(changes, 2):
+        error_matrices(**request, **change)
+        assert len(cache) == number
