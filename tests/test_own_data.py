@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsclib.papers.diffusion_classifier.own_data import check_words, load_own, named
+from zsclib.datasets import check_words, load_own, named
 from zsclib.study import runner
 
 ROOT = Path(__file__).resolve().parents[1]

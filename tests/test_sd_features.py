@@ -9,18 +9,17 @@ import pytest
 import torch
 from torch import nn
 
+from zsclib.datasets import hold_out
 from zsclib.images.image_set import ImageSet
 from zsclib.models.generator import open_generator
 from zsclib.papers.diffusion_classifier import sd_features
+from zsclib.papers.diffusion_classifier.experiments import PAPER_RECIPE, random_templates
 from zsclib.papers.diffusion_classifier.method import noise
 from zsclib.papers.diffusion_classifier.sd_features import (
     HEAD,
     PAPER_HEAD,
-    PAPER_RECIPE,
     feature_maps,
-    hold_out,
     new_head,
-    random_templates,
     train_on_features,
 )
 from zsclib.prompts import Prompts

@@ -1,9 +1,9 @@
 """A name becomes labelled images: the real digits, the pocket world's targets, or a user's own set.
 
-    images = load("objects", n=200)
-    check_words(["cat", "dog"], "a photo of a {}.")
-    images, prompts = load_own("folder:pets", ["a tabby cat", "a dog"], "a photo of {}.", size=512)
-    training, held_out = hold_out(images)
+images = load("objects", n=200)
+check_words(["cat", "dog"], "a photo of a {}.")
+images, prompts = load_own("folder:pets", ["a tabby cat", "a dog"], "a photo of {}.", size=512)
+training, held_out = hold_out(images)
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def load(
     the first images of a larger one, load(name, n=100) being load(name, n=200).take(range(100)).
 
     Args:
-        name: "digits" (real handwriting), a target of the pocket world (`WORLD`), "folder:PATH" (class
-            folders, see `zsclib.images.class_folders.from_folder`), "parquet:PATH" (see `zsclib.images.parquet.from_parquet`),
+        name: "digits" (real handwriting), a target of the pocket world (`WORLD`), "folder:PATH" (class folders, see
+            `zsclib.images.class_folders.from_folder`), "parquet:PATH" (see `zsclib.images.parquet.from_parquet`),
             "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
         split: "train", "validation" or "test"; a user's own set may have others.
         n: number of images in all; None for all there are (1,000 for a target of the pocket world).

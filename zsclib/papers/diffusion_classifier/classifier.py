@@ -4,9 +4,9 @@
     accuracy = (result.prediction == labels).mean()
     cheaper = classify(generator, images, fill("a photo of a {}.", classes), sequential(128))
 
-Unlike in the authors' code, noise has a seed, errors are float32, several prompts of a class are averaged before classes
-are ranked (theirs compete), and any prefix of the timesteps of `nested_stages` is evenly spread. `reference_stages`
-follows their schedule to the letter.
+Unlike in the authors' code, noise has a seed, errors are float32, several prompts of a class are averaged before
+classes are ranked (theirs compete), and any prefix of the timesteps of `nested_stages` is evenly spread.
+`reference_stages` follows their schedule to the letter.
 """
 
 from __future__ import annotations

@@ -75,6 +75,36 @@ def exhaustive(K: int, T: int = 1000) -> Schedule:
     return Schedule(tuple(timesteps(K, T).tolist()), (K,), (1,))
 
 
+def nested(K: int, T: int = 1000) -> Schedule:
+    """Return one stage over the timesteps, in the order, of all rules that eliminate: what these are compared with."""
+    return Schedule(tuple(timesteps(K, T).tolist()), (K,), (1,))
+
+
+def subgrids(t: Sequence[int], k: int) -> list[np.ndarray]:
+    """Return columns of disjoint grids of k timesteps each among t (K,)."""
+    return [np.arange(k)]
+
+
+def near(t: Sequence[int], wanted: float, T: int = 1000) -> list[np.ndarray]:
+    """Return the column of the timestep nearest to one wanted, alone."""
+    return [np.array([np.abs(np.asarray(t) - wanted).argmin()])]
+
+
+def crowded(t: Sequence[int], k: int, T: int = 1000) -> list[np.ndarray]:
+    """Return the columns of the k timesteps nearest to the middle."""
+    return [np.argsort(np.abs(np.asarray(t) - T / 2), kind="stable")[:k]]
+
+
+def blocks(K: int, k: int) -> list[np.ndarray]:
+    """Return the first k of K columns of timesteps that are repeated."""
+    return [np.arange(k)]
+
+
+def at_columns(schedule: Schedule, columns: np.ndarray) -> Schedule:
+    """Return the one-stage schedule of some of a schedule's timesteps."""
+    return Schedule(tuple(schedule.t[i] for i in columns), (len(columns),), (1,))
+
+
 def nested_stages(n_samples: Sequence[int], to_keep: Sequence[int], T: int = 1000) -> Schedule:
     """Return stages over `timesteps`, after which survivors hold exactly n_samples[j] errors (algorithm 2).
 

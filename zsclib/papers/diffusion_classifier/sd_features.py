@@ -1,14 +1,8 @@
-"""What the Diffusion Classifier is compared with (Li et al., ICCV 2023, table 1 and appendix F.4).
-
-SD features: a supervised head on what the frozen network sees amid its U-Net.
-Synthetic SD data: a network trained on the same model's drawings.
+"""SD features: a supervised head on the maps of the frozen U-Net's mid block (Li et al., ICCV 2023, appendix F.4).
 
     head = train_on_features(generator, datasets.load("objects", "train"))    # .scores(images), a classifier
-    plan = random_templates(load_prompts("objects"), 2000)                    # for zsclib.sampling.generate, then
-    kept, held = hold_out(drawings)
-    train(network, kept, PAPER_RECIPE, seed=0, validation=held)               # beside a competent Recipe()
 
-The authors released no code for either; what the paper leaves open is said where it is decided.
+The authors released no code for it; what the paper leaves open is said where it is decided.
 """
 
 from __future__ import annotations
@@ -18,18 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsclib.checks import check_images
-from zsclib.datasets import order
+from zsclib.datasets import hold_out
 from zsclib.images.image_set import ImageSet, content_hash
 from zsclib.models.generator import Generator
 from zsclib.papers.diffusion_classifier.method import noise
-from zsclib.prompts import Prompts, fill
-from zsclib.seeds import rng, seed_of
+from zsclib.seeds import seed_of
 from zsclib.training import Recipe, TrainedNetwork, augment, fit
 
 # Published settings first; what the paper does not give (warm-up, smoothing, clipping) is off. torchvision's default
@@ -41,13 +33,6 @@ HEAD = Recipe(
 PAPER_HEAD = replace(
     HEAD, batch=16, learning_rate=1e-4, warmup=0, max_gradient_norm=math.inf, crop=0.28, shift=0, flip=True
 )  # fmt: skip
-PAPER_RECIPE = Recipe(
-    batch=256, learning_rate=0.1, warmup=0, weight_decay=1e-4, label_smoothing=0, max_gradient_norm=math.inf,
-    crop=0.28, shift=0, flip=True, checkpoints=10,
-)  # fmt: skip
-
-
-# --- SD features ----------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
@@ -60,11 +45,11 @@ def feature_maps(
     keys: Sequence[int | str] | None = None,
     batch: int = 256,
 ) -> np.ndarray:
-    """Return what comes out of the U-Net's mid block for noised images (section 5.1: t = 100, no words).
+    """Return what comes out of the U-Net's mid block for noised images (section 5.1: t = 100, the empty prompt).
 
     Args:
         images: uint8 (n, H, W, 3) of the generator's image size.
-        t: noise level. prompt: what the network is told.
+        t: timestep of the noise. prompt: that the network is conditioned on.
         seed, keys: of the noise, as in `zsclib.papers.diffusion_classifier.classify`.
         batch: images at once; it changes no map beyond rounding.
 
@@ -83,18 +68,18 @@ def feature_maps(
         raise ValueError(
             f"feature_maps: a {type(generator.unet).__name__} has no mid block; use Stable Diffusion 1 or 2"
         )
-    told, caught = generator.encode_prompts([prompt]), []
+    condition, maps = generator.encode_prompts([prompt]), []
     a, s = generator.signal_and_noise(t)
-    hook = middle.register_forward_hook(lambda _, given, output: caught.append(output.float().cpu()))
+    hook = middle.register_forward_hook(lambda _, inputs, output: maps.append(output.float().cpu()))
     try:
         for start in range(0, len(keys), batch):
             z = generator.encode_images(images[start : start + batch])
-            eps = [noise(seed, key, 0, z.shape[1:]) for key in keys[start : start + batch]]
+            ε = [noise(seed, key, 0, z.shape[1:]) for key in keys[start : start + batch]]
             rows = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-            generator.predict_noise(a * z + s * torch.stack(eps).to(z.device), t, told.take(rows))
+            generator.predict_noise(a * z + s * torch.stack(ε).to(z.device), t, condition.take(rows))
     finally:
         hook.remove()
-    return torch.cat(caught).numpy()
+    return torch.cat(maps).numpy()
 
 
 class Block(nn.Module):
@@ -122,7 +107,7 @@ def new_head(channels: int, side: int, classes: int, seed: int = 0) -> nn.Sequen
 
     From 8 x 8 on it is table 11's ResNet-18 layout, widths 1, 1, 2 and 2 times the channels, no max-pool (of its
     stem the paper says no more: here there is none). Smaller maps leave no room for four stages: one block halves
-    them. Maps are first brought to mean 0 and deviation 1 per channel, measured on the training images.
+    them. Maps are first brought to mean 0 and standard deviation 1 per channel, measured on the training images.
     """
     full = ((channels, 1), (channels, 1), (channels, 2), (channels, 1))
     full += ((2 * channels, 2), (2 * channels, 1), (2 * channels, 2), (2 * channels, 1))
@@ -162,82 +147,28 @@ def train_on_features(
 ) -> FeatureClassifier:
     """Train a head on the frozen network's maps of labelled images: "SD features", which is not zero-shot.
 
-    The paper augments anew in every epoch, and so runs the U-Net in every epoch. Here it sees each image `views`
-    times: as it is, and views - 1 times flipped, shifted and cropped as the recipe says; each view has noise of its
-    own. A tenth of the images, seen as they are, chooses the checkpoint, as early stopping does.
+    The paper augments anew in every epoch, and so runs the U-Net in every epoch. Here it runs on `views` versions of
+    each image: as it is, and views - 1 times flipped, shifted and cropped as the recipe says; each has its own noise.
+    A tenth of the images, as they are, chooses the checkpoint, as early stopping does.
 
     Args:
         images: labelled, two or more of every class.
         recipe: HEAD, PAPER_HEAD, or your own.
-        t: noise level. seed: of noise, views, first weights and training.
+        t: timestep of the noise. seed: of noise, views, first weights and training.
 
     Raises:
         ValueError: images without a label, a class with one image or none, no views.
     """
     if views < 1:
         raise ValueError(f"train_on_features: views must be 1 or more, got {views}")
-    kept, held = hold_out(images, seed=seed)
-    pixels = torch.from_numpy(kept.images)
-    seen = np.concatenate(
-        [kept.images, *(augment(pixels, recipe, seed, view).numpy() for view in range(1, views))]
-    )
-    maps, held_maps = (
-        feature_maps(generator, x, t, seed=seed, keys=content_hash(x)) for x in (seen, held.images)
+    training, held_out = hold_out(images, seed=seed)
+    pixels = torch.from_numpy(training.images)
+    augmented = (augment(pixels, recipe, seed, view).numpy() for view in range(1, views))
+    inputs = np.concatenate([training.images, *augmented])
+    maps, held_out_maps = (
+        feature_maps(generator, x, t, seed=seed, keys=content_hash(x)) for x in (inputs, held_out.images)
     )
     head = new_head(maps.shape[1], maps.shape[2], len(images.classes), seed)
-    labels, device = np.tile(kept.labels, views), generator.device
-    trained = fit(head, maps, labels, recipe, seed, (held_maps, held.labels), device=device)
+    labels, device = np.tile(training.labels, views), generator.device
+    trained = fit(head, maps, labels, recipe, seed, (held_out_maps, held_out.labels), device=device)
     return FeatureClassifier(generator, trained, images.classes, t, seed)
-
-
-# --- Synthetic SD data ----------------------------------------------------------------------------
-
-
-def random_templates(prompts: Prompts, n: int, guidance: float = 7.5, seed: int = 0) -> pd.DataFrame:
-    """Return a plan of n drawings for `zsclib.sampling.generate`: every class in templates drawn at random.
-
-    The paper draws 10,000 images of a class at "default settings" (Stable Diffusion: guidance 7.5, 50 steps) in
-    random templates of CLIP's; the pocket models know those in `data/prompts`.
-
-    Args:
-        prompts: `templates` and `classes`, as `zsclib.prompts.load_prompts` reads them.
-        n: drawings in all, classes in turn; a shorter plan is the beginning of a longer one.
-        guidance: one scale for all.
-        seed: of templates and drawings.
-
-    Returns:
-        A row per drawing: label, class, index (within the class), prompt, guidance, seed (of its first noise).
-    """
-    if n < 1:
-        raise ValueError(f"random_templates: the number of drawings must be 1 or more, got {n}")
-    sentences = [fill(template, prompts.classes) for template in prompts.templates]
-    rows = []
-    for i in range(n):
-        index, label = divmod(i, len(prompts.classes))
-        name = prompts.classes[label]
-        template = int(rng(seed, "template", name, index).integers(len(sentences)))
-        rows.append({
-            "label": label, "index": index, "prompt": sentences[template][label], "guidance": float(guidance),
-            "seed": seed_of(seed, "drawing", name, index),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[ImageSet, ImageSet]:
-    """Return a set without a share of each class (at least one image), and that share, to stop training by.
-
-    Raises:
-        ValueError: a share outside (0, 1), images without a label, a class with fewer than two.
-    """
-    counts = np.bincount(images.labels[images.labels >= 0], minlength=len(images.classes))
-    if not 0 < share < 1 or len(images) == 0 or images.labels.min() < 0 or counts.min() < 2:
-        raise ValueError(
-            f"hold_out: needs labels, two images of every class and a share in (0, 1); got {len(images)} images, "
-            f"{int((images.labels < 0).sum())} without a label, {counts.min() if len(counts) else 0} in the rarest "
-            f"class, share {share}"
-        )
-    turn, held = order(images.labels, seed), np.zeros(len(images), bool)
-    for label, n in enumerate(counts):
-        mine = turn[images.labels[turn] == label]
-        held[mine[: min(max(1, round(share * n)), n - 1)]] = True
-    return images.take(~held), images.take(held)
