@@ -17,6 +17,7 @@ from zsclib import datasets
 from zsclib.images.image_set import ImageSet
 from zsclib.models.generator import open_generator
 from zsclib.papers.diffusion_classifier.ablations import Measure
+from zsclib.papers.diffusion_classifier.contrasts import difference
 from zsclib.papers.diffusion_classifier.engine import error_matrices
 from zsclib.papers.diffusion_classifier.error_matrix import exhaustive, prediction
 from zsclib.prompts import prompts_of
@@ -70,11 +71,7 @@ def differences(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, d
         outcomes: arm → set → correctness (seeds, images).
     """
     return {
-        claim: {
-            name: outcomes[arm][name] - other
-            for name, other in outcomes[rival].items()
-            if name in outcomes[arm]
-        }
+        claim: difference(outcomes[arm], outcomes[rival])
         for claim, (arm, rival) in CONTRASTS.items()
         if arm in outcomes and rival in outcomes
     }
