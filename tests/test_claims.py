@@ -10,20 +10,9 @@ import pytest
 import yaml
 
 from zsclib.seeds import rng
-from zsclib.study.claims import (
-    VERDICTS,
-    Claim,
-    Judgement,
-    judge,
-    load_claims,
-    needed_half_width,
-    published_effect,
-    tally,
-    too_small,
-    verdict,
-    verdict_table,
-)
+from zsclib.study.claims import Claim, load_claims, needed_half_width, published_effect, too_small
 from zsclib.study.stats import Estimate, holm, interval
+from zsclib.study.verdicts import VERDICTS, Judgement, judge, tally, verdict, verdict_table
 
 ENTRY = {
     "id": "H1",

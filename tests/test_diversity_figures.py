@@ -10,9 +10,10 @@ import pytest
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.diversity.contrasts import MEASURED
 from zsclib.setmetrics import MEASURES
-from zsclib.study.claims import judge, load_claims
+from zsclib.study.claims import load_claims
 from zsclib.study.figures import diversity as figures
 from zsclib.study.stats import Estimate
+from zsclib.study.verdicts import judge
 
 CLAIMS = [claim for claim in load_claims().values() if claim.paper == "diversity"]
 N = 50

@@ -9,8 +9,9 @@ import pytest
 
 from bench.interval_coverage import WORLDS, World, coverage, coverage_of_means, simulate
 from zsclib.seeds import rng
-from zsclib.study.claims import Claim, judge, tally
+from zsclib.study.claims import Claim
 from zsclib.study.stats import crossed, interval
+from zsclib.study.verdicts import judge, tally
 
 STUDIES = 4000
 

@@ -155,10 +155,10 @@ def test_gadget_names_are_unknown_to_the_pool_unless_configured(pool):
 
 def test_truthful_captions_name_everything():
     generator = rng(0, "caption")
-    scene = Scene("thing", "photo", "grass", (Thing("star", "red", "striped"),), seed=1)
+    scene = Scene("thing", "photo", "grass", things=(Thing("star", "red", "striped"),), seed=1)
     text = caption(scene, generator, TRUTHFUL)
     assert text.endswith("of a red striped star on grass")
-    two = Scene("pair", "clip art", "grass", (Thing("star", "red"), Thing("key", "blue")), relation="left of")
+    two = Scene("pair", "clip art", "grass", things=(Thing("star", "red"), Thing("key", "blue")), relation="left of")
     assert "a red star left of a blue key" in caption(two, generator, TRUTHFUL)
     assert "red" not in caption(replace(scene, style="sketch"), generator, TRUTHFUL), "a sketch shows no colour"
     assert [with_article(w) for w in ("umbrella", "orange star", "farmland")] == [
@@ -169,7 +169,7 @@ def test_truthful_captions_name_everything():
 
 
 def test_omission_and_noise_do_what_their_numbers_say():
-    scene = Scene("thing", "photo", "grass", (Thing("star", "red"),), seed=1)
+    scene = Scene("thing", "photo", "grass", things=(Thing("star", "red"),), seed=1)
     quiet = CaptionMix(omit_style=1, omit_colour=1, omit_background=1, noise=0)
     assert caption(scene, rng(0, "c"), quiet) == "a star"
     wooden = replace(scene, things=(Thing("star", "red", "wooden"),))
@@ -194,7 +194,7 @@ def test_every_thing_shows_its_colour_and_stays_inside_the_image(noun):
 
 
 def test_styles_and_lands_differ_from_one_another():
-    stars = [render(Scene("thing", style, "grass", (Thing("star", "red"),), seed=5)) for style in STYLES]
+    stars = [render(Scene("thing", style, "grass", things=(Thing("star", "red"),), seed=5)) for style in STYLES]
     lands = [render(Scene("land", symbol=name, seed=5)) for name in LANDS]
     for group in (stars, lands):
         means = [np.abs(a.astype(float) - b).mean() for i, a in enumerate(group) for b in group[:i]]

@@ -89,7 +89,7 @@ def _study(options: argparse.Namespace) -> None:
     from importlib import import_module
 
     from zsclib.cache import Cache
-    from zsclib.study import claims, freeze, records
+    from zsclib.study import freeze, records, verdicts
     from zsclib.study.progress import ProgressBar
     from zsclib.workers import Execution, Workers
 
@@ -109,8 +109,8 @@ def _study(options: argparse.Namespace) -> None:
         print(f"{len(done)} jobs measured; commit {freeze.RECORDS}/{chapter}/")
     print(records.summary(frozen, package, root=root).to_string(index=False, header=False))
     judgements = records.verdicts(frozen, package, root)
-    print(claims.verdict_table(judgements).to_string(index=False))
-    print(claims.tally(judgements))
+    print(verdicts.verdict_table(judgements).to_string(index=False))
+    print(verdicts.tally(judgements))
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from zsclib.hashing import digest
 from zsclib.paths import ROOT, atomic
-from zsclib.study import claims
+from zsclib.study import claims, verdicts
 from zsclib.study.freeze import RECORDS, Freeze, stale_because
 from zsclib.workers import Execution, code_hash
 
@@ -156,10 +156,10 @@ def differences(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[
     }
 
 
-def verdicts(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[str, claims.Judgement]:
+def verdicts(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[str, verdicts.Judgement]:
     """Return the judgement of each of the freeze's claims whose arms are measured on all seeds of a set or more."""
     measured, known = differences(freeze, chapter, root), claims.load_claims(root / "data" / "claims")
-    return claims.judge([known[claim] for claim in measured], measured)
+    return verdicts.judge([known[claim] for claim in measured], measured)
 
 
 def disagreement(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from zsclib.world import pixels as px
+from zsclib.world.geometry import box, cos_sin
 from zsclib.world.pixels import X, Y
-from zsclib.world.shapes import box, cos_sin
 
 GREENS = ((0.30, 0.46, 0.20), (0.42, 0.52, 0.24), (0.24, 0.40, 0.18))
 FIELDS = ((0.45, 0.55, 0.22), (0.72, 0.66, 0.36), (0.55, 0.42, 0.27), (0.35, 0.50, 0.20), (0.80, 0.74, 0.48))

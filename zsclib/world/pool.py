@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +84,7 @@ class Pool:
     images: np.ndarray
     captions: list[str]
     scenes: pd.DataFrame
+    _: KW_ONLY
     config: PoolConfig
 
     def __len__(self) -> int:
@@ -133,7 +134,7 @@ def load_pool(config: PoolConfig, cache: Path | str | None = None, workers: int 
                 pool.scenes.assign(caption=pool.captions).to_parquet(temporary)
         scenes = pd.read_parquet(table)
         captions = scenes.pop("caption").tolist()
-        return Pool(np.load(pixels, mmap_mode="r"), captions, scenes, config)
+        return Pool(np.load(pixels, mmap_mode="r"), captions, scenes, config=config)
     return _make(config, workers)
 
 
@@ -146,7 +147,7 @@ def _make(config: PoolConfig, workers: int | None) -> Pool:
         with ProcessPoolExecutor(workers) as executor:
             chunks = list(executor.map(_chunk, [config] * len(starts), starts))
     images, captions, rows = zip(*chunks, strict=True)
-    return Pool(np.concatenate(images), sum(captions, []), pd.DataFrame(sum(rows, [])), config)
+    return Pool(np.concatenate(images), sum(captions, []), pd.DataFrame(sum(rows, [])), config=config)
 
 
 def _chunk(config: PoolConfig, start: int) -> tuple[np.ndarray, list[str], list[dict]]:

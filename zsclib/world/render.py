@@ -15,10 +15,11 @@ from scipy.ndimage import distance_transform_edt
 
 from zsclib.seeds import rng as seeded
 from zsclib.world import pixels as px
+from zsclib.world.geometry import cos_sin
 from zsclib.world.land import land
 from zsclib.world.pixels import EDGE, N, X, Y
 from zsclib.world.scenes import COLOURS, Scene, Thing
-from zsclib.world.shapes import GADGETS, ROLE_COLOURS, THINGS, cos_sin
+from zsclib.world.shapes import GADGETS, ROLE_COLOURS, THINGS
 
 # Fonts that every matplotlib carries; the pool's printed characters know no handwriting.
 FONTS = (

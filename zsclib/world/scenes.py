@@ -6,7 +6,7 @@ character, and land from above.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Thing:
     noun: str
     colour: str
     material: str = "plain"
+    _: KW_ONLY
     x: float = 0.0
     y: float = 0.0
     size: float = 0.6
@@ -54,6 +55,7 @@ class Scene:
     kind: str  # "thing" | "pair" | "digit" | "letter" | "land"
     style: str = "photo"
     background: str = "studio"
+    _: KW_ONLY
     things: tuple[Thing, ...] = ()
     relation: str = ""
     symbol: str = ""  # the printed character, or the land cover
@@ -123,7 +125,7 @@ def pool_scene(rng: np.random.Generator, mix: SceneMix) -> Scene:
         return pair(rng, nouns, colours, relation, style, background, seed)
     material = "plain" if rng.random() < mix.plain_material else _pick(rng, MATERIALS[1:])
     thing = place(rng, Thing(_noun(rng, mix), _pick(rng, tuple(COLOURS)), material))
-    return Scene(kind, style, background, (thing,), clutter=int(rng.integers(3)), seed=seed)
+    return Scene(kind, style, background, things=(thing,), clutter=int(rng.integers(3)), seed=seed)
 
 
 def place(rng: np.random.Generator, thing: Thing) -> Thing:
@@ -153,8 +155,8 @@ def pair(
         across = 0.2 * (rng.random() - 0.5)
         x, y = (along, across) if shown in ("left of", "right of") else (across, along)
         size, rotation = 0.36 + 0.08 * rng.random(), 20.0 * (rng.random() - 0.5)
-        things.append(Thing(noun, colour, "plain", x, y, size, rotation, bool(rng.random() < 0.5)))
-    return Scene("pair", style, background, tuple(things), relation=relation, seed=seed)
+        things.append(Thing(noun, colour, x=x, y=y, size=size, rotation=rotation, mirrored=bool(rng.random() < 0.5)))
+    return Scene("pair", style, background, things=tuple(things), relation=relation, seed=seed)
 
 
 def printed(rng: np.random.Generator, symbol: str, seed: int) -> Scene:

@@ -8,11 +8,12 @@ comparisons are used on pixels, because those round alike on every machine while
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-Array = np.ndarray
+from zsclib.world.geometry import Array, box, circle, ellipse, points, polygon, ring, segment
+
 Part = tuple[str, Array]
 
 ROLE_COLOURS = {
@@ -25,61 +26,6 @@ ROLE_COLOURS = {
 }
 
 
-# ------------------------------------------------------------------------------------------- primitives
-def circle(x: Array, y: Array, cx: float, cy: float, r: float) -> Array:
-    return np.sqrt((x - cx) * (x - cx) + (y - cy) * (y - cy)) - r
-
-
-def ellipse(x: Array, y: Array, cx: float, cy: float, rx: float, ry: float) -> Array:
-    """First-order distance: exact on the edge and close to it, which is all that outlines and shading use."""
-    u, v = (x - cx) / rx, (y - cy) / ry
-    k, steepness = np.sqrt(u * u + v * v), np.sqrt(u * u / (rx * rx) + v * v / (ry * ry))
-    return k * (k - 1.0) / np.maximum(steepness, 1e-6)
-
-
-def box(x: Array, y: Array, cx: float, cy: float, hx: float, hy: float, r: float = 0.0) -> Array:
-    """Rectangle with half sides hx, hy and corner radius r."""
-    qx, qy = np.abs(x - cx) - (hx - r), np.abs(y - cy) - (hy - r)
-    ox, oy = np.maximum(qx, 0.0), np.maximum(qy, 0.0)
-    return np.sqrt(ox * ox + oy * oy) + np.minimum(np.maximum(qx, qy), 0.0) - r
-
-
-def segment(x: Array, y: Array, ax: float, ay: float, bx: float, by: float, r: float) -> Array:
-    """A stroke from a to b with round ends and half width r."""
-    px, py, dx, dy = x - ax, y - ay, bx - ax, by - ay
-    h = np.clip((px * dx + py * dy) / (dx * dx + dy * dy), 0.0, 1.0)
-    ex, ey = px - dx * h, py - dy * h
-    return np.sqrt(ex * ex + ey * ey) - r
-
-
-def polygon(x: Array, y: Array, points: Sequence[tuple[float, float]]) -> Array:
-    """Exact distance to a closed polygon; the sign comes from the crossing number."""
-    nearest, inside = None, np.zeros(x.shape, bool)
-    for (ax, ay), (bx, by) in zip(points, (*points[1:], points[0]), strict=True):
-        d = segment(x, y, ax, ay, bx, by, 0.0)
-        nearest = d if nearest is None else np.minimum(nearest, d)
-        if ay != by:
-            crosses = ((y >= ay) != (y >= by)) & (x < (bx - ax) * (y - ay) / (by - ay) + ax)
-            inside ^= crosses
-    return np.where(inside, -nearest, nearest)
-
-
-def ring(x: Array, y: Array, cx: float, cy: float, r: float, width: float) -> Array:
-    return np.abs(circle(x, y, cx, cy, r)) - width
-
-
-def cos_sin(degrees: float) -> tuple[float, float]:
-    """Cosine and sine rounded to 1e-9, so that the last bit of a machine's libm does not matter."""
-    angle = math.radians(degrees)
-    return round(math.cos(angle), 9), round(math.sin(angle), 9)
-
-
-def _points(radii: Sequence[float], start: float = 90.0) -> list[tuple[float, float]]:
-    step = 360.0 / len(radii)
-    turns = [cos_sin(start + step * i) for i in range(len(radii))]
-    return [(round(r * c, 6), round(r * s, 6)) for r, (c, s) in zip(radii, turns, strict=True)]
-
-
 def _heart_points() -> list[tuple[float, float]]:
     points = []
     for i in range(26):
@@ -90,7 +36,7 @@ def _heart_points() -> list[tuple[float, float]]:
     return points
 
 
-STAR = _points([1.0, 0.42] * 5)
+STAR = points([1.0, 0.42] * 5)
 HEART = _heart_points()
 union, cut = np.minimum, lambda a, b: np.maximum(a, -b)
 
@@ -199,7 +145,7 @@ def bottle(x: Array, y: Array) -> list[Part]:
 
 def flower(x: Array, y: Array) -> list[Part]:
     petals = circle(x, y, 0, 0.78, 0.25)
-    for px, py in _points([0.46] * 6)[1:]:
+    for px, py in points([0.46] * 6)[1:]:
         petals = union(petals, circle(x, y, px, py + 0.32, 0.25))
     stem = union(box(x, y, 0, -0.55, 0.06, 0.45), ellipse(x, y, 0.28, -0.6, 0.26, 0.11))
     return [("leaf", stem), ("body", petals), ("gold", circle(x, y, 0, 0.32, 0.24))]

@@ -86,7 +86,7 @@ def _photo(noun: str, material: str, rng: np.random.Generator) -> Scene:
     thing = place(rng, Thing(noun, colour, material))
     background = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
     clutter, seed = 1 + int(rng.integers(3)), int(rng.integers(2**62))
-    return Scene("thing", "photo", background, (thing,), clutter=clutter, seed=seed)
+    return Scene("thing", "photo", background, things=(thing,), clutter=clutter, seed=seed)
 
 
 def _rendered(scene: Scene) -> tuple[np.ndarray, dict]:

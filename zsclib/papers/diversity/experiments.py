@@ -76,7 +76,7 @@ def arms_and_controls(
     sets += [(first, arm, k, "resnet50") for arm in ("base", "union") for k in times]
     sets += [(first, "real", 4, "resnet50")]
     sets += [(t, f"small, {how}", 1, "resnet50") for t in targets for how in ("antialiased", "nearest")]
-    return list(dict.fromkeys(Cell(*one, seed) for one in sets for seed in range(seeds)))
+    return list(dict.fromkeys(Cell(*one, architecture=a, seed=seed) for *one, a in sets for seed in range(seeds)))
 
 
 def run(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.DataFrame:

@@ -19,9 +19,6 @@ from zsclib.recipe import Recipe
 from zsclib.workers import Execution
 
 Job = tuple[str, str, int]
-ARMS = {
-    arm: (arm, 1, "resnet50") for arm in ("base", "random-guidance")
-}  # arm of `training_sets`, times, architecture
 CONTRASTS = {"DIV-D3-guidance": ("random-guidance", "base")}  # claim -> arm, rival
 
 
@@ -58,7 +55,7 @@ def outcomes(
             device=device,
         )
         group = list(group)
-        table = run(setting, [Cell(target, *ARMS[arm], seed) for arm, _, _ in group], execution)
+        table = run(setting, [Cell(target, arm, seed=seed) for arm, _, _ in group], execution)
         for job, correct in zip(group, table["last"], strict=True):
             yield job, correct, target_images(setting, target)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 
 import numpy as np
 import pandas as pd
@@ -95,6 +95,7 @@ class Cell:
     target: str
     arm: str = "base"
     times: float = 1
+    _: KW_ONLY
     architecture: str = "resnet50"
     seed: int = 0
 
@@ -106,6 +107,7 @@ class Generated:
     target: str
     trick: str
     seed: int
+    _: KW_ONLY
     shared_noise: bool
     per_class: int
 
@@ -137,7 +139,10 @@ def generated_sets(setting: Setting, cells: Iterable[Cell]) -> dict[Cell, tuple[
         for part in parts_of[cell]:
             _check(setting, *part[:2])
             most[part] = max(most.get(part, 0), held_out + math.ceil(n / k))
-    return {cell: tuple(Generated(*part, most[part]) for part in parts) for cell, parts in parts_of.items()}
+    return {
+        cell: tuple(Generated(*part[:3], shared_noise=part[3], per_class=most[part]) for part in parts)
+        for cell, parts in parts_of.items()
+    }
 
 
 def generate_sets(
@@ -267,7 +272,8 @@ def _plan(setting: Setting, part: Generated) -> pd.DataFrame:
 
 @functools.cache
 def _check(setting: Setting, target: str, trick: str) -> None:
-    rows = _plan(setting, Generated(target, trick, 0, False, 20))  # 20: more than there are domains
+    part = Generated(target, trick, 0, shared_noise=False, per_class=20)  # more than there are domains
+    rows = _plan(setting, part)
     check_plan(open_models(setting)[0], rows, target_images(setting, target).classes, setting.sampling_steps)
 
 
