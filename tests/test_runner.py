@@ -213,7 +213,7 @@ def test_progress_is_shown(finished: tuple[Path, str]) -> None:
 
 def test_an_unchanged_result_is_up_to_date(result: Path) -> None:
     assert runner.stale_because("demo", "ci", GIVEN, result) is None
-    assert not runner.is_stale("notebooks/demo.ipynb", profile="ci", parameters=GIVEN, root=result)
+    assert runner.stale_because("notebooks/demo.ipynb", "ci", GIVEN, result) is None
     stream = io.StringIO()
     before = snapshot(result / "results/ci/demo")
     runner.run("demo", GIVEN, "ci", root=result, stream=stream)
