@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.worlds import Gaussians, MortalCache
 from zsclib import datasets
@@ -16,7 +17,11 @@ from zsclib.models.generator import open_generator
 from zsclib.papers.diffusion_classifier import classify, experiments, measurements, replays, winoground
 from zsclib.papers.diffusion_classifier.ablations import Measure, repeated
 from zsclib.papers.diffusion_classifier.error_matrix import (
+    at_columns,
+    blocks,
+    crowded,
     exhaustive,
+    near,
     nested,
     nested_stages,
     prediction,
@@ -154,6 +159,65 @@ def test_the_example_is_the_image_of_median_margin_under_its_two_best_prompts(ga
     assert example.prompts == (one.prompts[one.labels[i]], one.prompts[rival[i].argmin()])
 
 
+# --- few of many timesteps ------------------------------------------------------------------------
+
+
+def test_exhaustive_timesteps_stand_amid_equal_parts():
+    assert exhaustive(4).t == (125, 375, 625, 875)
+    assert exhaustive(3, 10).t == (1, 5, 8)
+    assert exhaustive(1000).t == tuple(range(1000))
+    assert (exhaustive(7).until, exhaustive(7).keep) == ((7,), (1,))
+
+
+@pytest.mark.parametrize("K, k", [(128, 4), (16, 8), (16, 16), (32, 5), (7, 3), (10, 1)])
+@pytest.mark.parametrize("schedule", [nested, exhaustive])
+def test_subgrids_are_disjoint_and_each_is_even(schedule, K, k):
+    t = np.array(schedule(K).t)
+    grids = subgrids(t, k)
+    assert len(grids) == K // k and {len(grid) for grid in grids} == {k}
+    together = np.concatenate(grids)
+    assert len(set(together.tolist())) == k * (K // k)
+    for grid in grids:
+        steps = np.diff(t[grid])
+        assert (steps > 0).all() and (k == 1 or steps.max() - steps.min() <= 2 * 1000 / K + 2)
+    if k * (K // k) == K:
+        assert sorted(together) == list(range(K))
+
+
+def test_subgrids_known_by_hand():
+    assert [grid.tolist() for grid in subgrids((500, 250, 750, 125), 2)] == [[3, 0], [1, 2]]
+    assert [grid.tolist() for grid in subgrids((10, 20, 30), 1)] == [[0], [1], [2]]
+    for k in (0, 4):
+        with pytest.raises(ValueError, match="from 1 to 3"):
+            subgrids((10, 20, 30), k)
+
+
+def test_timesteps_near_one_in_the_middle_and_repeated_known_by_hand():
+    t = exhaustive(16).t  # 31, 93, ..., 468, 531, ..., 906, 968
+    assert [t[k] for (k,) in near(t, 500)] == [468, 531]
+    assert [t[k] for (k,) in near(t, 50)] == [31, 93]
+    assert [t[k] for (k,) in near(t, 900)] == [906]
+    assert [k.tolist() for k in near((100, 900), 450)] == [[0]]
+    t = exhaustive(32).t
+    assert sorted(t[k] for grid in crowded(t, 2) for k in grid) == [453, 484, 515, 546]
+    assert [len(grid) for grid in crowded(t, 2)] == [2, 2] and [len(grid) for grid in crowded(t, 8)] == [8]
+    assert [block.tolist() for block in blocks(8, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert at_columns(exhaustive(4), np.array([1, 3])).t == (375, 875)
+
+
+def test_four_ways_to_spend_evaluations(gaussians):
+    world, targets = gaussians
+    even = measurements.measure(world, targets, 9, nested(16, 100))[Measure()]
+    two, one = (measurements.measure(world, targets, 9, repeated(m, 8, 100))[Measure()] for m in (2, 1))
+    t = nested(16, 100).t
+    ways = measurements.ways_to_spend(even, two, one, targets, t, 100)
+    assert {way: list(by_budget) for way, by_budget in ways.items()} == {
+        "even": [1, 2, 4, 8, 16], "two timesteps": [2, 4, 8, 16], "one timestep": [1, 2, 4, 8], "crowded": [1, 2, 4],
+    }  # fmt: skip
+    alone = np.mean([even["a"][:, :, k].argmin(1) == targets["a"].labels[:9] for k in range(16)], axis=0)
+    np.testing.assert_allclose(ways["even"][1]["a"], alone)
+
+
 # --- elimination ----------------------------------------------------------------------------------
 
 
@@ -229,8 +293,8 @@ def twice_as_far(encode):
     def wrong(self, prompts):
         turned = [f"class {(int(p[-1]) + 1) % 6}" if p.startswith("the") else p for p in prompts]
         condition = encode(self, turned)
-        shift = [1e-3 * p.startswith("the") for p in prompts]
-        condition.embeddings[:] += np.float32(shift)[:, None, None]
+        shift = torch.tensor([1e-3 * p.startswith("the") for p in prompts])
+        condition.embeddings[:] += shift[:, None, None]
         return condition
 
     return wrong

@@ -18,12 +18,12 @@ from zsclib.papers.diffusion_classifier.error_matrix import (
     exhaustive,
     fit_temperature,
     nested_stages,
+    nested_timesteps,
     posterior,
     prediction,
     reference_stages,
     scores_from_errors,
     staged_prediction,
-    timesteps,
 )
 from zsclib.papers.diffusion_classifier.method import noise
 from zsclib.prompts import fill
@@ -43,17 +43,17 @@ def images():
 
 @pytest.mark.parametrize("T", [1, 2, 10, 100, 1000, 1024])
 def test_timesteps_never_repeat_and_prefixes_are_even(T):
-    t = timesteps(T, T)
+    t = nested_timesteps(T, T)
     assert sorted(t) == list(range(T))
     for K in range(1, T + 1, max(1, T // 60)):
-        np.testing.assert_array_equal(timesteps(K, T), t[:K])
+        np.testing.assert_array_equal(nested_timesteps(K, T), t[:K])
         # the share of the prefix below any t is near its share of the range
         below = np.searchsorted(np.sort(t[:K]), np.arange(T + 1)) / K
         assert np.abs(below - np.arange(T + 1) / T).max() <= (2 + np.log2(K)) / K
 
 
 def test_first_timesteps():
-    assert timesteps(7).tolist() == [500, 250, 750, 125, 625, 375, 875]
+    assert nested_timesteps(7).tolist() == [500, 250, 750, 125, 625, 375, 875]
 
 
 @pytest.mark.parametrize(

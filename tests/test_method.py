@@ -78,9 +78,10 @@ def test_elimination_predicts_what_classify_predicts_for_a_class_conditional_mod
 
 
 def test_elimination_predicts_and_costs_the_same_where_it_decides():
-    """Where few timesteps mislead, so that the order of elimination decides some predictions."""
+    """Where classes overlap, so that few timesteps mislead, and elimination changes some predictions."""
     world = Gaussians()
-    images, labels = world.sample(24)
+    world.width = 2.0
+    images, _ = world.sample(24)
     prompts = fill("class {}", list("012345"))
     schedule = nested_stages((1, 3, 12), (3, 2, 1), 100)
     world.evaluations = 0
@@ -89,8 +90,7 @@ def test_elimination_predicts_and_costs_the_same_where_it_decides():
     fast = classify(world, images, prompts, schedule, execution=Execution(seed=2))
     np.testing.assert_array_equal(slow, fast.prediction)
     whole = diffusion_classifier(images, prompts, world, schedule.t, seed=2).mean(2).argmin(1)
-    assert (whole != slow).any()
-    assert (slow == labels).mean() > 0.5
+    assert 0 < (whole != slow).sum() < 24
 
 
 def test_one_stage_is_the_classifier_without_elimination():

@@ -12,7 +12,7 @@ from zsclib.papers.diffusion_classifier.classifier import result_of
 from zsclib.papers.diffusion_classifier.error_matrix import (
     as_staged,
     evaluations,
-    exhaustive,
+    nested,
     prediction,
     scores_from_errors,
     staged_prediction,
@@ -36,7 +36,7 @@ def test_looks_rise_by_half_octaves_to_all_timesteps():
     assert sequential(4).until == (3, 4)
     assert sequential(64, looks=(5, 20)).until == (5, 20, 64)
     assert clark_jaini(23).until == (20, 21, 22, 23)
-    assert sequential(64).t == exhaustive(64).t
+    assert sequential(64).t == nested(64).t
 
 
 def test_boundary_is_pocock_s():
@@ -90,7 +90,7 @@ def test_a_smaller_alpha_costs_more():
 def test_what_neighbouring_timesteps_share_is_no_error():
     """A difference that drifts with t is told from none as soon as one without drift."""
     steady = normal_errors(200, 2, 64, 1.0)
-    drift = 6 * np.array(exhaustive(64).t) / 1000 - 3
+    drift = 6 * np.array(nested(64).t) / 1000 - 3
     drifting = steady + np.stack([0 * drift, drift]).astype(np.float32)
     costs = [staged_prediction(errors, sequential(64, minimum=12))[1].mean() for errors in (steady, drifting)]
     assert costs[1] < 1.3 * costs[0]
@@ -124,7 +124,7 @@ def test_classify_measures_what_the_replay_says(rule):
     world = Gaussians()
     images, labels = world.sample(40)
     prompts = fill("class {}", list("012345"))
-    full = classify(world, images, prompts, exhaustive(32, 100))
+    full = classify(world, images, prompts, nested(32, 100))
     world.evaluations, progress = 0, []
     execution = Execution(batch=50, images_at_once=16, progress=lambda *step: progress.append(step))
     result = classify(world, images, prompts, rule, execution=execution)

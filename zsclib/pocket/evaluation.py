@@ -18,7 +18,7 @@ from zsclib.hashing import hash_file
 from zsclib.images.image_set import content_hash
 from zsclib.models.clip import open_clip
 from zsclib.models.generator import Generator, open_generator
-from zsclib.papers.diffusion_classifier import classify, exhaustive
+from zsclib.papers.diffusion_classifier import classify, nested
 from zsclib.papers.diffusion_classifier.error_matrix import prediction
 from zsclib.pocket.export import UNET_PHASES
 from zsclib.pocket.judge import open_judge, read
@@ -207,7 +207,7 @@ def recognised(
     """
     words, images = load_prompts(name), load(name, split, n)
     prompts = fill(words.template, words.classes) if prompts is None else prompts
-    result = classify(generator, images.images, prompts, exhaustive(K))
+    result = classify(generator, images.images, prompts, nested(K))
     without_lowest = prediction(result.errors[:, :, result.timesteps >= LOWEST])
     return result.prediction == images.labels, without_lowest == images.labels
 

@@ -20,7 +20,7 @@ class ProgressBar:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show how much is done of what; a bar of another name begins where a new name comes, and ends at its total."""
-        if self._bar is not None and (what != self._what or done < self._bar.n):
+        if self._bar is not None and (what != self._what or done < self._bar.n or total != self._bar.total):
             self._close()
         if self._bar is None and done < total:
             # to stdout: on stderr a bar would mark a page as faulty

@@ -22,7 +22,8 @@ def table(rows: Sequence[Sequence[object]] | pd.DataFrame, columns: Sequence[str
     """
     frame = rows if isinstance(rows, pd.DataFrame) else _frame(rows, columns)
     shown = [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
-    return HTML(pd.DataFrame(shown, columns=frame.columns).to_html(index=False, justify="left", border=0))
+    with pd.option_context("display.max_colwidth", None):  # else pandas cuts text at 50 letters
+        return HTML(pd.DataFrame(shown, columns=frame.columns).to_html(index=False, justify="left", border=0))
 
 
 def accuracies(estimates: Mapping[str, Mapping[str, Estimate]], first: str = "set") -> HTML:
@@ -42,12 +43,11 @@ def _frame(rows: Sequence[Sequence[object]], columns: Sequence[str] | None) -> p
 def _cell(value: object) -> str:
     if isinstance(value, Estimate):
         return value.percent()
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return "–"
     if isinstance(value, bool | str):
         return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.3g}".replace("-", "\N{MINUS SIGN}")
+    if isinstance(value, int | float):
+        whole = isinstance(value, int) or abs(value) >= 1000  # three digits would say 4.57e+04
+        return (f"{value:,.0f}" if whole else f"{value:.3g}").replace("-", "\N{MINUS SIGN}")
     return _cell(value.item()) if hasattr(value, "item") else str(value)

@@ -1,14 +1,14 @@
 """What the Diffusion Classifier is made of, each part to be exchanged for another (Li et al., ICCV 2023, section 6 and
-appendix): noise, losses, crops, guidance, weights and numbers of noise levels, a filter of classes.
+appendix): noise, losses, crops, guidance, weights and numbers of timesteps, a filter of classes.
 
-What changes a pass is named here and measured by `passes.error_matrices`; what does not is a function
-of a matrix of errors (n images, C classes, K levels). Single levels, and even against crowded ones (figures 3 and 4),
+What changes an evaluation is named here and measured by `engine.error_matrices`; what does not is a function of a
+matrix of errors (n images, C classes, K timesteps). Single timesteps, and even against crowded ones (figures 3 and 4),
 are slices of such a matrix: `prediction(errors[:, :, [3]])`.
 
     measures = [Measure(), Measure("l1"), Measure(crop=2), Measure(guidance=1.0)]
-    found = error_matrices(generator, images, prompts, exhaustive(16), measures)   # all from the same passes
-    prediction(found[Measure("l1")])
-    prediction(weighted(found[Measure()], variational_weights(generator.alphas_cumprod, exhaustive(16).t)))
+    errors = error_matrices(generator, images, prompts, exhaustive(16), measures)   # all from the same evaluations
+    prediction(errors[Measure("l1")])
+    prediction(weighted(errors[Measure()], variational_weights(generator.alphas_cumprod, exhaustive(16).t)))
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from torch.nn import functional as F
 from zsclib.papers.diffusion_classifier.error_matrix import Schedule, prediction
 
 LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}  # tables 8 and 9; Huber with delta = 1
-NOISES: dict[str, Callable[[Tensor], Tensor]] = {  # table 12: each made of the same normal draw
+NOISES: dict[str, Callable[[Tensor], Tensor]] = {  # table 12: each made of the same normal sample
     "normal": lambda eps: eps,
     "zero": torch.zeros_like,
     "truncated": lambda eps: truncated(eps, 1.0),
     "truncated-2.5": lambda eps: truncated(eps, 2.5),
     "rescaled": lambda eps: eps * (eps.numel() ** 0.5 / eps.norm()),  # to the length expected
-    "unpaired": lambda eps: eps,  # the opposite of figure 2: drawn anew for every prompt
+    "unpaired": lambda eps: eps,  # the opposite of figure 2: anew for every prompt
 }
 
 
 class Measure(NamedTuple):
-    """One way to judge a pass; the defaults are the paper's.
+    """One way to judge an evaluation; the defaults are the paper's.
 
     Args:
         loss: "l2", "l1" or "huber" (tables 8 and 9).
         crop: latent pixels left out on every side of the error map (figure 9).
         guidance: w of (1 + w) eps_c - w eps_0, with eps_0 predicted for the empty prompt (figure 8). -1 is
             the unconditional error, the same for all classes, by which images become comparable.
-        noise: a key of NOISES (table 12); all kinds but "unpaired" are the same normal draw made into another.
+        noise: a key of NOISES (table 12); all kinds but "unpaired" are the same normal sample made into another.
     """
 
     loss: str = "l2"
@@ -73,7 +73,9 @@ def check_measures(measures: Sequence[Measure], latent_shape: Sequence[int]) -> 
         if measure.noise not in NOISES:
             raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {measure.noise!r}")
     if len({measure.noise for measure in measures}) > 1:
-        raise ValueError("measures of the same evaluations have the same noise; measure other kinds by themselves")
+        raise ValueError(
+            "measures of the same evaluations have the same noise; measure other kinds by themselves"
+        )
 
 
 def truncated(eps: Tensor, bound: float) -> Tensor:
@@ -89,7 +91,7 @@ def variational_weights(alphas_cumprod: Tensor, t: Sequence[int]) -> np.ndarray:
     beta_t / (2 alpha_t (1 - alpha_bar_t)): finite at t = 0 too. DiT, which learns its variance, has others.
 
     Args:
-        alphas_cumprod: float (T,), a generator's; flow models have none. t: K levels.
+        alphas_cumprod: float (T,), a generator's; flow models have none. t: K timesteps.
 
     Returns:
         float64 (K,).
@@ -104,19 +106,21 @@ def variational_weights(alphas_cumprod: Tensor, t: Sequence[int]) -> np.ndarray:
 
 
 def weighted(errors: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return errors (n, C, K) times weights (K,) of mean 1, so that rules which average levels weigh them."""
+    """Return errors (n, C, K) times weights (K,) of mean 1, so that rules which average timesteps weigh them."""
     weights = np.asarray(weights, np.float64)
     if weights.shape != errors.shape[2:] or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
         raise ValueError(f"weighted: need {errors.shape[2]} weights of 0 or more, some above, got {weights}")
     return errors * (weights / weights.mean())
 
 
-def repeated(levels: int, times: int, T: int = 1000) -> Schedule:
-    """Return a few noise levels, amid equal parts of the range, each met with several noises (figure 4)."""
-    if min(levels, times) < 1 or levels > T:
-        raise ValueError(f"repeated: need levels from 1 to {T}, met at least once, got {levels} and {times}")
-    t = [(2 * i + 1) * T // (2 * levels) for i in range(levels)]
-    return Schedule(tuple(t * times), (levels * times,), (1,))
+def repeated(number: int, times: int, T: int = 1000) -> Schedule:
+    """Return a few timesteps, amid equal parts of the range, each met with several noises (figure 4)."""
+    if min(number, times) < 1 or number > T:
+        raise ValueError(
+            f"repeated: need from 1 to {T} timesteps, each at least once, got {number} and {times}"
+        )
+    t = [(2 * i + 1) * T // (2 * number) for i in range(number)]
+    return Schedule(tuple(t * times), (number * times,), (1,))
 
 
 def best_classes(scores: np.ndarray, k: int) -> np.ndarray:
@@ -130,13 +134,13 @@ def best_classes(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def pairing_gain(paired: np.ndarray, unpaired: np.ndarray) -> np.ndarray:
-    """Return how many times fewer evaluations shared noise needs than noise drawn for each class (figure 2).
+    """Return how many times fewer evaluations shared noise needs than noise of each class (figure 2).
 
-    That is the variance over levels of the error difference between an image's two best classes with unpaired
+    That is the variance over timesteps of the error difference between an image's two best classes with unpaired
     noise, over the same with paired noise.
 
     Args:
-        paired, unpaired: errors (n, C, K) of the same images, classes and levels; K of 2 or more.
+        paired, unpaired: errors (n, C, K) of the same images, classes and timesteps; K of 2 or more.
 
     Returns:
         log10 of the ratio, float64 (n,).

@@ -71,7 +71,7 @@ def classify(
         loss: "l2", "l1" or "huber".
         keys: names of the images, by which they get their noise (default 0..n-1): a part of a set, given the keys it
             has in the whole, gets the noise and result it has there, in any order and batch size.
-        candidates: bool (n, C), the classes each image is asked about; None for all.
+        candidates: bool (n, C), the candidate classes of each image; None for all.
         execution: seed of the noise, cache, progress (in images) and workers. Lists of a job's evaluations take about
             50 bytes each: fewer `images_at_once` for a thousand classes.
 

@@ -149,7 +149,7 @@ def _measured(
     copies: Tensor | None = None,
     null: Condition | None = None,
 ) -> Tensor:
-    """Return all measures of one pass per prompt, (m, M); prompt j meets row copies[j] of z, t and eps."""
+    """Return all measures of one evaluation per prompt, (m, M); prompt j meets row copies[j] of z, t and eps."""
     a, s = generator.signal_and_noise(t)
     z_t, rows = a * z + s * eps, slice(None) if copies is None else copies
     eps_hat, eps_null = generator.predict_noise(z_t, t, condition, copies=copies), None
@@ -198,8 +198,8 @@ def _check_fits(n: int, C: int, K: int, M: int) -> None:
     needed = 2 * 4 * n * C * K * M  # parts, and the whole made of them
     if needed > memory():
         raise ValueError(
-            f"the errors of {n} images, {C} classes and {K} levels take {needed / 2**30:.3g} GiB, more than this "
-            "machine has; ask about fewer images at a time: with the keys they have in the whole, results are "
+            f"the errors of {n} images, {C} classes and {K} timesteps take {needed / 2**30:.3g} GiB, more than this "
+            "machine has; classify fewer images at a time: with the keys they have in the whole, results are "
             "the same"
         )
 

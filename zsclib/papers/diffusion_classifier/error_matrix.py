@@ -1,8 +1,8 @@
-"""What the Diffusion Classifier does without a model: which noise levels it looks at, which classes stay, and
-what follows from the errors found (Li et al., ICCV 2023, section 3 and algorithm 2).
+"""What the Diffusion Classifier does without a model: which timesteps it takes, which classes stay, and what follows
+from the errors (Li et al., ICCV 2023, section 3 and algorithm 2).
 
-A run is one matrix, errors (n images, C classes, K levels), NaN where a class was out. Every rule is a
-function of it, so an exhaustive matrix also answers what elimination would have said, and at what cost.
+A run is one matrix, errors (n images, C classes, K timesteps), NaN where a class was out. Every rule is a function of
+it, so an exhaustive matrix also answers what elimination would have decided, and at what cost.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from scipy.special import log_softmax, softmax
 
 
 class Rule(Protocol):
-    """Which noise levels are looked at, in which order, and which classes stay; `Schedule` is one.
+    """Which timesteps are taken, in which order, and which classes stay; `Schedule` is one.
 
-    Stage j looks at t[until[j-1]:until[j]] for all classes that are left. `survivors` then says which classes
+    Stage j takes t[until[j-1]:until[j]] for all classes that are left. `survivors` then says which classes
     (n, C) are measured further, from all errors so far (n, C, until[j]), NaN where a class was out.
     """
 
@@ -34,7 +34,7 @@ class Rule(Protocol):
 class Schedule:
     """A `Rule` that keeps the keep[j] classes of lowest mean error after stage j."""
 
-    t: tuple[int, ...]  # (K,) noise levels, in the order of evaluation
+    t: tuple[int, ...]  # (K,) timesteps, in the order of evaluation
     until: tuple[int, ...]
     keep: tuple[int, ...]
 
@@ -44,7 +44,7 @@ class Schedule:
         return alive & (mean.argsort(axis=1, kind="stable").argsort(axis=1) < self.keep[stage])
 
     def evaluations(self, classes: int) -> int:
-        """Return how many passes of the network an image takes, with one prompt per class."""
+        """Return how many evaluations of the network an image takes, with one prompt per class."""
         total = 0
         for (first, last), keep in zip(pairwise((0, *self.until)), self.keep, strict=True):
             total += classes * (last - first)
@@ -52,10 +52,26 @@ class Schedule:
         return total
 
 
-def timesteps(K: int, T: int = 1000) -> np.ndarray:
-    """Return K different noise levels in 0..T-1, any prefix of which is spread almost evenly.
+def exhaustive(K: int, T: int = 1000) -> Schedule:
+    """Return one stage: every class meets the same K timesteps, evenly spread: (i + 1/2) T / K, rounded down.
 
-    They are T times the van der Corput sequence 1/2, 1/4, 3/4, 1/8, 5/8, ..., rounded down, without repeats.
+    Raises:
+        ValueError: K is not in 1..T.
+    """
+    _check_number(K, T)
+    return Schedule(tuple((2 * i + 1) * T // (2 * K) for i in range(K)), (K,), (1,))
+
+
+def nested(K: int, T: int = 1000) -> Schedule:
+    """Return one stage over `nested_timesteps`: exhaustive scoring that rules which eliminate are compared with."""
+    return Schedule(tuple(nested_timesteps(K, T).tolist()), (K,), (1,))
+
+
+def nested_timesteps(K: int, T: int = 1000) -> np.ndarray:
+    """Return K different timesteps in 0..T-1, any prefix of which is spread almost evenly.
+
+    They are T times the van der Corput sequence 1/2, 1/4, 3/4, 1/8, 5/8, ..., rounded down, without repeats: the order
+    in which all rules that eliminate classes take them.
 
     Returns:
         int64 (K,).
@@ -63,66 +79,30 @@ def timesteps(K: int, T: int = 1000) -> np.ndarray:
     Raises:
         ValueError: K is not in 1..T.
     """
-    if not 1 <= K <= T:
-        raise ValueError(f"the number of timesteps must be from 1 to {T}, got {K}")
+    _check_number(K, T)
     bits = max(1, (T - 1).bit_length())
     mirrored = (int(f"{i:0{bits}b}"[::-1], 2) for i in (*range(1, 2**bits), 0))
     return np.array(list(dict.fromkeys(j * T >> bits for j in mirrored))[:K], dtype=np.int64)
 
 
-def exhaustive(K: int, T: int = 1000) -> Schedule:
-    """Return one stage: every class meets the same K `timesteps`."""
-    return Schedule(tuple(timesteps(K, T).tolist()), (K,), (1,))
-
-
-def nested(K: int, T: int = 1000) -> Schedule:
-    """Return one stage over the timesteps, in the order, of all rules that eliminate: what these are compared with."""
-    return Schedule(tuple(timesteps(K, T).tolist()), (K,), (1,))
-
-
-def subgrids(t: Sequence[int], k: int) -> list[np.ndarray]:
-    """Return columns of disjoint grids of k timesteps each among t (K,)."""
-    return [np.arange(k)]
-
-
-def near(t: Sequence[int], wanted: float, T: int = 1000) -> list[np.ndarray]:
-    """Return the column of the timestep nearest to one wanted, alone."""
-    return [np.array([np.abs(np.asarray(t) - wanted).argmin()])]
-
-
-def crowded(t: Sequence[int], k: int, T: int = 1000) -> list[np.ndarray]:
-    """Return the columns of the k timesteps nearest to the middle."""
-    return [np.argsort(np.abs(np.asarray(t) - T / 2), kind="stable")[:k]]
-
-
-def blocks(K: int, k: int) -> list[np.ndarray]:
-    """Return the first k of K columns of timesteps that are repeated."""
-    return [np.arange(k)]
-
-
-def at_columns(schedule: Schedule, columns: np.ndarray) -> Schedule:
-    """Return the one-stage schedule of some of a schedule's timesteps."""
-    return Schedule(tuple(schedule.t[i] for i in columns), (len(columns),), (1,))
-
-
 def nested_stages(n_samples: Sequence[int], to_keep: Sequence[int], T: int = 1000) -> Schedule:
-    """Return stages over `timesteps`, after which survivors hold exactly n_samples[j] errors (algorithm 2).
+    """Return stages over `nested_timesteps`, after which survivors hold exactly n_samples[j] errors (algorithm 2).
 
     Args:
-        n_samples: rising numbers of levels done by the end of each stage, such as (20, 50, 100, 500).
+        n_samples: rising numbers of timesteps done by the end of each stage, such as (20, 50, 100, 500).
         to_keep: classes kept after each stage, such as (20, 10, 5, 1); ends in 1.
 
     Raises:
         ValueError: lengths differ, n_samples does not rise within 1..T, to_keep does not fall to 1.
     """
     _check_stages(n_samples, to_keep, T)
-    return Schedule(tuple(timesteps(n_samples[-1], T).tolist()), tuple(n_samples), tuple(to_keep))
+    return Schedule(tuple(nested_timesteps(n_samples[-1], T).tolist()), tuple(n_samples), tuple(to_keep))
 
 
 def reference_stages(n_samples: Sequence[int], to_keep: Sequence[int], T: int = 1000) -> Schedule:
     """Return the stages of the authors' code, whose grids do not nest: survivors hold more than n_samples[j].
 
-    With M = max(n_samples), stage j takes every (M // n)-th level of an even grid of M, beginning amid the
+    With M = max(n_samples), stage j takes every (M // n)-th timestep of an even grid of M, beginning amid the
     first stride, leaves out those already done, and ranks by all errors so far. Arguments as `nested_stages`.
     """
     _check_stages(n_samples, to_keep, T)
@@ -136,6 +116,54 @@ def reference_stages(n_samples: Sequence[int], to_keep: Sequence[int], T: int = 
     return Schedule(tuple(done), tuple(until), tuple(to_keep))
 
 
+# --- few of many timesteps ------------------------------------------------------------------------
+
+
+def subgrids(t: Sequence[int], k: int) -> list[np.ndarray]:
+    """Return columns of disjoint grids of k timesteps each, all of them evenly spread among t (K,).
+
+    There are K // k of them: with 128 timesteps, 32 grids of four. What one grid decides depends on luck; how often all
+    of them are correct about an image is known 32 times better, and measures nothing anew.
+
+    Raises:
+        ValueError: k is not in 1..K.
+    """
+    K = len(t)
+    if not 1 <= k <= K:
+        raise ValueError(f"subgrids: need from 1 to {K} timesteps, got {k}")
+    order, number = np.argsort(t, kind="stable"), K // k
+    places = ((2 * np.arange(k * number) + 1) * K // (2 * k * number)).reshape(k, number)
+    return [order[places[:, g]] for g in range(number)]
+
+
+def near(t: Sequence[int], wanted: float, T: int = 1000) -> list[np.ndarray]:
+    """Return the columns of all timesteps within T / 20 of one wanted, each alone; of the nearest if there is none."""
+    distance = np.abs(np.asarray(t) - wanted)
+    return [np.array([k]) for k in np.flatnonzero(distance <= max(T / 20, distance.min()))]
+
+
+def crowded(t: Sequence[int], k: int, T: int = 1000) -> list[np.ndarray]:
+    """Return columns of disjoint grids of k timesteps from the eighth of all that is nearest to the middle.
+
+    With less than k timesteps in that eighth, the k nearest.
+    """
+    crowd = np.argsort(np.abs(np.asarray(t) - T / 2), kind="stable")[: max(k, len(t) // 8)]
+    return [crowd[columns] for columns in subgrids(np.asarray(t)[crowd], k)]
+
+
+def blocks(K: int, k: int) -> list[np.ndarray]:
+    """Return k columns after k columns of K, for timesteps that come again and again."""
+    return [np.arange(first, first + k) for first in range(0, K - k + 1, k)]
+
+
+def at_columns(schedule: Schedule, columns: np.ndarray) -> Schedule:
+    """Return the one-stage schedule of some of a schedule's timesteps."""
+    return Schedule(tuple(schedule.t[i] for i in columns), (len(columns),), (1,))
+
+
+# --- elimination ----------------------------------------------------------------------------------
+
+
 def eliminate(
     measure: Callable[[np.ndarray, int, int], np.ndarray], alive: np.ndarray, schedule: Rule
 ) -> np.ndarray:
@@ -144,18 +172,18 @@ def eliminate(
     Args:
         measure: (alive bool (n, C), first, last) -> errors (n, C, last - first), NaN where not alive; or
             (n, C, last - first, M) of M measures, the first of which decides.
-        alive: bool (n, C), the classes each image is asked about.
+        alive: bool (n, C), the candidate classes of each image.
 
     Returns:
         float32 (n, C, K) or (n, C, K, M), NaN where a class was out.
     """
     errors = None
     for stage, (first, last) in enumerate(pairwise((0, *schedule.until))):
-        found = measure(alive, first, last)
+        new = measure(alive, first, last)
         if errors is None:
-            shape = (*alive.shape, len(schedule.t), *found.shape[3:])
+            shape = (*alive.shape, len(schedule.t), *new.shape[3:])
             errors = np.full(shape, np.nan, np.float32)
-        errors[:, :, first:last] = found
+        errors[:, :, first:last] = new
         so_far = errors[:, :, :last]
         alive = schedule.survivors(so_far if so_far.ndim == 3 else so_far[..., 0], alive, stage)
         if not alive.any():
@@ -166,8 +194,8 @@ def eliminate(
 def as_staged(errors: np.ndarray, schedule: Rule, candidates: np.ndarray | None = None) -> np.ndarray:
     """Return what a run of the schedule would have measured of exhaustive errors (n, C, K or more); NaN elsewhere.
 
-    The errors must have been measured at schedule.t, in that order, as all nested schedules share their levels
-    with `exhaustive`. candidates: bool (n, C), the classes each image is asked about; None for all.
+    The errors must have been measured at schedule.t, in that order, as `nested` and all rules that eliminate share
+    theirs. candidates: bool (n, C), the candidate classes of each image; None for all.
     """
     if len(schedule.t) > errors.shape[2]:
         raise ValueError(f"the schedule has {len(schedule.t)} timesteps, the errors only {errors.shape[2]}")
@@ -180,7 +208,7 @@ def as_staged(errors: np.ndarray, schedule: Rule, candidates: np.ndarray | None 
 
 
 def staged_prediction(errors: np.ndarray, schedule: Rule) -> tuple[np.ndarray, np.ndarray]:
-    """Return what elimination says on exhaustive errors, and the passes it takes: int64 (n,) and (n,)."""
+    """Return what elimination decides on exhaustive errors, and the evaluations it takes: int64 (n,) and (n,)."""
     staged = as_staged(errors, schedule)
     return prediction(staged), evaluations(staged)
 
@@ -192,7 +220,7 @@ def prediction(errors: np.ndarray) -> np.ndarray:
 
 
 def evaluations(errors: np.ndarray, prompts_each: np.ndarray | int = 1) -> np.ndarray:
-    """Return the passes of the network behind the errors of each image, int64 (n,)."""
+    """Return the evaluations of the network behind the errors of each image, int64 (n,)."""
     return ((~np.isnan(errors)).sum(2) * prompts_each).sum(1)
 
 
@@ -201,7 +229,7 @@ def scores_from_errors(errors: np.ndarray) -> np.ndarray:
 
     Without elimination a score is minus the mean error. A class that went out early met less noise than those
     that stayed, so their means do not compare: its score is the prediction's, less their mean difference over
-    the noise that both met, and never above it. A class never asked about scores minus infinity.
+    the noise that both met, and never above it. A class that is no candidate scores minus infinity.
     """
     best, difference = _differences(errors)
     scores = -(_mean(best) + _mean(difference)).astype(np.float32)
@@ -216,7 +244,7 @@ def posterior(scores: np.ndarray, K: int, temperature: float = 1.0) -> np.ndarra
     """Return class probabilities, softmax(K scores / temperature): Bayes' rule with equal priors (section 3).
 
     Args:
-        scores: (n, C), minus mean errors over K levels. temperature: from `fit_temperature`; errors are means
+        scores: (n, C), minus mean errors over K timesteps. temperature: from `fit_temperature`; errors are means
             over the elements of a latent, and the bound is loose, so 1 means nothing.
 
     Returns:
@@ -244,7 +272,7 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray, K: int) -> float:
 
 
 def _mean(errors: np.ndarray) -> np.ndarray:
-    """Return the mean over levels of what was measured, float64 (n, C); infinity where nothing was."""
+    """Return the mean over timesteps of what was measured, float64 (n, C); infinity where nothing was."""
     met = (~np.isnan(errors)).sum(2)
     return np.where(met > 0, np.nansum(errors, axis=2, dtype=np.float64) / np.maximum(met, 1), np.inf)
 
@@ -254,6 +282,11 @@ def _differences(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     errors = errors.astype(np.float64)
     best = np.take_along_axis(errors, prediction(errors)[:, None, None], axis=1)
     return best, errors - best
+
+
+def _check_number(K: int, T: int) -> None:
+    if not 1 <= K <= T:
+        raise ValueError(f"the number of timesteps must be from 1 to {T}, got {K}")
 
 
 def _check_stages(n_samples: Sequence[int], to_keep: Sequence[int], T: int) -> None:

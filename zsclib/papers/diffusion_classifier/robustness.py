@@ -3,7 +3,7 @@
 Accuracies of many networks with and without a shift lie close to a line once both are logits (Taori et al., NeurIPS
 2020). How far a classifier lies above the line of the others is its effective robustness.
 
-    line = fit_line(standard.mean(1), shifted.mean(1))           # networks' rows of hits, bool (m, n)
+    line = fit_line(standard.mean(1), shifted.mean(1))           # networks' rows of correctness, bool (m, n)
     gain, low, high = effective_robustness(standard, shifted, ours_standard, ours_shifted)
 """
 
@@ -47,15 +47,15 @@ def fit_line(standard: ArrayLike, shifted: ArrayLike) -> Line:
     return Line(float(intercept), float(slope))
 
 
-def rates(hits: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
-    """Return accuracies (..., m) of hits, bool (m, n): half a hit and half a miss are added, so that none is 0 or 1.
+def rates(correct: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
+    """Return accuracies (..., m) of correctness, bool (m, n), half an image added to each side: none is 0 or 1.
 
     Args:
         weights: how often each image counts, (..., n); default: once.
     """
-    hits = np.atleast_2d(np.asarray(hits, np.float64))
-    weights = np.ones(hits.shape[1]) if weights is None else np.asarray(weights, np.float64)
-    return (weights @ hits.T + 0.5) / (weights.sum(-1, keepdims=True) + 1)
+    correct = np.atleast_2d(np.asarray(correct, np.float64))
+    weights = np.ones(correct.shape[1]) if weights is None else np.asarray(weights, np.float64)
+    return (weights @ correct.T + 0.5) / (weights.sum(-1, keepdims=True) + 1)
 
 
 def effective_robustness(
@@ -74,8 +74,8 @@ def effective_robustness(
     (percentile interval). Networks are not resampled: the line is that of these networks.
 
     Args:
-        standard, shifted: hits of m networks on n images and on k shifted ones, bool (m, n) and (m, k).
-        ours_standard, ours_shifted: hits of the classifier in question on the same images, bool (n,) and (k,).
+        standard, shifted: correctness of m networks on n images and on k shifted ones, bool (m, n) and (m, k).
+        ours_standard, ours_shifted: correctness of the classifier in question on the same images, bool (n,) and (k,).
         level: of the interval. resamples, seed: of the bootstrap.
 
     Raises:
@@ -89,10 +89,10 @@ def effective_robustness(
         raise ValueError(f"effective_robustness: {len(inside) - 1} networks, {len(outside) - 1} under shift")
     fit_line(rates(inside)[:-1], rates(outside)[:-1])  # raises where no line can be drawn
     value = _above_line(rates(inside), rates(outside))
-    draws = rng(seed, "effective robustness")
-    counts = [_resampled(draws, n, resamples) for n in (inside.shape[1], outside.shape[1])]
-    found = _above_line(rates(inside, counts[0]), rates(outside, counts[1]))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    random = rng(seed, "effective robustness")
+    counts = [_resampled(random, n, resamples) for n in (inside.shape[1], outside.shape[1])]
+    resampled = _above_line(rates(inside, counts[0]), rates(outside, counts[1]))
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return float(value), float(low), float(high)
 
 
@@ -109,19 +109,19 @@ def band(
 
     Args: as for `effective_robustness`.
     """
-    draws, at = rng(seed, "band of lines"), logit(np.asarray(at, np.float64))
+    random, at = rng(seed, "band of lines"), logit(np.asarray(at, np.float64))
     x, y = (
-        logit(rates(hits, _resampled(draws, np.shape(hits)[1], resamples)))
-        for hits in (np.asarray(standard, bool), np.asarray(shifted, bool))
+        logit(rates(correct, _resampled(random, np.shape(correct)[1], resamples)))
+        for correct in (np.asarray(standard, bool), np.asarray(shifted, bool))
     )
     intercept, slope = _least_squares(x, y)
     lines = expit(intercept[:, None] + slope[:, None] * at)
     return tuple(np.quantile(lines, [(1 - level) / 2, (1 + level) / 2], axis=0))
 
 
-def _resampled(draws: np.random.Generator, n: int, resamples: int) -> np.ndarray:
-    """Return how often each of n images is drawn in each resample of n, (resamples, n)."""
-    picked = draws.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+def _resampled(random: np.random.Generator, n: int, resamples: int) -> np.ndarray:
+    """Return how often each of n images is taken in each resample of n, (resamples, n)."""
+    picked = random.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
     return np.bincount(picked.ravel(), minlength=n * resamples).reshape(resamples, n)
 
 

@@ -3,19 +3,19 @@ done once one class is left. The paper keeps fixed numbers of classes instead (L
 
 All classes of an image meet the same noise, so the test is a paired one: on differences of errors to those of the
 class that leads. `sequential` returns a `Rule`, as `nested_stages` does: a choice for `classify`, which then
-measures no more than the test asks for, and for `as_staged`, which replays it on an exhaustive matrix.
+measures no more than the test needs, and for `as_staged`, which replays it on an exhaustive matrix.
 
     result = classify(generator, images, prompts, sequential(128))
-    said, passes = staged_prediction(exhaustive_errors, sequential(128, alpha=0.05))
+    predictions, evaluations = staged_prediction(errors, sequential(128, alpha=0.05))    # errors of nested(128)
 
-What is tested is whether the exhaustive decision, over all K levels, could still be the class in doubt:
+What is tested is whether the exhaustive decision, over all K timesteps, could still be the class in doubt:
 
-- levels are a systematic sample of all levels, so what neighbouring levels have in common is no error: the
-  variance comes from differences of neighbours (von Neumann 1941; Cochran 1977, section 8.11);
-- K levels are all there are, so the uncertainty shrinks by 1 - m/K after m of them (Cochran 1977, section 2.6);
-- after few levels the variances of an image's other rivals steady that of each (Smyth 2004, eq. 3 to 5);
+- timesteps are a systematic sample of all, so what neighbouring ones have in common is no error: the variance
+  comes from differences of neighbours (von Neumann 1941; Cochran 1977, section 8.11);
+- K timesteps are all there are, so the uncertainty shrinks by 1 - m/K after m of them (Cochran 1977, section 2.6);
+- after few timesteps the variances of an image's other rivals steady that of each (Smyth 2004, eq. 3 to 5);
 - the error rate alpha is divided by the number of rivals left, and spent over the looks by one constant nominal
-  level that accounts for their overlap (Pocock 1977; Armitage, McPherson & Rowe 1969).
+  significance that accounts for their overlap (Pocock 1977; Armitage, McPherson & Rowe 1969).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from zsclib.papers.diffusion_classifier.error_matrix import timesteps
+from zsclib.papers.diffusion_classifier.error_matrix import nested_timesteps
 
 
 @dataclass(frozen=True)
 class Sequential:
-    """A `Rule` that tests at looks after until[j] levels; made by `sequential`."""
+    """A `Rule` that tests at looks after until[j] timesteps; made by `sequential`."""
 
-    t: tuple[int, ...]  # (K,) noise levels, in the order of evaluation
+    t: tuple[int, ...]  # (K,) timesteps, in the order of evaluation
     until: tuple[int, ...]  # looks, rising to K; the last one decides
     alpha: float  # probability, at most, that an image is not given its exhaustive decision
     lent: float  # degrees of freedom lent by the variances of an image's other rivals
@@ -59,7 +59,7 @@ class Sequential:
 
 @dataclass(frozen=True)
 class ClarkJaini:
-    """A `Rule`: a plain two-sided paired t-test at every look, its level not adjusted; made by `clark_jaini`."""
+    """A `Rule`: a plain two-sided paired t-test at every look, not adjusted for their number; made by `clark_jaini`."""
 
     t: tuple[int, ...]
     until: tuple[int, ...]
@@ -81,14 +81,14 @@ def sequential(
     lent: float = 12.0,
     T: int = 1000,
 ) -> Sequential:
-    """Return a sequential test over the levels of `exhaustive(K, T)`.
+    """Return a sequential test over the timesteps of `nested(K, T)`.
 
     Args:
-        K: levels at most. alpha: probability, at most, with which an image is not given the class that all K
-            levels would have given it; in (0, 0.5].
-        looks: rising numbers of levels after which to test; default: from `minimum`, each about sqrt(2) times
+        K: timesteps at most. alpha: probability, at most, with which an image is not given the class that all K
+            timesteps would have given it; in (0, 0.5].
+        looks: rising numbers of timesteps after which to test; default: from `minimum`, each about sqrt(2) times
             the last, below 0.75 K.
-        minimum: levels at least, 2 or more.
+        minimum: timesteps at least, 2 or more.
         lent: 0 for a variance from each rival's own differences alone.
 
     Raises:
@@ -105,17 +105,17 @@ def sequential(
     looks = tuple(looks)
     if not looks or list(looks) != sorted(set(looks)) or looks[0] < minimum or looks[-1] >= K:
         raise ValueError(f"sequential: looks must rise within {minimum}..{K - 1}, got {looks}")
-    return Sequential(tuple(timesteps(K, T).tolist()), (*looks, K), alpha, lent)
+    return Sequential(tuple(nested_timesteps(K, T).tolist()), (*looks, K), alpha, lent)
 
 
 def clark_jaini(K: int, minimum: int = 20, p: float = 2e-3, T: int = 1000) -> ClarkJaini:
-    """Return the rule of Clark & Jaini (NeurIPS 2023): after `minimum` levels a test at every level, p < 2e-3.
+    """Return the rule of Clark & Jaini (NeurIPS 2023): after `minimum` timesteps a test at every one, p < 2e-3.
 
-    Their weights over levels are left out, so that rules differ in their tests alone. Arguments as `sequential`.
+    Their weights over timesteps are left out, so that rules differ in their tests alone. Arguments as `sequential`.
     """
     if not 0 < p < 1 or not 2 <= minimum <= K:
         raise ValueError(f"clark_jaini: need 0 < p < 1 and 2 <= minimum <= K, got {p}, {minimum} and K = {K}")
-    return ClarkJaini(tuple(timesteps(K, T).tolist()), tuple(range(minimum, K + 1)), p)
+    return ClarkJaini(tuple(nested_timesteps(K, T).tolist()), tuple(range(minimum, K + 1)), p)
 
 
 def to_leader(errors: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +126,7 @@ def to_leader(errors: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def nominal_level(alpha: np.ndarray, until: tuple[int, ...]) -> np.ndarray:
-    """Return the one-sided level to test at, at every look, so that all looks together err with rate alpha."""
+    """Return the one-sided significance to test at, at every look, so that all looks together err with rate alpha."""
     rate, level = _boundaries(until)
     return np.exp(np.interp(np.log(alpha), rate, level))
 
@@ -135,12 +135,12 @@ def nominal_level(alpha: np.ndarray, until: tuple[int, ...]) -> np.ndarray:
 def _boundaries(until: tuple[int, ...], cells: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Return (log rate, log nominal level) pairs, rising: how often a normal walk crosses a constant boundary.
 
-    The walk is the standardised distance of the mean after m levels from the mean after all K: looks a < b
+    The walk is the standardised distance of the mean after m timesteps from the mean after all K: looks a < b
     correlate as those of a process with independent increments at times m / (K - m). Its density below the
     boundary is carried from look to look by the trapezoid rule (Armitage, McPherson & Rowe 1969).
     """
     time = np.array([m / (until[-1] - m) for m in until[:-1]])
-    rates, boundaries = [], np.linspace(6, 0, 25)
+    crossed, boundaries = [], np.linspace(6, 0, 25)
     for boundary in boundaries:
         x, h = np.linspace(-8, boundary, cells + 1, retstep=True)
         weight = np.full(cells + 1, h)
@@ -151,5 +151,5 @@ def _boundaries(until: tuple[int, ...], cells: int = 200) -> tuple[np.ndarray, n
                 2 * np.pi * (1 - rho**2)
             )
             density = step @ (density * weight)
-        rates.append(1 - density @ weight)
-    return np.log(rates), stats.norm.logsf(boundaries)
+        crossed.append(1 - density @ weight)
+    return np.log(crossed), stats.norm.logsf(boundaries)

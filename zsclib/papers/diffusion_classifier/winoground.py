@@ -33,7 +33,7 @@ def solved(s: np.ndarray) -> dict[str, np.ndarray]:
     """Return which examples each score calls solved (Thrush et al. 2022, eqs. 1 to 3; the last is ours); no tie is.
 
     text: both images prefer their own caption. image: both captions prefer their own image. group: both of these.
-    matching: right pairs fit better in sum than wrong ones. A model that prefers one caption whatever it sees gets no
+    matching: true pairs fit better in sum than false ones. A model that prefers one caption whatever the image gets no
     text score at all, one that prefers one image no image score: such habits cancel in this sum.
 
     Args:
@@ -54,7 +54,7 @@ def solved(s: np.ndarray) -> dict[str, np.ndarray]:
 def subtract_unconditional(s: np.ndarray, u: np.ndarray) -> np.ndarray:
     """Return s (n, 2, 2) less the score u (n, 2) of each image under no caption (Krojer et al. 2023).
 
-    Raw errors do not compare across images, some of which are harder to predict whatever is said. The text score
+    Raw errors do not compare across images, some of which are harder to predict under any caption. The text score
     stays as it is.
     """
     if np.shape(s)[1:] != (2, 2) or np.shape(u) != (len(s), 2):
@@ -125,12 +125,12 @@ def pair_errors(
     seed, the example's key and k. (The authors give all examples one noise.)
 
     Args:
-        schedule: `exhaustive(K)`; the paper takes all 1,000 levels.
+        schedule: `exhaustive(K)`; the paper takes all 1,000 timesteps.
         loss: "l2", "l1" or "huber".
         execution: as for `zsclib.papers.diffusion_classifier.classify`; an example takes 6 K evaluations.
 
     Returns:
-        float32 (n, 2, 2, K), caption by image by level, and (n, 2, K) without a caption.
+        float32 (n, 2, 2, K), caption by image by timestep, and (n, 2, K) without a caption.
 
     Raises:
         ValueError: no examples, a schedule that eliminates, or what `error_matrices` raises.
@@ -147,7 +147,7 @@ def pair_errors(
         texts = list(dict.fromkeys(caption for both in captions for caption in both))
         own = np.array([[texts.index(caption) for caption in both] for both in captions]).repeat(2, axis=0)
         candidates = np.zeros((len(own), len(texts)), bool)
-        np.put_along_axis(candidates, own, True, axis=1)  # an image is asked about its example's captions
+        np.put_along_axis(candidates, own, True, axis=1)  # of an image, its example's captions
         errors = error_matrices(
             generator,
             pairs.images[part].reshape(-1, *pairs.images.shape[2:]),
@@ -158,7 +158,10 @@ def pair_errors(
             keys=[key for key in pairs.keys[part] for _ in range(2)],
             execution=execution,
         )
-        e, u = (np.take_along_axis(errors[measure], own[:, :, None], axis=1) for measure in (captioned, unconditional))
+        e, u = (
+            np.take_along_axis(errors[measure], own[:, :, None], axis=1)
+            for measure in (captioned, unconditional)
+        )
         K = e.shape[2]
         with_caption.append(e.reshape(-1, 2, 2, K).transpose(0, 2, 1, 3))  # from image by caption
         without.append(u[:, 0].reshape(-1, 2, K))
@@ -166,7 +169,7 @@ def pair_errors(
 
 
 def pair_scores(errors: np.ndarray, unconditional: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return s (n, 2, 2) and u (n, 2), minus the means over levels of what `pair_errors` found, in float64."""
+    """Return s (n, 2, 2) and u (n, 2), minus the means over timesteps of what `pair_errors` returns, in float64."""
     return -errors.mean(-1, dtype=np.float64), -unconditional.mean(-1, dtype=np.float64)
 
 
