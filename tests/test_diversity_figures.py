@@ -69,15 +69,20 @@ def test_accuracy_of_one_seed_has_wilsons_interval_and_of_more_one_over_seeds():
 
 def test_a_rank_correlation_of_one_seed_decides_nothing():
     differences = {claim: {"a": np.array([0.9]), "b": np.array([1.0])} for claim in MEASURED}
-    differences["DIV-D7"] = {"a": np.ones((1, N))}
-    judged = figures.with_intervals(differences)
-    assert judged["DIV-D9-vendi"]["a"] == Estimate(0.9, -1.0, 1.0, 1)
-    assert judged["DIV-D7"]["a"] is differences["DIV-D7"]["a"]
-    verdicts = judge([claim for claim in CLAIMS if claim.id in MEASURED], {c: judged[c] for c in MEASURED})
+    verdicts = judge(*figures.testable(CLAIMS, differences))
+    assert set(verdicts) == set(MEASURED)
     assert {verdict.direction for verdict in verdicts.values()} == {"inconclusive"}
     assert verdicts["DIV-D9-vendi"].pooled.value == pytest.approx(0.95)
-    several = {claim: {"a": np.array([0.9, 0.8])} for claim in MEASURED}
-    assert figures.with_intervals(several)["DIV-D9-vendi"]["a"] is several["DIV-D9-vendi"]["a"]
+    assert verdicts["DIV-D9-vendi"].effects["a"][:3] == pytest.approx((0.9, -1, 1))
+    several = {claim: {"a": np.array([0.9, 0.8, 0.85])} for claim in MEASURED}
+    effect = judge(*figures.testable(CLAIMS, several))["DIV-D9-vendi"].effects["a"]
+    assert effect.value == pytest.approx(0.85) and 0.6 < effect.low < effect.high < 1.1
+
+
+def test_differences_on_targets_that_no_claim_names_are_not_judged():
+    values = np.tile([1.0, 0, 0, 0], (2, 25))
+    differences = {"DIV-D1-folder:my/pets": {"folder:my/pets": values}, "DIV-D7": {"folder:my/pets": values}}
+    assert set(judge(*figures.testable(CLAIMS, differences))) == {"DIV-D7"}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from zsclib.study.tables import table
 
 PANEL = 0.5, 0.6  # inches: height of an estimate in a panel, and of the rest
 WHOLE = (1, 2, 5, 10)  # steps of ticks: none of 2.5, which would be rounded
-STAND_IN = {"objects": "CIFAR-10", "objects-fine": "CIFAR-100", "aerial": "EuroSAT"}  # target -> the paper's data set
 ROLES = {"real images": "real", "CLIP, zero-shot": "clip"}  # all others are networks trained on generated images
 TRICK_CLAIMS = {  # name of a training set -> the claim that has the paper's gain by it
     "class name": "DIV-D3-class",
@@ -44,19 +43,17 @@ Estimates = Mapping[str, Mapping[str, Estimate]]  # target -> name -> estimate
 
 
 def published(claims: Iterable[Claim], rows: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """Return what the paper prints, as shares: target -> row -> value, where a target stands in for its data set.
+    """Return what the paper prints, as shares: target -> row -> value, where a target plays the role of its data set.
 
     Args:
         claims: those of the paper. rows: name of a row of a figure -> id of the claim that has its numbers.
     """
     values: dict[str, dict[str, float]] = {}
     by_id = {claim.id: claim for claim in claims}
-    for target, data_set in STAND_IN.items():
-        for row, claim in rows.items():
-            numbers = by_id[claim].published if claim in by_id else ()
-            for number in numbers:
-                if str(number["what"]).split(", ")[-1] == data_set:
-                    values.setdefault(target, {}).setdefault(row, number["value"] / 100)
+    for row, claim in rows.items():
+        for number in by_id[claim].published if claim in by_id else ():
+            if "set" in number:
+                values.setdefault(number["set"], {}).setdefault(row, number["value"] / 100)
     return values
 
 
@@ -65,15 +62,23 @@ def level(outcomes: np.ndarray) -> Estimate:
     return accuracy(outcomes[0]) if len(outcomes) == 1 else interval(outcomes)
 
 
-def with_intervals(differences: Differences) -> dict[str, dict[str, np.ndarray | Estimate]]:
-    """Return the same as `zsclib.study.claims.judge` takes it: a rank correlation of one seed may be any, −1 to 1."""
-    judged: dict[str, dict[str, np.ndarray | Estimate]] = dict(differences)
-    for claim in MEASURED.keys() & differences.keys():
-        judged[claim] = {
-            target: Estimate(float(rho[0]), -1.0, 1.0, 1) if len(rho) == 1 else rho
-            for target, rho in differences[claim].items()
-        }
-    return judged
+def testable(
+    claims: Iterable[Claim], differences: Differences
+) -> tuple[list[Claim], dict[str, dict[str, np.ndarray | Estimate]]]:
+    """Return claims and differences as `zsclib.study.claims.judge` takes them.
+
+    Claims without differences are left out, unless they are marked not testable, and so are differences on targets
+    that no claim names. A rank correlation of a single seed has no spread to judge by: it may be any, −1 to 1.
+    """
+    claims = [claim for claim in claims if claim.id in differences or claim.not_testable]
+    judged: dict[str, dict[str, np.ndarray | Estimate]] = {
+        claim.id: dict(differences[claim.id]) for claim in claims if claim.id in differences
+    }
+    for claim in MEASURED.keys() & judged.keys():
+        for target, rho in differences[claim].items():
+            if len(rho) == 1:
+                judged[claim][target] = Estimate(float(rho[0]), -1.0, 1.0, 1)
+    return claims, judged
 
 
 def short_name(target: str) -> str:
