@@ -518,6 +518,7 @@ def test_one_command_trains_exports_and_measures_all_models(tmp_path, monkeypatc
         monkeypatch.setattr(evaluation, name, value)
     overlap = {"value": 0, "about": "overlap"}
     monkeypatch.setattr(evaluation, "in_the_pool", lambda pool: overlap | {"n": len(pool)})
+    monkeypatch.setattr(evaluation, "order_in_text_states", lambda generator, n: np.ones(n, bool))
     places = {"checkpoints": tmp_path / "checkpoints", "pool-cache": tmp_path / "pool"}
     places |= {"models": tmp_path / "models", "records": tmp_path / "records"}
     arguments = [part for name, path in places.items() for part in (f"--{name}", str(path))]
