@@ -24,7 +24,7 @@ from zsclib.recipe import Recipe, augment, batch_indices, learning_rate_at, stan
 from zsclib.seeds import seed_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TrainedNetwork:
     """A classifier: what `train` and `fit` return.
 
@@ -192,7 +192,9 @@ def fit(
 
     network.load_state_dict(weights)
     watched = {name: np.stack(each) for name, each in scores.items()}
-    return TrainedNetwork(network.eval(), recipe, seed, pd.DataFrame(rows), best, watched)
+    return TrainedNetwork(
+        network=network.eval(), recipe=recipe, seed=seed, history=pd.DataFrame(rows), checkpoint=best, watched=watched
+    )
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
