@@ -279,7 +279,7 @@ def test_a_job_that_always_kills_its_worker_ends_in_a_clear_error(
 ) -> None:
     monkeypatch.setattr(module, "ATTEMPTS", 2)  # as the cluster allows; each takes a new process
     jobs = [Job(numbers, (0, log)), Job(kills_its_worker, (None, 1, log)), Job(numbers, (2, log))]
-    with pytest.raises(RuntimeError, match=r"again and again, while they ran kills_its_worker .out of memory"):
+    with pytest.raises(RuntimeError, match="again and again, while they ran kills_its_worker .out of memory"):
         run(jobs, elsewhere)
     assert begun(log)[1] == 2
     assert same(run([Job(numbers, (i,)) for i in range(3)], elsewhere), range(3)), "the place goes on"
