@@ -1,6 +1,8 @@
-"""The bag of tricks: plans say what the paper says, longer ones begin with shorter ones, unions have the size asked."""
+"""The bag of tricks: plans say what the paper says, longer ones begin with shorter ones, unions have their size."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,13 +12,14 @@ from tests import tiny
 from zsclib.images import files
 from zsclib.images.image_set import ImageSet
 from zsclib.models.generator import open_generator
-from zsclib.papers.diversity.tricks import PAPER, TRICKS, bag_of_tricks, plan, shrink, union, words_of
+from zsclib.papers.diversity.tricks import PAPER, TRICKS, bag_of_tricks, plan, prompts_for, shrink, union
 from zsclib.prompts import Prompts, load_prompts
 from zsclib.sampling import generate
+from zsclib.workers import Execution
 from zsclib.world.captions import STYLE_PHRASES
 from zsclib.world.targets import CLASSES
 
-WORDS = load_prompts("cifar10")
+CIFAR = load_prompts("cifar10")
 PETS = Prompts(
     "a photo of a {}", ("a photo of a {}",), ("cat", "dog", "fish"), "Pets.", base="an image of a {}",
     domains={"photo": "a photo of a {}", "sketch": "a sketch of a {}"},
@@ -24,33 +27,27 @@ PETS = Prompts(
 
 
 def test_the_tricks_ask_for_what_the_paper_says():
-    first = {trick: plan(trick, WORDS, 2).iloc[0] for trick in TRICKS}
+    first = {trick: plan(trick, CIFAR, 2).iloc[0] for trick in TRICKS}
     assert first["base"]["prompt"] == "an image of a airplane" and first["base"]["guidance"] == 7.5
     assert first["class-name"]["prompt"] == "airplane" and first["class-name"]["guidance"] == 7.5
-    domains = plan("multi-domain", WORDS, 10)
+    domains = plan("multi-domain", CIFAR, 10)
     assert domains[domains["label"] == 3]["prompt"].tolist()[:3] == [
         "a sketch of a cat", "a collage of a cat", "a poster of a cat",
     ]  # fmt: skip
-    assert domains[domains["index"] == 0]["domain"].is_unique  # few pictures show several domains already
+    assert domains[domains["index"] == 0]["domain"].is_unique  # few images show several domains already
     assert set(domains["guidance"]) == {7.5} and domains["domain"].nunique() == 10
     assert set(domains.groupby(["class", "domain"]).size()) == {1}
-    low = plan("random-guidance", WORDS, 300)
+    low = plan("random-guidance", CIFAR, 300)
     assert low["prompt"].iloc[0] == "an image of a airplane" and low["guidance"].nunique() == len(low)
     assert 1 <= low["guidance"].min() < 1.02 < 4.98 < low["guidance"].max() <= 5
 
 
 def test_controls_have_the_mean_of_random_guidance_or_the_codes_single_draw():
-    mean = plan("random-guidance", WORDS, 300)["guidance"].mean()
-    assert abs(mean - plan("guidance-3", WORDS, 1)["guidance"].mean()) < 0.1
-    assert set(plan("random-guidance-integer", WORDS, 20)["guidance"]) == {1, 2, 3, 4, 5}
-    assert all(plan("random-guidance-once", WORDS, 20, seed)["guidance"].nunique() == 1 for seed in range(4))
-    assert {plan("random-guidance-once", PETS, 1, seed)["guidance"][0] for seed in range(40)} == {
-        1,
-        2,
-        3,
-        4,
-        5,
-    }
+    mean = plan("random-guidance", CIFAR, 300)["guidance"].mean()
+    assert abs(mean - plan("guidance-3", CIFAR, 1)["guidance"].mean()) < 0.1
+    assert set(plan("random-guidance-integer", CIFAR, 20)["guidance"]) == {1, 2, 3, 4, 5}
+    assert all(plan("random-guidance-once", CIFAR, 20, seed)["guidance"].nunique() == 1 for seed in range(4))
+    assert {plan("random-guidance-once", PETS, 1, seed)["guidance"][0] for seed in range(40)} == {1, 2, 3, 4, 5}
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -62,7 +59,7 @@ def test_a_longer_plan_begins_with_the_shorter_one_and_classes_take_turns(trick,
     assert long["class"].tolist() == ["cat", "dog", "fish"] * 7
 
 
-def test_every_picture_has_a_seed_of_its_own_over_tricks_classes_and_runs():
+def test_every_image_has_a_seed_of_its_own_over_tricks_classes_and_runs():
     rows = pd.concat([plan(trick, PETS, 20, seed) for trick in TRICKS for seed in (0, 1)])
     assert rows["seed"].is_unique
 
@@ -87,38 +84,38 @@ def test_labels_may_be_called_otherwise_than_prompts_call_them():
     ("change", "message"),
     [
         ({"trick": "more-noise"}, "no trick 'more-noise'; known: base, class-name, multi-domain"),
-        ({"n": 0}, "positive number of pictures per class, got 0"),
-        ({"n": 2.5}, "positive number of pictures per class, got 2.5"),
+        ({"n": 0}, "positive number of images per class, got 0"),
+        ({"n": 2.5}, "positive number of images per class, got 2.5"),
         ({"classes": ("cat", "dog")}, "2 classes, but prompts for 3"),
-        ({"trick": "base", "words": Prompts("{}", ("{}",), ("cat", ""), "Pets.", base="{}")}, "a class name is empty"),
-        ({"words": Prompts("{}", ("{}",), ("cat",), "Pets.", base="{}")}, "needs domains, and the prompts of 'Pets.'"),
+        ({"trick": "base", "prompts": replace(PETS, classes=("cat", ""))}, "a class name is empty"),
+        ({"prompts": replace(PETS, domains={})}, "needs domains, and the prompts of 'Pets.'"),
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        plan(**{"trick": "multi-domain", "words": PETS, "n": 2} | change)
+        plan(**{"trick": "multi-domain", "prompts": PETS, "n": 2} | change)
 
 
 def test_the_sets_prompts_speak_the_language_of_the_pools_captions():
     heads = {phrase for phrases in STYLE_PHRASES.values() for phrase in phrases}
     for name in ("objects", "objects-fine"):
-        words = words_of(name, CLASSES[name])
-        assert {sentence.removesuffix(" {}") for sentence in (words.base, *words.domains.values())} <= heads
+        prompts = prompts_for(name, CLASSES[name])
+        assert {sentence.removesuffix(" {}") for sentence in (prompts.base, *prompts.domains.values())} <= heads
     for name in ("digits", "printed-digits", "aerial"):
-        words = words_of(name, load_prompts(name).classes)
-        prompts = plan("multi-domain", words, len(words.domains))["prompt"]
-        assert prompts.is_unique and len(words.domains) >= 6
+        prompts = prompts_for(name, load_prompts(name).classes)
+        filled = plan("multi-domain", prompts, len(prompts.domains))["prompt"]
+        assert filled.is_unique and len(prompts.domains) >= 6
 
 
-def test_a_set_without_prompts_of_its_own_gets_the_papers_sentences():
-    words = words_of("folder:my/pets", ["cat", "dog"])
-    assert plan("base", words, 1)["prompt"].tolist() == ["an image of a cat", "an image of a dog"]
+def test_a_set_without_prompts_of_its_own_gets_the_papers_templates():
+    prompts = prompts_for("folder:my/pets", ["cat", "dog"])
+    assert plan("base", prompts, 1)["prompt"].tolist() == ["an image of a cat", "an image of a dog"]
     with pytest.raises(ValueError, match="prompts for 10 classes, got 1"):
-        words_of("objects", ["star"])
+        prompts_for("objects", ["star"])
 
 
-def pictures(trick: str, n: int, classes: tuple[str, ...] = ("cat", "dog"), side: int = 2) -> ImageSet:
-    """A set whose pictures have the value of their row."""
+def labelled(trick: str, n: int, classes: tuple[str, ...] = ("cat", "dog"), side: int = 2) -> ImageSet:
+    """A set whose images have the value of their row."""
     images = np.zeros((n * len(classes), side, side, 3), np.uint8)
     images += np.arange(len(images), dtype=np.uint8)[:, None, None, None]
     labels = np.arange(len(images)) % len(classes)
@@ -126,7 +123,7 @@ def pictures(trick: str, n: int, classes: tuple[str, ...] = ("cat", "dog"), side
 
 
 def test_a_union_is_as_large_as_its_members_or_all_there_is():
-    sets = [pictures(trick, 6) for trick in "abcd"]
+    sets = [labelled(trick, 6) for trick in "abcd"]
     whole, equal = union(sets), union(iter(sets), per_class=6)
     assert len(whole) == 48 and set(np.bincount(whole.labels)) == {24}
     assert len(equal) == 12 and np.bincount(equal.labels).tolist() == [6, 6]
@@ -140,10 +137,10 @@ def test_a_union_is_as_large_as_its_members_or_all_there_is():
     ("sets", "per_class", "message"),
     [
         ([], None, "no sets"),
-        ([pictures("a", 2), pictures("b", 2, ("dog", "cat"))], None, "the same classes and size"),
-        ([pictures("a", 2), pictures("b", 2, side=4)], None, "the same classes and size"),
-        ([pictures("a", 2), pictures("b", 2)], 1, "1 pictures per class cannot come from 2 sets"),
-        ([pictures("a", 2), pictures("b", 2)], 6, "3 images asked for, class 'cat' has 2"),
+        ([labelled("a", 2), labelled("b", 2, ("dog", "cat"))], None, "the same classes and size"),
+        ([labelled("a", 2), labelled("b", 2, side=4)], None, "the same classes and size"),
+        ([labelled("a", 2), labelled("b", 2)], 1, "1 images per class cannot come from 2 sets"),
+        ([labelled("a", 2), labelled("b", 2)], 6, "3 images asked for, class 'cat' has 2"),
     ],
 )
 def test_a_union_that_cannot_be_is_refused(sets, per_class, message):
@@ -180,7 +177,7 @@ def test_halving_bilinearly_is_a_mean_of_four_and_nearest_keeps_one_of_them():
 
 
 @pytest.mark.parametrize("how", ["antialiased", "bilinear", "nearest"])
-def test_shrinking_leaves_flat_pictures_and_pictures_of_that_size_alone(how):
+def test_shrinking_leaves_flat_images_and_images_of_that_size_alone(how):
     flat = np.full((1, 32, 32, 3), 77, np.uint8)
     assert (shrink(flat, 12, how) == 77).all() and shrink(flat, 12, how).shape == (1, 12, 12, 3)
     noise = np.random.default_rng(2).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
@@ -203,19 +200,15 @@ def generator(tmp_path_factory):
 
 
 def test_the_bag_of_tricks_holds_the_set_of_each_trick(generator):
-    sets = bag_of_tricks(generator, PETS, 2, seed=3, steps=2)
-    assert tuple(sets) == PAPER and all(len(found) == 6 for found in sets.values())
+    sets = bag_of_tricks(generator, PETS, 2, steps=2, execution=Execution(seed=3))
+    assert tuple(sets) == PAPER and all(len(images) == 6 for images in sets.values())
     alone = generate(generator, plan("multi-domain", PETS, 2, 3), PETS.classes, steps=2)
     assert np.array_equal(sets["multi-domain"].images, alone.images)
     assert set(union(sets.values()).manifest["trick"]) == set(PAPER)
-    small = bag_of_tricks(generator, PETS, 1, ("base",), seed=3, steps=2, shrink=lambda x: shrink(x, 4))[
-        "base"
-    ]
-    assert np.abs(small.images - shrink(sets["base"].images[:3], 4).astype(int)).max() <= 1
 
 
-def test_one_faulty_trick_spoils_the_bag_before_the_first_picture(generator, monkeypatch):
-    monkeypatch.setattr(generator, "predict_noise", lambda *_: pytest.fail("a picture was begun"))
+def test_one_faulty_trick_spoils_the_bag_before_the_first_image(generator, monkeypatch):
+    monkeypatch.setattr(generator, "predict_noise", lambda *_: pytest.fail("an image was begun"))
     with pytest.raises(ValueError, match="no trick 'none'"):
         bag_of_tricks(generator, PETS, 2, ("base", "none"), steps=2)
     long = Prompts("{}", ("{}",), PETS.classes, "Pets.", base="a {}", domains={"long": "many " * 9 + "{}"})

@@ -19,7 +19,7 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; the convention of al
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a network is trained; one recipe serves all architectures and all arms of a comparison.
 

@@ -24,7 +24,7 @@ from zsclib.recipe import Recipe, augment, batch_indices, learning_rate_at, stan
 from zsclib.seeds import seed_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TrainedNetwork:
     """A classifier: what `train` and `fit` return.
 
@@ -33,7 +33,8 @@ class TrainedNetwork:
         recipe, seed: what it was trained with.
         history: a row per checkpoint: step, loss (mean since the last row), and the accuracy on `validation` and
             on every watched set.
-        checkpoint: the row of `history` whose weights these are: the best on validation (the later of equals), else the last.
+        checkpoint: the row of `history` whose weights these are: the best on validation (the later of equals), or,
+            without validation, the last.
         watched: name → scores at every checkpoint, float32 (checkpoints, n, classes).
     """
 
@@ -191,7 +192,9 @@ def fit(
 
     network.load_state_dict(weights)
     watched = {name: np.stack(each) for name, each in scores.items()}
-    return TrainedNetwork(network.eval(), recipe, seed, pd.DataFrame(rows), best, watched)
+    return TrainedNetwork(
+        network=network.eval(), recipe=recipe, seed=seed, history=pd.DataFrame(rows), checkpoint=best, watched=watched
+    )
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:

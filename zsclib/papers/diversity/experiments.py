@@ -1,9 +1,9 @@
 """The experiment on the bag of tricks: every arm on every target with every architecture and seed, one training each.
 
-    cells = [Cell("objects", arm, seed=seed) for arm in ("base", "union") for seed in range(3)]
+    cells = arms_and_controls(["objects", "digits"], seeds=3)
     setting = Setting(model="data/models/pocket-sd", clip="data/models/pocket-clip")
     table = run(setting, cells, Execution(batch=100, cache=Cache(), workers=Workers(2)))
-    correct(table, "union") - correct(table, "base")                # (seeds, images), for an interval
+    correct(table, "objects", "union") - correct(table, "objects")  # (seeds, images), for an interval
 
 All arms have the same network, the same number of training steps and the same test images; a seed repeats everything,
 the generated images, the initial weights and the batches. `training_sets` says what the arms are.
@@ -35,10 +35,48 @@ from zsclib.papers.diversity.training_sets import (
     training_key,
     training_rows,
 )
+from zsclib.papers.diversity.tricks import PAPER, prompts_for
 from zsclib.training import train
 from zsclib.workers import Execution, Job, run_jobs
 
+FIXED = tuple(f"guidance-{s}" for s in (1, 2, 3, 4, 5))  # one scale for all images
 ENDINGS = ("last", "best on held-out", "best on test", "batch statistics")  # the last two for the audit only
+
+
+def arms_and_controls(
+    targets: Sequence[str],
+    crossed: Sequence[str] = (),
+    architectures: Sequence[str] = ("resnet50",),
+    times: Sequence[float] = (1, 4),
+    seeds: int = 3,
+) -> list[Cell]:
+    """Return every training that the claims of the paper need.
+
+    Args:
+        targets: each has all tricks, their union at N and 4N images, real images, and images made small in two ways;
+            the first has the controls as well: one guidance scale for all images, sizes, shared noise.
+        crossed: targets on which all architectures learn from the naive set and from all combined.
+        architectures: the first is resnet50, which learns from every set.
+        times: sizes of the naive set and of the union on the first target, as multiples of N; 1 and 4 among them.
+        seeds: each repeats everything.
+
+    Raises:
+        ValueError: crossed targets that are no targets, another first architecture, no 1 or 4 in `times`.
+    """
+    if not set(crossed) <= set(targets) or architectures[0] != "resnet50" or not {1, 4} <= set(times):
+        raise ValueError(
+            f"arms_and_controls: crossed {list(crossed)} must be among {list(targets)}, architectures begin with "
+            f"resnet50, and times hold 1 and 4; got {architectures[0]} and {list(times)}"
+        )
+    first = targets[0]
+    sets = [(t, arm, 1, "resnet50") for t in targets for arm in (*PAPER, "union", "real")]
+    sets += [(t, "union", 4, "resnet50") for t in targets]
+    sets += [(t, arm, k, a) for t in crossed for arm, k in (("base", 1), ("union", 4)) for a in architectures]
+    sets += [(first, arm, 1, "resnet50") for arm in (*FIXED, "shared noise")]
+    sets += [(first, arm, k, "resnet50") for arm in ("base", "union") for k in times]
+    sets += [(first, "real", 4, "resnet50")]
+    sets += [(t, f"small, {how}", 1, "resnet50") for t in targets for how in ("antialiased", "nearest")]
+    return list(dict.fromkeys(Cell(*one, seed) for one in sets for seed in range(seeds)))
 
 
 def run(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.DataFrame:
@@ -76,9 +114,9 @@ def run(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.Dat
 
 def correct(
     table: pd.DataFrame,
+    target: str,
     arm: str = "base",
     times: float = 1,
-    targets: Sequence[str] | None = None,
     architectures: Sequence[str] | None = ("resnet50",),
     ending: str = "last",
 ) -> np.ndarray:
@@ -86,27 +124,39 @@ def correct(
 
     Args:
         table: from `run`.
-        arm, times: which training sets.
-        targets: whose images, side by side; None for all in the table, in its order.
+        target: whose test images.
+        arm, times: which training set.
         architectures: which networks; None for all that were trained on this target with this arm.
         ending: one of `ENDINGS`.
 
     Raises:
         ValueError: a training is missing, or was not audited.
     """
-    targets = table["target"].unique() if targets is None else targets
-    seeds, parts = table["seed"].unique(), []
-    for target in targets:
-        rows = table[(table.target == target) & (table.arm == arm) & (table.times == times)]
-        names = rows["architecture"].unique() if architectures is None else list(architectures)
-        rows = rows[rows.architecture.isin(names)]
-        if len(rows) == 0 or len(rows) != len(seeds) * len(names) or rows[ending].isna().any():
-            raise ValueError(
-                f"correct: {target}, {arm} x {times:g} needs {', '.join(names) or 'networks'} with each of the seeds "
-                f"{seeds.tolist()} and {ending!r}; the table has {int(rows[ending].notna().sum())} such rows"
-            )
-        parts.append(np.stack([np.mean(np.stack(rows[rows.seed == seed][ending]), 0) for seed in seeds]))
-    return np.concatenate(parts, axis=1)
+    seeds = table["seed"].unique()
+    rows = table[(table.target == target) & (table.arm == arm) & (table.times == times)]
+    names = rows["architecture"].unique() if architectures is None else list(architectures)
+    rows = rows[rows.architecture.isin(names)]
+    if len(rows) == 0 or len(rows) != len(seeds) * len(names) or rows[ending].isna().any():
+        raise ValueError(
+            f"correct: {target}, {arm} x {times:g} needs {', '.join(names) or 'networks'} with each of the seeds "
+            f"{seeds.tolist()} and {ending!r}; the table has {int(rows[ending].notna().sum())} such rows"
+        )
+    return np.stack([np.mean(np.stack(rows[rows.seed == seed][ending]), 0) for seed in seeds])
+
+
+def zero_shot_correct(setting: Setting, target: str) -> np.ndarray:
+    """Return whether zero-shot CLIP, with one prompt per class, is correct on each test image: bool (test,)."""
+    images, clip = target_images(setting, target), open_models(setting)[1]
+    prompts = prompts_for(target, images.classes)
+    return clip.zero_shot(prompts.classes, [prompts.template]).scores(images.images).argmax(1) == images.labels
+
+
+def sets_by_trick(setting: Setting, target: str, execution: Execution) -> dict[str, ImageSet]:
+    """Return the images that each of the paper's tricks makes for a target and the first seed, as networks see them."""
+    cells = [Cell(target, trick) for trick in PAPER]
+    parts = {cell.arm: own[0] for cell, own in generated_sets(setting, cells).items()}
+    images = generate_sets(setting, dict.fromkeys(parts.values(), (None,)), execution)
+    return {arm: images[part, None] for arm, part in parts.items()}
 
 
 def measures(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.DataFrame:

@@ -122,15 +122,15 @@ def generated_sets(setting: Setting, cells: Iterable[Cell]) -> dict[Cell, tuple[
         for name, known in ((cell.arm, ARMS), (cell.architecture, ARCHITECTURES)):
             if name not in known:
                 raise ValueError(
-                    f"study: there is no {name!r}{did_you_mean(name, known)}, which {cell} asks for; "
+                    f"generated_sets: there is no {name!r}{did_you_mean(name, known)}, which {cell} asks for; "
                     f"known: {', '.join(known)}"
                 )
         arm, (held_out, n, classes) = ARMS[cell.arm], _shares(setting, cell)
         k = max(1, len(arm.tricks))
         if n < k or n * classes != setting.images * cell.times:
             raise ValueError(
-                f"study: {setting.images} x {cell.times:g} images of {cell.target} cannot be shared equally by "
-                f"{classes} classes and {k} tricks"
+                f"generated_sets: {setting.images} x {cell.times:g} images of {cell.target} cannot be shared equally "
+                f"by {classes} classes and {k} tricks"
             )
         parts_of[cell] = [(cell.target, trick, cell.seed, arm.shared_noise) for trick in arm.tricks]
         for part in parts_of[cell]:

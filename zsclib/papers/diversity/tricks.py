@@ -1,16 +1,16 @@
 """Diversity is Definitely Needed: Improving Model-Agnostic Zero-shot Classification via Stable Diffusion
 (Shipard, Wiliem, Nguyen Thanh, Xiang, Fookes; CVPR Workshops 2023)
 
-Class names become prompts, a text-to-image model draws pictures of them, and an ordinary network learns from these
-pictures alone. Cheap tricks of prompt and sampler make the pictures more diverse; the union of all tricks is the
-training set proposed.
+Class names become prompts, a text-to-image model generates images of them, and an ordinary network learns from these
+alone. Cheap tricks of prompt and sampler make the images more diverse; the union of all tricks is the training set
+proposed. `method` is the same on one screen, image by image.
 
-    words = prompts_for("objects", classes)
-    sets = bag_of_tricks(generator, words, n=32, steps=12)            # of each trick 32 pictures per class
+    prompts = prompts_for("objects", classes)
+    sets = bag_of_tricks(generator, prompts, n=32, steps=12)          # of each trick 32 images per class
     combined = union(sets.values())                                   # "all combined": 4 x 32 per class
     equal = union(sets.values(), per_class=32)                        # as many as each trick alone
 
-Unlike in the authors' code, every picture has a seed and a scale of its own, sets are equally large unless asked for
+Unlike in the authors' code, every image has a seed and a scale of its own, sets are equally large unless asked for
 otherwise, and the step from the generator's size to the network's is a function with a name.
 """
 
@@ -36,18 +36,18 @@ from zsclib.workers import Execution
 RESIZES = ("antialiased", "bilinear", "nearest")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trick:
-    """Which of a data set's sentences (`Prompts.base`, `.bare` or `.domains`) and which guidance a trick takes."""
+    """Which of a data set's templates (`Prompts.base`, `.bare` or `.domains`) and which guidance a trick takes."""
 
-    words: str = "base"
+    template: str = "base"
     guidance: Guidance = Guidance(7.5)
 
 
 TRICKS = {  # accuracy of a ResNet-50 on CIFAR-10 / CIFAR-100 / EuroSAT, from the poster's chart 1
     "base": Trick(),  # 60.5 / 29.7 / 36.1
-    "class-name": Trick("bare"),  # 62.3 / 26.5 / not shown
-    "multi-domain": Trick("domains"),  # 68.0 / 32.6 / 35.7
+    "class-name": Trick(template="bare"),  # 62.3 / 26.5 / not shown
+    "multi-domain": Trick(template="domains"),  # 68.0 / 32.6 / 35.7
     "random-guidance": Trick(guidance=Guidance(1, 5)),  # 72.9 / 31.2 / 40.2; "randomly from 1 to 5"
     # Controls of ours: is it the randomness or the lower mean, and what does the released code do?
     **{f"guidance-{s}": Trick(guidance=Guidance(s)) for s in (1, 2, 3, 4, 5)},
@@ -58,44 +58,44 @@ PAPER = ("base", "class-name", "multi-domain", "random-guidance")  # together 81
 
 
 def prompts_for(dataset: str, classes: Sequence[str]) -> Prompts:
-    """Return what a data set's prompts are made of: its own file in `data/prompts`, else the paper's sentences.
+    """Return a data set's prompts: those of its own file in `data/prompts`, else the paper's templates.
 
     Args:
         dataset: a name, as `zsclib.datasets.load` takes it.
-        classes: its class names in label order; the paper's sentences are filled with these.
+        classes: its class names in label order; the paper's templates are filled with these.
 
     Raises:
         ValueError: the file has prompts for another number of classes.
     """
     if (FOLDER / f"{dataset}.yml").is_file():
-        words = load_prompts(dataset)
-        if len(words.classes) != len(classes):
+        prompts = load_prompts(dataset)
+        if len(prompts.classes) != len(classes):
             raise ValueError(
-                f"prompts_for: {dataset!r} has prompts for {len(words.classes)} classes, got {len(classes)}"
+                f"prompts_for: {dataset!r} has prompts for {len(prompts.classes)} classes, got {len(classes)}"
             )
-        return words
+        return prompts
     return replace(load_prompts("cifar10"), classes=tuple(classes), about=dataset)
 
 
 def plan(
     trick: str,
-    words: Prompts,
+    prompts: Prompts,
     n: int,
     seed: int = 0,
     *,
     classes: Sequence[str] | None = None,
     shared_noise: bool = False,
 ) -> pd.DataFrame:
-    """Return which pictures a trick asks for, a row each, as `zsclib.sampling.generate` wants them.
+    """Return what images a trick is made of, a row each, as `zsclib.sampling.generate` wants them.
 
-    Row i is picture i // C of class i % C, so the plan of a smaller n is the beginning of a larger one's. Domains
-    take turns, and each class begins with another, so that the first pictures show several already. Scale and seed
+    Row i is image i // C of class i % C, so the plan of a smaller n is the beginning of a larger one's. Domains
+    take turns, and each class begins with another, so that the first images show several already. Scale and seed
     depend on the run's seed, the trick, the class and the index.
 
     Args:
         trick: a key of `TRICKS`.
-        words: the sentences and the class names they are filled with.
-        n: pictures per class.
+        prompts: templates and the class names they are filled with.
+        n: images per class.
         seed: of the run.
         classes: class names as labels have them, if prompts say them differently.
         shared_noise: give all classes, tricks and domains one and the same sequence of initial noises, as code does
@@ -105,21 +105,22 @@ def plan(
         Columns source, label, class, trick, prompt, domain, guidance, seed, index.
 
     Raises:
-        ValueError: an unknown trick, no pictures, no domains, a class without a prompt.
+        ValueError: an unknown trick, no images, no domains, a class without a prompt.
     """
     if trick not in TRICKS:
         raise ValueError(f"plan: there is no trick {trick!r}; known: {', '.join(TRICKS)}")
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"plan: n must be a positive number of pictures per class, got {n!r}")
-    classes = tuple(words.classes if classes is None else classes)
-    if len(classes) != len(words.classes):
-        raise ValueError(f"plan: {len(classes)} classes, but prompts for {len(words.classes)}")
-    chosen = getattr(words, TRICKS[trick].words)
-    if not chosen:
-        raise ValueError(f"plan: {trick!r} needs domains, and the prompts of {words.about!r} have none")
-    templates = chosen if TRICKS[trick].words == "domains" else {"": chosen}
-    prompts = {domain: fill(template, words.classes) for domain, template in templates.items()}
-    rows, domains = [], list(prompts)
+        raise ValueError(f"plan: n must be a positive number of images per class, got {n!r}")
+    classes = tuple(prompts.classes if classes is None else classes)
+    if len(classes) != len(prompts.classes):
+        raise ValueError(f"plan: {len(classes)} classes, but prompts for {len(prompts.classes)}")
+    templates = getattr(prompts, TRICKS[trick].template)
+    if not templates:
+        raise ValueError(f"plan: {trick!r} needs domains, and the prompts of {prompts.about!r} have none")
+    if isinstance(templates, str):
+        templates = {"": templates}
+    filled = {domain: fill(template, prompts.classes) for domain, template in templates.items()}
+    rows, domains = [], list(filled)
     for index in range(n):
         # The released code begins the sequence anew for each class and each domain.
         shared = ("shared", index // len(domains))
@@ -131,7 +132,7 @@ def plan(
                     "label": label,
                     "class": name,
                     "trick": trick,
-                    "prompt": prompts[domain][label],
+                    "prompt": filled[domain][label],
                     "domain": domain,
                     "guidance": TRICKS[trick].guidance.draw(seed, trick, name, index),
                     "seed": seed_of(seed, "sample", *(shared if shared_noise else (trick, name, index))),
@@ -143,7 +144,7 @@ def plan(
 
 def bag_of_tricks(
     generator: Generator,
-    words: Prompts,
+    prompts: Prompts,
     n: int,
     tricks: Sequence[str] = PAPER,
     *,
@@ -156,7 +157,7 @@ def bag_of_tricks(
 
     Args:
         generator: a text-to-image model; the paper's is Stable Diffusion 1.4, 40 steps of DDIM.
-        words, n, classes, shared_noise: as in `plan`, with the execution's seed. tricks: keys of `TRICKS`.
+        prompts, n, classes, shared_noise: as in `plan`, with the execution's seed. tricks: keys of `TRICKS`.
         steps, execution: as in `zsclib.sampling.generate`.
 
     Returns:
@@ -165,9 +166,9 @@ def bag_of_tricks(
     Raises:
         ValueError: bad input to any of the tricks, before the first image of the first is generated.
     """
-    classes = tuple(words.classes if classes is None else classes)
+    classes = tuple(prompts.classes if classes is None else classes)
     options = {"classes": classes, "shared_noise": shared_noise}
-    plans = {trick: plan(trick, words, n, execution.seed, **options) for trick in tricks}
+    plans = {trick: plan(trick, prompts, n, execution.seed, **options) for trick in tricks}
     for rows in plans.values():
         check_plan(generator, rows, classes, steps)
     options = {"steps": steps, "execution": execution}
@@ -179,14 +180,14 @@ def union(sets: Iterable[ImageSet], per_class: int | None = None) -> ImageSet:
 
     Args:
         sets: k sets.
-        per_class: pictures per class of the result, of each set the first per_class / k (the first sets give one
+        per_class: images per class of the result, of each set the first per_class / k (the first sets give one
             more where that is no whole number), so that a union is as large as its members; None merges all there is.
 
     Returns:
-        The pictures of the first set, then of the second, and so on.
+        The images of the first set, then of the second, and so on.
 
     Raises:
-        ValueError: no sets, other classes or sizes, or a class with too few pictures.
+        ValueError: no sets, other classes or sizes, or a class with too few images.
     """
     sets = list(sets)
     if not sets:
@@ -196,7 +197,7 @@ def union(sets: Iterable[ImageSet], per_class: int | None = None) -> ImageSet:
             raise ValueError(f"union: sets must have the same classes and size, got {sets[0]} and {other}")
     if per_class is not None:
         if per_class < len(sets):
-            raise ValueError(f"union: {per_class} pictures per class cannot come from {len(sets)} sets")
+            raise ValueError(f"union: {per_class} images per class cannot come from {len(sets)} sets")
         whole, more = divmod(per_class, len(sets))
         sets = [part.per_class(whole + (i < more)) for i, part in enumerate(sets)]
     return ImageSet(

@@ -1,0 +1,145 @@
+"""Figures and tables of the page on diversity: they say what was measured, and the paper's numbers are the paper's."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from zsclib.images.image_set import ImageSet
+from zsclib.papers.diversity.contrasts import MEASURED
+from zsclib.setmetrics import MEASURES
+from zsclib.study.claims import judge, load_claims
+from zsclib.study.figures import diversity as figures
+from zsclib.study.stats import Estimate
+
+CLAIMS = [claim for claim in load_claims().values() if claim.paper == "diversity"]
+N = 50
+
+
+def outcomes(*rows: tuple[str, str, float, str, float]) -> pd.DataFrame:
+    """A table as `run` returns it, of two seeds: target, arm, times, architecture, share of images that are correct."""
+    columns = ["target", "arm", "times", "architecture", "last", "seed"]
+    rows = [[*row[:4], np.arange(N) < round(row[4] * N), seed] for row in rows for seed in (0, 1)]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def labelled(value: int, prompts: list[str], guidance: list[float]) -> ImageSet:
+    images = np.full((len(prompts), 4, 4, 3), value, np.uint8)
+    manifest = pd.DataFrame({"prompt": prompts, "guidance": guidance})
+    return ImageSet(images, np.arange(len(prompts)) % 2, ("cat", "dog"), manifest)
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def test_published_numbers_stand_at_the_target_that_plays_the_role_of_their_data_set():
+    numbers = figures.published(CLAIMS, figures.TRICK_CLAIMS)
+    assert numbers["objects"] == pytest.approx(
+        {"class name": 0.018, "domains": 0.075, "random guidance": 0.124, "all combined": 0.205}
+    )
+    assert "class name" not in numbers["aerial"] and numbers["aerial"]["domains"] == pytest.approx(-0.004)
+    assert "digits" not in numbers
+    assert figures.published(CLAIMS, {"a network": "no such claim"}) == {}
+
+
+def test_every_claim_behind_a_figure_exists():
+    ids = {claim.id for claim in CLAIMS}
+    assert set(figures.TRICK_CLAIMS.values()) | {claim for claim, _ in figures.SHORTCUTS.values()} <= ids
+
+
+def test_a_shortcut_is_what_it_adds_however_its_claim_is_worded():
+    differences = {"DIV-A-eval": {"x": np.full((2, N), 0.1)}, "DIV-A-noise": {"x": np.full((2, N), 0.1)}}
+    effects = figures.shortcut_effects(differences)["x"]
+    assert effects["no eval(), naive"].value == pytest.approx(0.1)
+    assert effects["one noise sequence"].value == pytest.approx(-0.1)
+
+
+def test_accuracy_of_one_seed_has_wilsons_interval_and_of_more_one_over_seeds():
+    one = figures.level(np.array([[True] * 9 + [False]]))
+    assert one.value == 0.9 and 0.55 < one.low < 0.6 and one.n == 10
+    random = np.random.default_rng(0).random((3, 200)) < 0.5
+    several = figures.level(random)
+    assert several.value == pytest.approx(random.mean()) and several.low < several.value < several.high
+
+
+def test_a_rank_correlation_of_one_seed_decides_nothing():
+    differences = {claim: {"a": np.array([0.9]), "b": np.array([1.0])} for claim in MEASURED}
+    verdicts = judge(*figures.testable(CLAIMS, differences))
+    assert set(verdicts) == set(MEASURED)
+    assert {verdict.direction for verdict in verdicts.values()} == {"inconclusive"}
+    assert verdicts["DIV-D9-vendi"].pooled.value == pytest.approx(0.95)
+    assert verdicts["DIV-D9-vendi"].effects["a"][:3] == pytest.approx((0.9, -1, 1))
+    several = {claim: {"a": np.array([0.9, 0.8, 0.85])} for claim in MEASURED}
+    effect = judge(*figures.testable(CLAIMS, several))["DIV-D9-vendi"].effects["a"]
+    assert effect.value == pytest.approx(0.85) and 0.6 < effect.low < effect.high < 1.1
+
+
+def test_differences_on_targets_that_no_claim_names_are_not_judged():
+    values = np.tile([1.0, 0, 0, 0], (2, 25))
+    differences = {"DIV-D1-folder:my/pets": {"folder:my/pets": values}, "DIV-D7": {"folder:my/pets": values}}
+    assert set(judge(*figures.testable(CLAIMS, differences))) == {"DIV-D7"}
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [("objects-fine", "objects_fine"), ("hub:uoft-cs/cifar10", "cifar10"), ("folder:my/Pets 2", "pets_2")],
+)
+def test_names_of_targets_are_fit_for_a_record(target, name):
+    assert figures.short_name(target) == name
+
+
+def test_tables_hold_the_accuracies_and_gains():
+    rows = [("one", arm, k, "resnet50", p) for arm, k, p in (("base", 1, 0.2), ("base", 4, 0.3), ("union", 1, 0.5))]
+    rows += [("one", "union", 4, net, p) for net, p in (("resnet50", 0.6), ("vit-b", 0.7))]
+    rows += [("one", "base", 1, "vit-b", 0.4)]
+    rows += [("two", arm, k, "resnet50", 0.1) for arm, k in (("base", 1), ("union", 1), ("union", 4))]
+    of = outcomes(*rows)
+    assert {"20.0 %", "60.0 %", "10.0 %", "–"} <= set(pd_cells(figures.accuracies_table(of)))
+    networks = pd_cells(figures.networks_table(of, ["one"], ["resnet50", "vit-b"]))
+    assert {"20.0 %", "60.0 %", "40.0 %", "70.0 %"} <= set(networks)
+    steps = pd_cells(figures.diversity_or_quantity(of, "one"))
+    for gain in ("+30.0", "+10.0"):
+        assert any(cell.startswith(gain) for cell in steps)
+    assert steps.count("–") == 2  # the second target has no naive set of 4N
+
+
+def test_the_table_of_tricks_tells_fixed_and_random_guidance_apart():
+    sets = {
+        "base": labelled(0, ["a cat", "a dog"] * 2, [7.5] * 4),
+        "random-guidance": labelled(0, ["a cat", "a dog"] * 2, [1.0, 2.0, 3.0, 4.9]),
+    }
+    assert {"7.5", "1 to 4.9", "a cat", "2"} <= set(pd_cells(figures.tricks_table(sets)))
+
+
+def pd_cells(html) -> list[str]:
+    return html.data.replace("</td>", "<td>").split("<td>")
+
+
+def test_figures_are_drawn_from_what_they_are_given():
+    e = Estimate(0.1, -0.1, 0.3, N)
+    figure = figures.panels({"one": {"a": e, "b": e}, "two": {"a": e}, "three": {"a": e}}, {"one": {"b": 0.2}})
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["one", "two", "three"] and not figure.axes[3].axison
+    figures.panels({"one": {"real images": e}}, differences=False, chance={"one": 0.1})
+    figure = figures.guidance({1: e, 3: e, 7.5: e}, e, e, "accuracy on one")
+    assert figure.axes[0].get_title(loc="left") == "Random from 1 to 5, less 3 for all:\n+10.0 points (−10.0 to +30.0)"
+    figure = figures.size({"naive": {40: e, 160: e}, "real images": {40: e}}, 0.9, e, e, "one")
+    assert "By tricks: +10.0 points" in figure.axes[0].get_title(loc="left")
+    sets = {"base": labelled(0, ["a"] * 4, [1.0] * 4), "test image": labelled(1, ["a"] * 4, [1.0] * 4)}
+    figures.sample_sheet(sets)
+    figures.target_sheet({"one": sets, "two": sets})
+
+
+def test_measures_are_shown_with_the_mean_and_range_of_their_correlations():
+    rows = [
+        {"target": t, "seed": s, "accuracy": x / 10, **dict.fromkeys(MEASURES, float(x))}
+        for t in ("one", "two") for s in (0, 1) for x in range(4)
+    ]  # fmt: skip
+    ranks = pd.DataFrame({"target": ["one", "two"], "seed": 0, **dict.fromkeys(MEASURES, [0.5, -0.1])})
+    figure = figures.measures(pd.DataFrame(rows), ranks)
+    assert figure.axes[0].get_title() == "vendi score\nρ = +0.20 (−0.10 to +0.50)"
+    assert "+0.50 (+0.50 to +0.50)" in figures.correlations_table(ranks, MEASURES).data
