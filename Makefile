@@ -54,12 +54,16 @@ clean:  ## remove the rendered book (results/ and .venv stay)
 
 # torch goes first and by itself, so that one plain version is taken on every machine; -c keeps what it pulls in at
 # the locked versions.
+# A clone that was copied or moved brings a .venv along that still runs the code of the old place: it is set up again.
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
 $(READY): pyproject.toml requirements.lock Makefile
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	   echo 'Python 3.11 or newer is needed; name one with  make PYTHON=/path/to/python3.11 ...'; exit 2; }
-	@$(PY) -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(VENV)
+	@[ "$$(cat $(READY) 2>/dev/null)" = "$(CURDIR)" ] && $(PY) -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(VENV)
 	@echo 'Setting up $(VENV) (minutes the first time): $(TORCH), then requirements.lock'
 	@$(PIP) install -q --no-compile --prefer-binary -c requirements.lock $(TORCH)
 	@$(PIP) install -q --no-compile --prefer-binary -r requirements.lock
 	@$(PIP) install -q --no-compile --no-deps -e .
-	@touch $@
+	@printf '%s' "$(CURDIR)" > $@

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from zsclib.datasets import DIGIT_SPLITS, WORLD, load, order
-from zsclib.images import files
+from zsclib.images import files as image_files
 from zsclib.images.image_set import ImageSet, content_hash
 from zsclib.images.parquet import from_table
 from zsclib.seeds import rng
@@ -38,7 +38,7 @@ def write_parquet(
     path: Path, labels: list, names: list[str] | None = None, plain: bool = False, **columns: list
 ) -> Path:
     """A file as one finds it on the Hub: row i holds picture("row", file name, i)."""
-    files = [files.encode_png(picture("row", path.name, i)) for i in range(len(labels))]
+    files = [image_files.encode_png(picture("row", path.name, i)) for i in range(len(labels))]
     table = pa.table(
         {"image": files if plain else [{"bytes": f, "path": None} for f in files], "label": labels, **columns}
     )
@@ -52,10 +52,10 @@ def write_parquet(
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    """What files.decode was asked for, in order."""
-    calls, original = [], files.decode
+    """The images that were decoded, in order."""
+    calls, original = [], image_files.decode
     monkeypatch.setattr(
-        codec, "decode", lambda data, where, size=None: calls.append(where) or original(data, where, size)
+        image_files, "decode", lambda data, where, size=None: calls.append(where) or original(data, where, size)
     )
     return calls
 
@@ -237,7 +237,7 @@ def test_world_targets_are_asked_of_the_world(monkeypatch):
 
     def target(name, split, n, seed):
         asked.append((name, split, n, seed))
-        return ImageSet(np.zeros((2, 32, 32, 3), np.uint8), [0, 1], ("a", "b"), pd.DataFrame({"x": [1, 2]}))
+        return ImageSet(np.zeros((2, 32, 32, 3), np.uint8), [0, 1], ("a", "b"), manifest=pd.DataFrame({"x": [1, 2]}))
 
     monkeypatch.setitem(sys.modules, "zsclib.world.targets", SimpleNamespace(target=target))
     one = load("aerial", "train", n=2, seed=5, size=16)
@@ -456,7 +456,7 @@ def test_faults_of_parquet_are_named(tmp_path):
     expect(ValueError, "no column 'label'")
     pq.write_table(pa.table({"image": [{"bytes": None, "path": "/etc/hosts"}], "label": [0]}), path)
     expect(ValueError, "x.parquet, row 0: no image bytes")
-    pq.write_table(pa.table({"image": [files.encode_png(picture(0)), b"broken"], "label": [0, 0]}), path)
+    pq.write_table(pa.table({"image": [image_files.encode_png(picture(0)), b"broken"], "label": [0, 0]}), path)
     expect(ValueError, "x.parquet, row 1: not a readable image")
     write_parquet(path, pa.array([], pa.int64()), ["a", "b"])
     expect(ValueError, "0 images in its split 'test'")

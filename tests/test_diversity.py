@@ -21,7 +21,7 @@ from zsclib.world.targets import CLASSES
 
 CIFAR = load_prompts("cifar10")
 PETS = Prompts(
-    "a photo of a {}", ("a photo of a {}",), ("cat", "dog", "fish"), "Pets.", base="an image of a {}",
+    "a photo of a {}", ("a photo of a {}",), ("cat", "dog", "fish"), about="Pets.", base="an image of a {}",
     domains={"photo": "a photo of a {}", "sketch": "a sketch of a {}"},
 )  # fmt: skip
 
@@ -119,7 +119,7 @@ def labelled(trick: str, n: int, classes: tuple[str, ...] = ("cat", "dog"), side
     images = np.zeros((n * len(classes), side, side, 3), np.uint8)
     images += np.arange(len(images), dtype=np.uint8)[:, None, None, None]
     labels = np.arange(len(images)) % len(classes)
-    return ImageSet(images, labels, classes, pd.DataFrame({"trick": trick, "row": range(len(images))}))
+    return ImageSet(images, labels, classes, manifest=pd.DataFrame({"trick": trick, "row": range(len(images))}))
 
 
 def test_a_union_is_as_large_as_its_members_or_all_there_is():
@@ -211,7 +211,7 @@ def test_one_faulty_trick_spoils_the_bag_before_the_first_image(generator, monke
     monkeypatch.setattr(generator, "predict_noise", lambda *_: pytest.fail("an image was begun"))
     with pytest.raises(ValueError, match="no trick 'none'"):
         bag_of_tricks(generator, PETS, 2, ("base", "none"), steps=2)
-    long = Prompts("{}", ("{}",), PETS.classes, "Pets.", base="a {}", domains={"long": "many " * 9 + "{}"})
+    long = Prompts("{}", ("{}",), PETS.classes, about="Pets.", base="a {}", domains={"long": "many " * 9 + "{}"})
     with pytest.raises(ValueError, match="cannot tell them apart"):
         bag_of_tricks(generator, long, 2, ("base", "multi-domain"), steps=2)
     with pytest.raises(ValueError, match="steps must be"):

@@ -14,7 +14,7 @@ from zsclib.sampling import sampling_timesteps
 from zsclib.workers import Execution
 
 PETS = Prompts(
-    "a photo of a {}", ("a photo of a {}",), ("cat", "dog"), "Pets.", base="an image of a {}",
+    "a photo of a {}", ("a photo of a {}",), ("cat", "dog"), about="Pets.", base="an image of a {}",
     domains={"photo": "a photo of a {}", "sketch": "a sketch of a {}", "drawing": "drawing of a {}"},
 )  # fmt: skip
 STEPS, SEED = 3, 7
@@ -37,7 +37,7 @@ def test_the_method_gives_the_engines_images_on_every_model_with_prompts(generat
 
 def test_the_method_gives_the_engines_images_on_a_class_conditional_model(tmp_path):
     generator = open_generator(tiny.dit(tmp_path / "dit"))
-    names = Prompts("{}", ("{}",), ("cat", "dog", "bird"), "Animals.", base="{}")
+    names = Prompts("{}", ("{}",), ("cat", "dog", "bird"), about="Animals.", base="{}")
     assert_alike(generator, names, ("base", "random-guidance"))
 
 

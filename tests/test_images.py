@@ -20,7 +20,7 @@ from zsclib.seeds import rng
 def make(n: int = 6, size: int = 5, draw: int = 0, **columns: object) -> ImageSet:
     noise = rng(draw, "test images").integers(0, 256, (n, size, size + 2, 3), dtype=np.uint8)
     return ImageSet(
-        noise, np.arange(n) % 3, ("cat", "dog", "owl"), pd.DataFrame(columns) if columns else None
+        noise, np.arange(n) % 3, ("cat", "dog", "owl"), manifest=pd.DataFrame(columns) if columns else None
     )
 
 
@@ -82,7 +82,7 @@ def test_take_keeps_order_repeats_and_manifest_rows():
 
 def test_per_class_is_the_first_n_in_the_sets_order():
     one = ImageSet(
-        np.zeros((7, 2, 2, 3), np.uint8), [1, 0, -1, 1, 0, 1, 0], ("a", "b"), pd.DataFrame({"i": range(7)})
+        np.zeros((7, 2, 2, 3), np.uint8), [1, 0, -1, 1, 0, 1, 0], ("a", "b"), manifest=pd.DataFrame({"i": range(7)})
     )
     assert one.per_class(2).manifest["i"].tolist() == [0, 1, 3, 4]
     with pytest.raises(ValueError, match="4 images asked for, class 'a' has 3"):

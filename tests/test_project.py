@@ -1,7 +1,8 @@
-"""The project around the code: one set of packages told in three files, stripped notebooks, one address."""
+"""The project around the code: one set of packages named in three files, notebooks fit to be read, one address."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -20,6 +21,13 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("pyproject.toml", "requirements.lock", "environment.yml", "Makefile")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+WIDTH, VISIBLE_WIDTH, VISIBLE_LINES = (
+    100,
+    72,
+    15,
+)  # columns of any code cell; of one that a page shows; its lines
+VISIBLE = 0.6  # of the code cells, at least
+FUNCTION_LINES = 5  # of a function that stands in a notebook; a longer one belongs in the library
 
 
 def disagreements(root: Path) -> list[str]:
@@ -145,3 +153,93 @@ def test_notebooks_are_kept_without_outputs(path):
     assert "{{" not in "".join(map("".join, words)), (
         "numbers of other notebooks: read_records, shown by a cell"
     )
+
+
+def hidden(cell: dict) -> bool:
+    return any(tag == "hide-input" or tag.startswith("remove-") for tag in cell["metadata"].get("tags", []))
+
+
+def too_wide(line: str, width: int) -> bool:
+    """Say whether a line is too wide; an address at its end cannot be broken."""
+    start = line.rfind(" ") + 1
+    return len(line) > width and not (re.match("\\W*https?://", line[start:]) and start <= width)
+
+
+def faults(notebook: dict) -> list[str]:
+    """Return what keeps a notebook from being read as a page: wide or long cells, hidden ones, code without prose."""
+    page = [cell for cell in notebook["cells"] if "remove-cell" not in cell["metadata"].get("tags", [])]
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    faults = []
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        where, source = f"cell {number}", "".join(cell["source"])
+        lines, shown = source.splitlines(), not hidden(cell)
+        width = VISIBLE_WIDTH if shown else WIDTH
+        faults += [f"{where}: {len(line)} columns: {line}" for line in lines if too_wide(line, width)]
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= FUNCTION_LINES:
+                faults.append(f"{where}: {node.name} has {node.end_lineno - node.lineno + 1} lines")
+        if not shown:
+            continue
+        if len(lines) > VISIBLE_LINES and "parameters" not in cell["metadata"].get("tags", []):
+            faults.append(f"{where}: {len(lines)} lines")
+        place = next(i for i, other in enumerate(page) if other is cell)
+        around = [page[i]["cell_type"] if 0 <= i < len(page) else "nothing" for i in (place - 1, place + 1)]
+        if around != ["markdown", "markdown"]:
+            faults.append(f"{where} stands between {around[0]} and {around[1]}: {lines[0] if lines else ''}")
+    visible = sum(not hidden(cell) for cell in code)
+    if visible < VISIBLE * len(code):
+        faults.append(f"{visible} of {len(code)} code cells are visible")
+    return faults
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_a_page_to_be_read(path):
+    assert faults(json.loads(path.read_text(encoding="utf-8"))) == []
+
+
+def a_page(*cells: str | tuple[str, str]) -> dict:
+    """Return a notebook: a text is a code cell, with tags where it is a pair, and "#" a cell of prose."""
+    pairs = [cell if isinstance(cell, tuple) else (cell, "") for cell in cells]
+    return {
+        "cells": [
+            {
+                "cell_type": "markdown" if source == "#" else "code",
+                "metadata": {"tags": tags.split()} if tags else {},
+                "source": source.splitlines(keepends=True),
+            }
+            for source, tags in pairs
+        ]
+    }
+
+
+LONG = "\n".join("x = 1" for _ in range(16))
+FUNCTION = "def f():\n" + "    x = 1\n" * 5
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (("#", "x = 1", "#"), None),
+        ((("import sys", "remove-cell"), "#", "x = 1", "#", "y", "#"), None),
+        (("#", (LONG, "parameters"), "#"), None),
+        (("#", LONG, "#"), "cell 1: 16 lines"),
+        (("#", "x = '" + 66 * "a" + "'", "#"), None),
+        (("#", "x = '" + 67 * "a" + "'", "#"), "cell 1: 73 columns"),
+        (("#", "x", "#", "x", "#", ("y = '" + 94 * "a" + "'", "hide-input")), None),
+        (("#", "x", "#", "x", "#", ("y = '" + 95 * "a" + "'", "hide-input")), "cell 5: 101 columns"),
+        (("#", "x", "#", "x", "#", (f"x = 'at https://{'a' * 99}'", "remove-cell")), None),
+        (("#", "x = 1", "y = 1", "#"), "cell 1 stands between markdown and code"),
+        (("x = 1", "#"), "cell 0 stands between nothing and markdown"),
+        (("#", "x = 1"), "cell 1 stands between markdown and nothing"),
+        (("#", "x", "#", "x", ("y", "remove-input"), "#"), "cell 3 stands between markdown and code"),
+        (("#", "x", "#", "x", ("y", "remove-cell"), "#"), None),
+        (("#", "x", "#", ("y", "hide-input"), ("z", "remove-input")), "1 of 3 code cells are visible"),
+        (("#", FUNCTION, "#"), "cell 1: f has 6 lines"),
+        (("#", FUNCTION.removesuffix("    x = 1\n"), "#"), None),
+    ],
+)
+def test_what_keeps_a_page_from_being_read_is_noticed(cells, message):
+    noticed = faults(a_page(*cells))
+    assert noticed == [] if message is None else any(fault.startswith(message) for fault in noticed)

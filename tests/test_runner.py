@@ -69,7 +69,7 @@ def write_notebook(root: Path, name: str, *cells: str, parameters: str = PARAMET
 def make_root(root: Path) -> Path:
     (root / "notebooks").mkdir(parents=True)
     (root / "data" / "profiles").mkdir(parents=True)
-    for profile in parameters.PROFILES:
+    for profile in ("book", "study"):
         (root / "data" / "profiles" / f"{profile}.yml").write_text("demo: {}\n")
     (root / "data" / "profiles" / "ci.yml").write_text("demo: {n: 3}\n")
     write_notebook(root, "demo", *DEMO)
@@ -213,7 +213,7 @@ def test_progress_is_shown(finished: tuple[Path, str]) -> None:
 
 def test_an_unchanged_result_is_up_to_date(result: Path) -> None:
     assert runner.stale_because("demo", "ci", GIVEN, result) is None
-    assert not runner.is_stale("notebooks/demo.ipynb", profile="ci", parameters=GIVEN, root=result)
+    assert runner.stale_because("notebooks/demo.ipynb", "ci", GIVEN, result) is None
     stream = io.StringIO()
     before = snapshot(result / "results/ci/demo")
     runner.run("demo", GIVEN, "ci", root=result, stream=stream)
@@ -372,7 +372,7 @@ def test_a_wrong_profile_is_named(root: Path, content: str, message: str) -> Non
 def test_unknown_notebook_and_profile(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no notebook 'dmo'.*did you mean 'demo'.*there are: demo"):
         runner.plan("dmo", root=root)
-    with pytest.raises(ValueError, match="no profile 'boook' .did you mean 'book'"):
+    with pytest.raises(ValueError, match="no profile 'boook' in data/profiles/ .did you mean 'book'"):
         runner.plan("demo", profile="boook", root=root)
 
 
@@ -409,13 +409,22 @@ def test_exactly_one_parameters_cell_in_a_source_notebook(root: Path) -> None:
         runner.plan("demo", root=root)
 
 
+def test_profiles_are_the_files_that_are_there(root: Path, capsys: pytest.CaptureFixture) -> None:
+    assert parameters.profile_names(root) == ["book", "ci", "study"]
+    (root / "data/profiles/mine.yml").write_text("demo: {n: 9}\n")
+    assert runner.plan("demo", profile="mine", root=root).parameters["n"] == 9
+    assert cli.main(["--root", str(root), "list"]) == 0
+    assert "--profile mine   never run" in capsys.readouterr().out
+    assert cli.main(["--root", str(root), "run", "demo", "--profile", "their"]) == 2
+    assert "no profile 'their' in data/profiles/; there are: book, ci, mine, study" in capsys.readouterr().err
+
+
 def test_the_profiles_of_this_project_fit_its_notebooks() -> None:
-    for name in parameters.PROFILES:
-        parameters.read_profile(name)
     from zsclib.study.notebooks import notebook_names
 
+    assert set(parameters.profile_names()) >= {"ci", "book", "study"}
     for notebook in notebook_names():
-        for profile in parameters.PROFILES:
+        for profile in parameters.profile_names():
             runner.plan(notebook, profile=profile)
 
 
@@ -474,7 +483,7 @@ def test_one_run_per_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None
         file.write("12345\n")
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(runner.RunError, match="demo is being run under profile ci by process 12345"):
+        with pytest.raises(runner.RunError, match="demo is being run as ci by process 12345"):
             runner.run("demo", profile="ci", root=root, stream=io.StringIO())
         runner.run("demo", profile="book", root=root, stream=io.StringIO())
     # The process that held it is gone; its file is not.
@@ -487,13 +496,13 @@ import os, time
 import numpy as np
 from zsclib.cache import Cache
 from zsclib.study.record import record
-store, computed = Cache(), 0
+cache, computed = Cache(), 0
 for i in range(3):
     def work():
         global computed
         computed += 1
         return {"x": np.array([i])}
-    store.compute({"item": i}, work, {"seconds": 2})
+    cache.compute({"item": i}, work, {"seconds": 2})
     if i == 1 and not os.path.exists("go"):
         print("waiting", flush=True)
         time.sleep(60)

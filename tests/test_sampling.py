@@ -1,4 +1,4 @@
-"""Sampling: the same pictures as diffusers' own pipeline, one seed a picture, nothing depends on the batch, and a run
+"""Sampling: the same images as diffusers' own pipeline, one seed a image, nothing depends on the batch, and a run
 that was killed goes on where it was."""
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tests import tiny
 from zsclib.cache import Cache
 from zsclib.models.generator import open_generator
 from zsclib.sampling import Guidance, check_plan, generate, sample, sampling_timesteps
+from zsclib.workers import Execution
 
 PROMPTS = ["a cat", "a dog", "a cat", "two fish", "a bird"]
 SEEDS = [11, 12, 13, 14, 15]
@@ -24,7 +25,7 @@ def generator(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("folder", ["stable_diffusion_1", "stable_diffusion_2"])
-def test_pictures_are_those_of_the_diffusers_pipeline(folder, tmp_path):
+def test_images_are_those_of_the_diffusers_pipeline(folder, tmp_path):
     generator = open_generator(getattr(tiny, folder)(tmp_path / "folder"))
     pipeline = generator.pipeline()
     pipeline.scheduler = DDIMScheduler.from_config(
@@ -42,7 +43,7 @@ def test_pictures_are_those_of_the_diffusers_pipeline(folder, tmp_path):
     assert np.abs(ours - 255 * np.stack(theirs)).max() < 1.01
 
 
-def test_neither_batch_nor_order_nor_neighbours_change_a_picture(generator):
+def test_neither_batch_nor_order_nor_neighbours_change_a_image(generator):
     scales = [1.0, 2.5, 7.5, 1.0, 0.0]
     together = sample(generator, PROMPTS, SEEDS, scales, steps=4)
     for batch in (1, 2):
@@ -65,17 +66,17 @@ def test_seed_prompt_and_guidance_each_matter(generator):
         assert not np.array_equal(sample(generator, [prompt], [seed], scale, steps=4), base)
 
 
-def test_guidance_one_never_asks_the_empty_prompt(generator, monkeypatch):
-    asked = []
+def test_guidance_one_never_evaluates_the_empty_prompt(generator, monkeypatch):
+    rows = []
     predict = generator.predict_noise
 
     def counted(z, t, condition, copies=None):
-        asked.append(len(condition.embeddings))
+        rows.append(len(condition.embeddings))
         return predict(z, t, condition, copies)
 
     monkeypatch.setattr(generator, "predict_noise", counted)
     sample(generator, PROMPTS, SEEDS, [1, 1, 1, 3, 3], steps=3)
-    assert asked == [7, 7, 7]
+    assert rows == [7, 7, 7]
 
 
 def test_timesteps_fall_and_stay_in_the_schedule(generator):
@@ -84,12 +85,12 @@ def test_timesteps_fall_and_stay_in_the_schedule(generator):
         assert len(ts) == steps and ts == sorted(ts, reverse=True) and 0 <= ts[-1] <= ts[0] < generator.T
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, message", [
     ({"seeds": [1]}, "as many seeds"), ({"guidance": -1.0}, "at least 0"), ({"guidance": [1.0, 2.0]}, "as many seeds"),
     ({"steps": 0}, "steps must be from 1"), ({"prompts": [], "seeds": []}, "0 prompts"),
 ])  # fmt: skip
-def test_bad_requests_say_what_is_wrong(generator, change, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_requests_say_what_is_wrong(generator, change, message):
+    with pytest.raises(ValueError, match=message):
         sample(generator, **{"prompts": PROMPTS, "seeds": SEEDS, "steps": 3} | change)
 
 
@@ -116,30 +117,30 @@ def sd1(tmp_path_factory):
 
 
 @pytest.fixture
-def passes(sd1, monkeypatch):
+def network_calls(sd1, monkeypatch):
     """The rows of each call of the network."""
-    asked, predict = [], sd1.predict_noise
+    rows, predict = [], sd1.predict_noise
 
     def counted(z, t, condition, copies=None):
-        asked.append(len(condition.embeddings))
+        rows.append(len(condition.embeddings))
         return predict(z, t, condition, copies)
 
     monkeypatch.setattr(sd1, "predict_noise", counted)
-    return asked
+    return rows
 
 
 def far(a: np.ndarray, b: np.ndarray) -> int:
     return int(np.abs(a.astype(int) - b).max())
 
 
-def test_generate_draws_what_sample_draws_and_the_plan_becomes_the_manifest(sd1):
+def test_generate_makes_what_sample_makes_and_the_plan_becomes_the_manifest(sd1):
     plan = a_plan()
-    found = generate(sd1, plan, CLASSES, steps=3, batch=4)
-    drawn = sample(sd1, list(plan["prompt"]), list(plan["seed"]), list(plan["guidance"]), steps=3)
-    assert far(found.images, drawn) <= 1
-    assert np.ptp(found.images.astype(int), axis=0).mean() > 1  # the pictures do differ
-    pd.testing.assert_frame_equal(found.manifest, plan.drop(columns="label"))
-    assert found.labels.tolist() == plan["label"].tolist() and found.classes == CLASSES
+    generated = generate(sd1, plan, CLASSES, steps=3, execution=Execution(batch=4))
+    sampled = sample(sd1, list(plan["prompt"]), list(plan["seed"]), list(plan["guidance"]), steps=3)
+    assert far(generated.images, sampled) <= 1
+    assert np.ptp(generated.images.astype(int), axis=0).mean() > 1  # the images do differ
+    pd.testing.assert_frame_equal(generated.manifest, plan.drop(columns="label"))
+    assert generated.labels.tolist() == plan["label"].tolist() and generated.classes == CLASSES
 
 
 @pytest.mark.parametrize("cuts", [(3,), (1, 2, 9), (5,)])
@@ -157,7 +158,7 @@ class Killed(Exception):
 
 
 class Mortal(dict):
-    """A store whose owner dies at its last breath."""
+    """A cache whose owner dies after so many results."""
 
     def __init__(self, puts: int):
         super().__init__()
@@ -170,61 +171,62 @@ class Mortal(dict):
         self[key] = arrays
 
 
-def test_a_killed_run_loses_one_batch_and_ends_with_the_very_same_pictures(sd1, passes):
-    plan, options, done = a_plan(), {"steps": 2, "batch": 3}, []
-    whole = generate(sd1, plan, CLASSES, **options)
-    rows = sum(passes)
-    passes.clear()
-    store = Mortal(2)
+def test_a_killed_run_loses_one_batch_and_ends_with_the_very_same_images(sd1, network_calls):
+    plan, shown, cache = a_plan(), [], Mortal(2)
+    whole = generate(sd1, plan, CLASSES, steps=2, execution=Execution(batch=3))
+    rows = sum(network_calls)
+    network_calls.clear()
     with pytest.raises(Killed):
-        generate(sd1, plan, CLASSES, store=store, **options)
-    store.left = 99
-    again = generate(sd1, plan, CLASSES, store=store, progress=done.append, **options)
+        generate(sd1, plan, CLASSES, steps=2, execution=Execution(batch=3, cache=cache))
+    cache.left = 99
+    execution = Execution(batch=3, cache=cache, progress=lambda *step: shown.append(step))
+    again = generate(sd1, plan, CLASSES, steps=2, execution=execution)
     first, second, third, last = (
         sum(1 + (s != 1) for s in plan["guidance"][i : i + 3]) for i in (0, 3, 6, 9)
     )
     assert rows == 2 * (first + second + third + last)
-    assert sum(passes) == rows + 2 * third  # only the third batch was done twice
+    assert sum(network_calls) == rows + 2 * third  # only the third batch was done twice
     assert np.array_equal(again.images, whole.images)
-    assert done == [3, 3, 3, 1]
+    assert shown == [("generating", done, 10) for done in (6, 9, 10)]
 
 
-def test_a_longer_plan_finds_the_batches_of_a_shorter_one(sd1, passes, tmp_path):
-    store, plan = Cache(tmp_path), a_plan(10)
-    short = generate(sd1, plan.iloc[:6], CLASSES, steps=2, batch=3, store=store)
-    passes.clear()
-    long = generate(sd1, plan, CLASSES, steps=2, batch=3, store=Cache(tmp_path))
-    assert len(passes) == 2 * 2  # two steps of two more batches
+def test_a_longer_plan_finds_the_batches_of_a_shorter_one(sd1, network_calls, tmp_path):
+    plan = a_plan(10)
+    short = generate(sd1, plan.iloc[:6], CLASSES, steps=2, execution=Execution(batch=3, cache=Cache(tmp_path)))
+    network_calls.clear()
+    long = generate(sd1, plan, CLASSES, steps=2, execution=Execution(batch=3, cache=Cache(tmp_path)))
+    assert len(network_calls) == 2 * 2  # two steps of two more batches
     assert np.array_equal(long.images[:6], short.images)
 
 
-def test_nothing_kept_serves_another_prompt_seed_scale_number_of_steps_or_model(sd1, passes, tmp_path):
-    store, plan = Cache(tmp_path / "kept"), a_plan(3)
-    generate(sd1, plan, CLASSES, steps=2, store=store)
+def test_nothing_cached_serves_another_prompt_seed_scale_number_of_steps_or_model(sd1, network_calls, tmp_path):
+    plan, execution = a_plan(3), Execution(batch=128, cache=Cache(tmp_path / "cache"))
+    generate(sd1, plan, CLASSES, steps=2, execution=execution)
     others = [plan.assign(prompt="a bird"), plan.assign(seed=plan["seed"] + 1), plan.assign(guidance=3.0)]
     for i, (rows, steps) in enumerate([*((other, 2) for other in others), (plan, 3)]):
-        generate(sd1, rows, CLASSES, steps=steps, store=store)
-        assert len(passes) == 2 * (i + 2) + (steps == 3)
-    generate(sd1, plan.assign(note="only the manifest says so"), CLASSES, steps=2, store=store)
-    assert len(passes) == 11
+        generate(sd1, rows, CLASSES, steps=steps, execution=execution)
+        assert len(network_calls) == 2 * (i + 2) + (steps == 3)
+    generate(sd1, plan.assign(note="only the manifest says so"), CLASSES, steps=2, execution=execution)
+    assert len(network_calls) == 11
     other = open_generator(tiny.stable_diffusion_1(tmp_path / "other", seed=1))
-    assert far(generate(other, plan, CLASSES, steps=2, store=store).images, sample(
+    assert far(generate(other, plan, CLASSES, steps=2, execution=execution).images, sample(
         other, list(plan["prompt"]), list(plan["seed"]), list(plan["guidance"]), steps=2)) == 0  # fmt: skip
 
 
-def test_no_call_of_the_network_grows_with_the_plan(sd1, passes):
-    generate(sd1, pd.concat([a_plan(10)] * 4, ignore_index=True), CLASSES, steps=1, batch=4)
-    assert len(passes) == 10 and max(passes) <= 2 * 4
+def test_no_call_of_the_network_grows_with_the_plan(sd1, network_calls):
+    generate(sd1, pd.concat([a_plan(10)] * 4, ignore_index=True), CLASSES, steps=1, execution=Execution(batch=4))
+    assert len(network_calls) == 10 and max(network_calls) <= 2 * 4
 
 
-def test_shrinking_keeps_only_the_small_pictures_but_the_store_has_them_whole(sd1):
-    store, plan = Mortal(99), a_plan(5)
-    whole = generate(sd1, plan, CLASSES, steps=2, batch=2, store=store)
+def test_shrinking_keeps_only_the_small_images_but_the_cache_has_them_whole(sd1):
+    cache, plan = Mortal(99), a_plan(5)
+    execution = Execution(batch=2, cache=cache)
+    whole = generate(sd1, plan, CLASSES, steps=2, execution=execution)
     small = generate(
-        sd1, plan, CLASSES, steps=2, batch=2, store=store, shrink=lambda images: images[:, ::2, ::2]
+        sd1, plan, CLASSES, steps=2, shrink=lambda images: images[:, ::2, ::2], execution=execution
     )
-    assert np.array_equal(small.images, whole.images[:, ::2, ::2]) and len(store) == 3
-    assert all(kept["images"].shape[1:] == whole.images.shape[1:] for kept in store.values())
+    assert np.array_equal(small.images, whole.images[:, ::2, ::2]) and len(cache) == 3
+    assert all(arrays["images"].shape[1:] == whole.images.shape[1:] for arrays in cache.values())
 
 
 @pytest.mark.parametrize(
@@ -242,20 +244,20 @@ def test_shrinking_keeps_only_the_small_pictures_but_the_store_has_them_whole(sd
         (lambda p: p.assign(prompt=[*p["prompt"][:-2], "a" * 99, "a" * 98]), "cannot tell them apart"),
     ],
 )
-def test_a_faulty_plan_is_refused_before_any_picture(sd1, passes, change, message):
+def test_a_faulty_plan_is_refused_before_any_image(sd1, network_calls, change, message):
     with pytest.raises(ValueError, match=message):
-        generate(sd1, change(a_plan()), CLASSES, steps=2, batch=2)
+        generate(sd1, change(a_plan()), CLASSES, steps=2, execution=Execution(batch=2))
     with pytest.raises(ValueError, match=message):
         check_plan(sd1, change(a_plan()), CLASSES, 2)
-    assert passes == []
+    assert network_calls == []
 
 
-def test_steps_and_batch_are_checked_before_any_picture(sd1, passes):
+def test_steps_and_batch_are_checked_before_any_image(sd1, network_calls):
     with pytest.raises(ValueError, match="steps must be from 1 to 1000, got 0"):
         generate(sd1, a_plan(), CLASSES, steps=0)
     with pytest.raises(ValueError, match="batch must be 1 or more, got 0"):
-        generate(sd1, a_plan(), CLASSES, steps=2, batch=0)
-    assert passes == []
+        generate(sd1, a_plan(), CLASSES, steps=2, execution=Execution(batch=0))
+    assert network_calls == []
 
 
 def test_guidance_is_drawn_as_each_distribution_says():

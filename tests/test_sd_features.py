@@ -26,7 +26,7 @@ from zsclib.prompts import Prompts
 from zsclib.sampling import generate
 
 QUICK = replace(HEAD, steps=60, batch=16, checkpoints=6)
-PROMPTS = Prompts("a {}", ("a {}", "the {}", "{} here"), ("cat", "dog", "7"), "words", "a {}")
+PROMPTS = Prompts("a {}", ("a {}", "the {}", "{} here"), ("cat", "dog", "7"), about="words", base="a {}")
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def images():
         "caption_1": [c1 for _, c1 in captions for _ in range(2)],
         "swap": np.repeat(["both", "object", "both", "relation", "object"], 2),
     })  # fmt: skip
-    whole = ImageSet(pixels, np.tile([0, 1], 5), ("first", "second"), rows)
+    whole = ImageSet(pixels, np.tile([0, 1], 5), ("first", "second"), manifest=rows)
     return whole.take([1, 0, 2, 5, 3, 4, 9, 8, 7, 6])
 
 
@@ -126,11 +126,11 @@ def test_sets_that_hold_no_pairs(images):
         pairs_of(images.take(range(1, 10)))
     other = images.manifest.assign(caption_1=images.manifest.caption_0)
     with pytest.raises(ValueError, match="two captions"):
-        pairs_of(ImageSet(images.images, images.labels, images.classes, other))
+        pairs_of(ImageSet(images.images, images.labels, images.classes, manifest=other))
     other = images.manifest.assign(caption_1=[f"caption {i}" for i in range(10)])
     with pytest.raises(ValueError, match="two captions"):
-        pairs_of(ImageSet(images.images, images.labels, images.classes, other))
-    bare = ImageSet(images.images, images.labels, images.classes, images.manifest.drop(columns="swap"))
+        pairs_of(ImageSet(images.images, images.labels, images.classes, manifest=other))
+    bare = ImageSet(images.images, images.labels, images.classes, manifest=images.manifest.drop(columns="swap"))
     assert set(pairs_of(bare).swaps) == {""}
 
 

@@ -1,7 +1,7 @@
 """Expensive results on disk, under a key of all that determines them: a killed run goes on where it was.
 
-One safetensors file per artefact holds the arrays, what they are about, and a checksum of both, so a file is
-either whole and true or set aside and made again.
+One safetensors file per result holds the arrays, what they are about, and a checksum of both, so a file is either whole
+and true, or set aside and made again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Cache:
             folder: default: `artefacts/` of the current run; outside a run (plain papermill, Jupyter)
                 `results/interactive/artefacts` of the clone, shared by all notebooks.
             code: a module that makes the results: when its code, or that of a `zsclib` module it imports,
-                changes, what was kept before is no longer found.
+                changes, what other code made is not returned.
         """
         run = os.environ.get("ZSC_RUN_DIR")
         self.folder = Path(folder or (Path(run) if run else ROOT / "results" / "interactive") / "artefacts")
@@ -49,12 +49,12 @@ class Cache:
         return False
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
-        """Return the arrays kept under the key, or None; a damaged file is reported, set aside, and None."""
-        found = self._read(key)
-        if found is None:
+        """Return the arrays under the key, or None; a damaged file is reported, set aside, and None."""
+        content = self._read(key)
+        if content is None:
             self._missed_at[key] = time.monotonic()
             return None
-        arrays, about = found
+        arrays, about = content
         if key not in self._made:
             self._note_reuse(key, about)
         return arrays
@@ -62,13 +62,13 @@ class Cache:
     def put(
         self, key: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, object] | None = None
     ) -> None:
-        """Keep arrays under a key, all or nothing.
+        """Write arrays under a key, all or nothing.
 
         Args:
             key: from `key`, or any short text that names the result in full.
             arrays: name → numeric or boolean array.
             about: what a person may want to know (JSON values); the seconds it took are added, counted from
-                the `get` that found nothing or from the last `put`, whichever was later.
+                the `get` that missed it or from the last `put`, whichever was later.
         """
         arrays = {name: storable(array, f"{key}: {name}") for name, array in arrays.items()}
         seconds = {}
@@ -89,7 +89,7 @@ class Cache:
         function: Callable[[], Mapping[str, np.ndarray]],
         about: Mapping[str, object] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Return the arrays kept under `key(**parts)`; if there are none, call the function and keep its."""
+        """Return the arrays under `key(**parts)`; if there are none, those of the function, which are put there."""
         name = key(**parts)
         if (arrays := self.get(name)) is None:
             self.put(name, function(), about)
@@ -97,9 +97,9 @@ class Cache:
         return arrays
 
     def about(self, key: str) -> dict[str, object] | None:
-        """Return what was said about an artefact, or None if there is none."""
-        found = self._read(key)
-        return found[1] if found else None
+        """Return what `put` noted about a result, or None if there is none."""
+        content = self._read(key)
+        return content[1] if content else None
 
     def _path(self, key: str) -> Path:
         if not key:
@@ -112,15 +112,15 @@ class Cache:
         path = self._path(key)
         try:
             with safe_open(path, framework="numpy") as file:
-                kept = file.metadata() or {}
+                metadata = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, ValueError) as error:
             return self._set_aside(path, str(error))
-        if "about" not in kept or kept.get("sha256") != _checksum(arrays, kept["about"]):
+        if "about" not in metadata or metadata.get("sha256") != _checksum(arrays, metadata["about"]):
             return self._set_aside(path, "its checksum does not fit its content")
-        return arrays, json.loads(kept["about"])
+        return arrays, json.loads(metadata["about"])
 
     def _set_aside(self, path: Path, why: str) -> None:
         aside = path.with_suffix(".damaged")
@@ -129,7 +129,7 @@ class Cache:
         except FileNotFoundError:  # another process was faster
             return
         # Not a warning: on stderr it would mark a page as faulty although the result is made again.
-        print(f"artefact {path.name} is damaged ({why}); set aside as {aside.name} and made again")
+        print(f"cached result {path.name} is damaged ({why}); set aside as {aside.name} and made again")
 
     def _note_reuse(self, key: str, about: Mapping[str, object]) -> None:
         """Leave word for the runner, whose stamp says how much work of earlier runs a page rests on."""

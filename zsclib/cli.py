@@ -11,12 +11,22 @@ from pathlib import Path
 
 from zsclib.paths import ROOT
 from zsclib.study.notebooks import notebook_names
-from zsclib.study.parameters import PROFILES
+from zsclib.study.parameters import profile_names
+from zsclib.study.runs import run_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 when done, 1 when a notebook or the build failed, 2 for wrong usage."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows another in its place
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
+    if (other := _other_clone(Path.cwd())) is not None:
+        print(
+            f"zsc: this command belongs to the clone {ROOT}, the working directory to {other}; "
+            "run  make setup  there to have one of its own",
+            file=sys.stderr,
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kernel is shut down, not left behind
     try:
         code = options.command(options) or 0
@@ -25,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `zsc list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, FileNotFoundError) as error:
+    except OSError as error:
+        print(f"zsc: {_reason(error)}", file=sys.stderr)
+        return 2 if error.errno is None else 1  # without a number it is a refusal of ours
+    except ValueError as error:
         print(f"zsc: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
@@ -36,18 +49,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _reason(error: OSError) -> str:
+    """Return what stood in the way in one line: the path and the system's reason."""
+    return f"{error.filename}: {error.strerror}" if error.errno is not None and error.filename else str(error)
+
+
+def _other_clone(folder: Path) -> Path | None:
+    """Return the clone that a folder lies in, where it is not the one whose code this is."""
+    for place in (folder, *folder.parents):
+        if (place / "zsclib" / "workers.py").is_file() and (place / "notebooks").is_dir():
+            return None if place.resolve() == ROOT else place
+    return None
+
+
 def _run(options: argparse.Namespace) -> None:
     from zsclib.study import runner
 
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for text in options.p:
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
             raise ValueError(f"-p takes name=value, got {text!r}")
-        if name.strip() in given:
+        if name.strip() in values:
             raise ValueError(f"-p gives {name.strip()!r} twice")
-        given[name.strip()] = value
-    folder = runner.run(options.notebook, given, options.profile, options.force, options.root)
+        values[name.strip()] = value
+    folder = runner.run(
+        options.notebook, values, options.profile, options.force, options.root, run=options.full_scale
+    )
     print(f"→ {_shown(folder / 'executed.ipynb')}")
 
 
@@ -57,22 +85,54 @@ def _book(options: argparse.Namespace) -> None:
     book.build(options.profile)
 
 
+def _study(options: argparse.Namespace) -> None:
+    from importlib import import_module
+
+    from zsclib.cache import Cache
+    from zsclib.study import claims, freeze, records
+    from zsclib.study.progress import ProgressBar
+    from zsclib.workers import Execution, Workers
+
+    chapter, root = options.chapter, options.root
+    if options.freeze:
+        frozen = freeze.write_freeze(chapter, root)
+        print(f"{chapter}: frozen at {frozen.commit[:10]}; commit {freeze.RECORDS}/{chapter}/freeze.yml")
+        return
+    frozen = freeze.read_freeze(chapter, root)
+    package = import_module(f"zsclib.papers.{chapter}.outcomes")
+    where = int(options.workers) if options.workers.isdigit() else options.workers
+    with Workers(where) as workers:
+        cache = Cache(root / "results" / "studies" / chapter / "artefacts")
+        execution = Execution(batch=options.batch, cache=cache, progress=ProgressBar(), workers=workers)
+        done = records.run_study(frozen, package, execution, options.device, root)
+    if done:
+        print(f"{len(done)} jobs measured; commit {freeze.RECORDS}/{chapter}/")
+    print(records.summary(frozen, package, root=root).to_string(index=False, header=False))
+    judgements = records.verdicts(frozen, package, root)
+    print(claims.verdict_table(judgements).to_string(index=False))
+    print(claims.tally(judgements))
+
+
 def _list(options: argparse.Namespace) -> None:
     from zsclib.study import runner
 
-    if not notebook_names(options.root):
+    root, profiles = options.root, profile_names(options.root)
+    if not notebook_names(root):
         print("there are no notebooks in notebooks/")
-    for name in notebook_names(options.root):
-        plans = {profile: runner.plan(name, profile=profile, root=options.root) for profile in PROFILES}
+    for name in notebook_names(root):
+        plans = {profile: runner.plan(name, profile=profile, root=root) for profile in profiles}
         print(name)
         for key, parameter in plans["book"].known.items():
             other = [
                 f"{profile} {plan.passed[key]!r}" for profile, plan in plans.items() if key in plan.passed
             ]
             print(f"  -p {key}={parameter.default!r}  {parameter.kind}{'; ' * bool(other)}{', '.join(other)}")
-        for profile in PROFILES:
-            state = runner.stale_because(name, profile, root=options.root) or "up to date"
-            print(f"  --profile {profile:<6} {state}")
+        for profile, plan in plans.items():
+            print(f"  --profile {profile:<6} {runner.why_stale(plan) or 'up to date'}")
+        for full_scale in run_names(name, root):
+            plan = runner.plan(name, root=root, run=full_scale)
+            print(f"  --run {full_scale}  {runner.why_stale(plan) or 'up to date'}")
+            print(f"      {plan.run}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,8 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="run one notebook, unless its result is up to date",
-        description="Run one notebook, unless its result is up to date, into results/PROFILE/NOTEBOOK/. "
-        "What a killed run had finished is used again. Paths in parameters are relative to the clone.",
+        description="Run one notebook, unless its result is up to date, into results/PROFILE/NOTEBOOK/ or "
+        "results/RUN/NOTEBOOK/. What a killed run had finished is used again. Paths in parameters are relative "
+        "to the clone.",
     )
     run.add_argument("notebook", metavar="NOTEBOOK", help="its name, or notebooks/NAME.ipynb")
     run.add_argument(
@@ -94,7 +155,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a parameter of the notebook, a Python or JSON literal; a string needs no quotes (repeatable)",
     )
-    _add_profile(run)
+    which = run.add_mutually_exclusive_group()
+    _add_profile(which)
+    which.add_argument(
+        "--run",
+        metavar="RUN",
+        dest="full_scale",
+        help="a setting that a paper published, in data/runs/, at full scale (`zsc list` shows them)",
+    )
     run.add_argument("--force", action="store_true", help="run even if the result is up to date")
     run.set_defaults(command=_run)
 
@@ -106,17 +174,38 @@ def _parser() -> argparse.ArgumentParser:
     _add_profile(book)
     book.set_defaults(command=_book)
 
-    listing = commands.add_parser("list", help="list the notebooks, their parameters and what is up to date")
+    study = commands.add_parser(
+        "study",
+        help="run what a chapter's study lacks, and print its verdicts",
+        description="Measure what the frozen study of a chapter lacks, write each job's outcomes into "
+        "data/records/study/CHAPTER/ as it is finished, and print the verdicts. Stopped, it goes on where it was.",
+    )
+    study.add_argument("chapter", metavar="CHAPTER", help="a folder of data/records/study/")
+    study.add_argument(
+        "--freeze", action="store_true", help="fix models, claims, sizes and seeds of its plan.yml"
+    )
+    study.add_argument(
+        "--workers", default="1", help="processes, or the address of a Dask scheduler (default: %(default)s)"
+    )
+    study.add_argument(
+        "--batch", type=int, default=256, help="network evaluations at once (default: %(default)s)"
+    )
+    study.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    study.set_defaults(command=_study)
+
+    listing = commands.add_parser(
+        "list", help="list the notebooks, their parameters, profiles and runs, and what is up to date"
+    )
     listing.set_defaults(command=_list)
     return parser
 
 
-def _add_profile(parser: argparse.ArgumentParser) -> None:
+def _add_profile(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--profile",
-        choices=PROFILES,
+        metavar="PROFILE",
         default="book",
-        help="whose values in data/profiles/ to use (default: %(default)s)",
+        help=f"whose values in data/profiles/ to use: {', '.join(profile_names())} (default: %(default)s)",
     )
 
 

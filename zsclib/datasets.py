@@ -165,7 +165,7 @@ def load_own(
         n = min(n, available)
     images = load(name, n=n, size=size, allow_network=allow_network)
     names = named(images.classes, classes)
-    return ImageSet(images.images, images.labels, names, images.manifest), prompts_of(name, names, template)
+    return ImageSet(images.images, images.labels, names, manifest=images.manifest), prompts_of(name, names, template)
 
 
 def named(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
@@ -265,4 +265,4 @@ def _hub(ident: str, split: str, allow_network: bool) -> Listing:
 
 
 def _resized(images: ImageSet, size: int) -> ImageSet:
-    return ImageSet(resize(images.images, size), images.labels, images.classes, images.manifest)
+    return ImageSet(resize(images.images, size), images.labels, images.classes, manifest=images.manifest)

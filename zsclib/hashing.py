@@ -43,7 +43,7 @@ def digest(*parts: bytes | str) -> str:
 
 
 def hash_file(path: Path | str) -> str:
-    """Return the SHA-256 (hex) of a file's content, remembered while its size and time stay the same."""
+    """Return the SHA-256 (hex) of a file's content, remembered as long as its size and time are the same."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"hash_file: no such file: {path}")
@@ -58,7 +58,7 @@ def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def code_text(source: str) -> str:
-    """Return Python source without comments, docstrings and blank lines: what it does, not what it says."""
+    """Return Python source without comments, docstrings and blank lines: what it does, not what is said of it."""
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -104,7 +104,7 @@ def storable(array: object, name: str) -> np.ndarray:
     array = np.asarray(array)
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(
-            f"{name} is of type {array.dtype}; keep numbers and booleans, text in `about`"
+            f"{name} is of type {array.dtype}; only numbers and booleans are stored, text in `about`"
         )
     # safetensors keeps the bytes as they lie in memory.
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
@@ -150,14 +150,14 @@ def _hash_path(path: Path) -> str:
 
 def _hash_imports(name: str) -> str:
     """Return the hash of a module's code and of all `zsclib` code it imports, directly or not."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     waiting = [name]
     while waiting:
         module = waiting.pop()
-        if module not in found:
-            found[module], more = _code_and_imports(module)
+        if module not in hashes:
+            hashes[module], more = _code_and_imports(module)
             waiting += more
-    return digest(*(part for module in sorted(found) for part in (module, found[module])))
+    return digest(*(part for module in sorted(hashes) for part in (module, hashes[module])))
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import yaml
@@ -18,14 +18,14 @@ FOLDER = DATA / "prompts"
 
 @dataclass(frozen=True)
 class Prompts:
-    """The words a dataset is asked about with.
+    """The prompts of a dataset.
 
     Args:
         template: the default sentence, with one {} where the class name goes.
         templates: the sentences of a prompt ensemble; at least the default one.
         classes: class names as prompts say them, in label order.
         about: what the dataset is, in one sentence.
-        base: the naive sentence that pictures are generated with.
+        base: the naive sentence that images are generated with.
         bare: the class name and nothing else, as the model's captions would have it.
         domains: sentences that ask for the class in one domain each, by the domain's name.
     """
@@ -33,6 +33,7 @@ class Prompts:
     template: str
     templates: tuple[str, ...]
     classes: tuple[str, ...]
+    _: KW_ONLY
     about: str
     base: str
     bare: str = "{}"

@@ -8,7 +8,7 @@ are cached, so that a run that was killed goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ class Guidance:
 
     low: float
     high: float | None = None  # as low
+    _: KW_ONLY
     integer: bool = False
     once: bool = False
 
@@ -151,7 +152,7 @@ def generate(
         images = np.empty((len(plan), *part.shape[1:]), np.uint8) if images is None else images
         images[done : done + len(part)] = part
         done += len(part)
-    return ImageSet(images, plan["label"].to_numpy(), tuple(classes), plan.drop(columns="label"))
+    return ImageSet(images, plan["label"].to_numpy(), tuple(classes), manifest=plan.drop(columns="label"))
 
 
 def sampling_jobs(generator: Generator, plan: pd.DataFrame, steps: int, execution: Execution) -> list[Job]:

@@ -12,15 +12,19 @@ that was killed goes on where it was.
 
 from __future__ import annotations
 
-import atexit
 import os
+import pickle
+import signal
+import threading
+import weakref
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache as memoised
-from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,12 +38,15 @@ from zsclib.paths import ROOT
 
 Progress = Callable[[str, int, int], object]  # what is being done, how much is done, of how much
 ATTEMPTS = 3  # for a job whose worker dies: the third worker that it takes down is one too many
+AHEAD = 2  # jobs that a worker has at once: the one it works on, and the next
+ANSWER_WITHIN = 15  # seconds that a Dask scheduler has to answer
+_ALONE = threading.Lock()  # a Dask worker of several threads, too, works on one job at a time: torch's state is shared
 
 
 class Job(NamedTuple):
-    """A call `function(*arguments)` that returns named arrays, and the key its result is cached under (None: not at all).
+    """A call `function(*arguments)` that returns named arrays.
 
-    `size` is what it adds to the progress, such as the number of its images.
+    `key` is what its result is cached under (None: not at all), `size` what it adds to the progress, in images say.
     """
 
     function: Callable[..., Mapping[str, np.ndarray]]
@@ -48,27 +55,38 @@ class Job(NamedTuple):
     size: int = 1
 
 
+class _Task(NamedTuple):
+    """A packed job on its way to a worker."""
+
+    index: int
+    name: str
+    data: bytes
+    deaths: int = 0  # of workers that were at it
+
+
 class Workers:
-    """A place to run jobs, opened when the first job comes and closed with the process, or by `close` or `with`."""
+    """A place to run jobs, opened when the first job comes; closed with the process, or by `close` or `with`."""
 
     def __init__(self, where: int | str = 1) -> None:
         """Name the place; nothing is started yet.
 
         Args:
             where: 1 for this process; N for N processes of this machine, which share its threads and have a graphics
-                card each where there are several; or the address of a Dask scheduler, such as "tcp://10.0.0.1:8786"
-                or "tls://…" (certificates as Dask's own configuration names them), for its workers.
+                card each where there are several (as device "cuda"); or the address of a Dask scheduler, such as
+                "tcp://10.0.0.1:8786" or "tls://…" (certificates as Dask's own configuration names them), for its
+                workers, best of one thread each.
 
         Raises:
             ValueError: neither a number of processes nor an address.
         """
         if not (is_integer(where, 1) or (isinstance(where, str) and "://" in where)):
             raise ValueError(
-                f"workers must be a number of processes, 1 or more, or the address of a Dask scheduler, such as "
+                "workers must be a number of processes, 1 or more, or the address of a Dask scheduler, such as "
                 f"'tcp://127.0.0.1:8786'; got {where!r}"
             )
         self.where = where
-        self._executor: Executor | None = None
+        # A process has an executor of its own: its death is nobody else's.
+        self._executors: list[Executor | None] = [None] * (1 if isinstance(where, str) else where)
         self._client: Any = None
 
     def __repr__(self) -> str:
@@ -80,101 +98,112 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __getstate__(self) -> dict:
-        """A job that starts jobs of its own runs them where it is."""
-        return {"where": 1, "_executor": None, "_client": None}
-
-    @property
-    def count(self) -> int:
-        """How many jobs can run at once, as far as is known now."""
-        if isinstance(self.where, int):
-            return self.where
-        return max(1, sum(self._open_client().nthreads().values()))
+    def __reduce__(self) -> tuple:
+        """Travel as a place of one process: a job that starts jobs of its own runs them where it is."""
+        return Workers, (1,)
 
     def map(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
         """Yield (index, result) of each job as it is finished, in any order.
 
         Jobs are taken from their iterator only shortly before they are worked on. A job whose worker dies is run again.
+        Whoever stops early, or fails, drops the jobs that no worker has yet.
+
+        An error of a job comes out here.
 
         Raises:
-            RuntimeError: a job took its worker down `ATTEMPTS` times, or a worker has other code than this process.
-            Whatever a job raises; jobs that had not begun are dropped.
+            TypeError: a job that cannot travel to another process.
+            RuntimeError: a job took its worker down `ATTEMPTS` times, a worker has other code than this process, or
+                the cluster does not answer.
         """
         if self.where == 1:
             for index, job in enumerate(jobs):
                 yield index, job.function(*job.arguments)
             return
-        waiting, running, left = enumerate(jobs), {}, []  # left: (index, job, attempts) of lost workers
+        fresh = (_Task(index, *_packed(job)) for index, job in enumerate(jobs))
+        again, dead = deque(), set()
+        running: dict[Future, tuple[_Task, int, Executor]] = {}  # in the order in which workers have them
         try:
             while True:
-                fresh = ((index, job, 1) for index, job in islice(waiting, max(0, 2 * self.count - len(running))))
-                for index, job, attempt in [*left, *fresh]:
-                    running[self._submit(job)] = (index, job, attempt)
-                left = []
+                for place in self._free(Counter(place for _, place, _ in running.values())):
+                    if (task := again.popleft() if again else next(fresh, None)) is None:
+                        break
+                    future, executor = self._submit(task, place)
+                    running[future] = task, place, executor
                 if not running:
                     return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    index, job, attempt = running.pop(future)
+                wait(running, return_when=FIRST_COMPLETED)
+                for future in [future for future in running if future.done()]:
+                    task, place, executor = running.pop(future)
                     try:
                         result = future.result()
-                    except BrokenProcessPool:  # all that it had begun is lost with it
-                        left = [(index, job, attempt), *running.values()]
-                        left = [(index, job, attempt + 1) for index, job, attempt in left]
-                        running.clear()
-                        self.close()
-                        if worst := [job for _, job, attempt in left if attempt > ATTEMPTS]:
-                            raise RuntimeError(
-                                f"workers died {ATTEMPTS} times while they ran {worst[0].function.__qualname__} "
-                                "(out of memory?); take fewer workers, or less at once"
-                            ) from None
-                        break
-                    yield index, result
+                    except BrokenProcessPool:
+                        if executor not in dead:  # so this was the job at work, the others only waited there
+                            dead.add(executor)
+                            task = task._replace(deaths=task.deaths + 1)
+                            if self._executors[place] is executor:
+                                self._executors[place] = None
+                        if task.deaths == ATTEMPTS:
+                            raise _died(task.name) from None
+                        again.append(task)
+                    except CancelledError:
+                        raise RuntimeError(f"the Dask scheduler at {self.where} is gone; start it again") from None
+                    except Exception as error:
+                        if type(error).__name__ == "KilledWorker":  # Dask's word for the same
+                            raise _died(task.name) from None
+                        raise
+                    else:
+                        yield task.index, result
         finally:
             for future in running:
                 future.cancel()
 
     def close(self) -> None:
-        """End the processes, or leave the cluster, which goes on for others; a later job opens the place again."""
+        """End the processes when their jobs are done, or leave the cluster; a later job opens the place again."""
         if self._client is not None:
             self._client.close()
-        elif self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
-        self._executor = self._client = None
+        elif isinstance(self.where, int):
+            for executor in filter(None, self._executors):
+                executor.shutdown(cancel_futures=True)
+        self._executors, self._client = [None] * len(self._executors), None
 
-    def _submit(self, job: Job) -> Future:
-        if self._executor is None:
-            on_cluster = isinstance(self.where, str)
-            self._executor = self._open_client().get_executor(pure=False) if on_cluster else self._pool()
+    def _free(self, load: Mapping[int, int]) -> list[int]:
+        """Return the places that take another job, each as often as it does, the emptiest first."""
+        ahead = AHEAD
+        if isinstance(self.where, str):
+            ahead *= max(1, len(self._open_client().nthreads()))  # its workers come and go
+        return [place for turn in range(ahead) for place in range(len(self._executors)) if load[place] <= turn]
+
+    def _submit(self, task: _Task, place: int) -> tuple[Future, Executor]:
+        if (executor := self._executors[place]) is None:
+            executor = self._executors[place] = self._open(place)
         try:
-            return self._executor.submit(_run, code_hash(), job.function, job.arguments)
-        except BrokenProcessPool:  # it died between two jobs
-            self.close()
-            return self._submit(job)
+            return executor.submit(_run, code_hash(), task.data), executor
+        except BrokenProcessPool:  # it died since it was last heard of
+            self._executors[place] = None
+            return self._submit(task, place)
 
-    def _pool(self) -> ProcessPoolExecutor:
-        context = get_context("spawn")  # a fork would copy the state of threads that it does not copy
-        turns = context.SimpleQueue()
-        for turn in range(self.where):
-            turns.put(turn)
-        threads = max(1, torch.get_num_threads() // self.where)
-        atexit.register(self.close)
-        return ProcessPoolExecutor(self.where, context, _begin, (threads, turns, torch.cuda.device_count()))
+    def _open(self, place: int) -> Executor:
+        if isinstance(self.where, str):
+            return self._open_client().get_executor(pure=False)
+        threads, cards = max(1, torch.get_num_threads() // self.where), _cards()
+        setup = threads, cards[place % len(cards)] if len(cards) > 1 else None
+        return ProcessPoolExecutor(1, get_context("spawn"), _begin, setup)  # a fork would copy half of torch's state
 
     def _open_client(self) -> Any:
         if self._client is None:
             try:
+                import dask
                 from distributed import Client
             except ImportError as error:
-                raise RuntimeError(
-                    f"workers={self.where!r} needs Dask: pip install 'zsclib[cluster]' ({error})"
-                ) from None
+                raise RuntimeError(f"{self!r} needs Dask: pip install 'zsclib[cluster]' ({error})") from None
+            dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GB"})  # a job may hold images
             try:
-                self._client = Client(self.where, timeout=30, set_as_default=False)
-            except (OSError, TimeoutError) as error:
+                self._client = Client(self.where, timeout=ANSWER_WITHIN, set_as_default=False)
+            except (OSError, TimeoutError, ValueError) as error:
                 raise RuntimeError(
-                    f"no Dask scheduler answers at {self.where}: {error}; start one with  dask scheduler"
+                    f"no Dask scheduler answers at {self.where} ({error}); start one with  dask scheduler"
                 ) from None
-            atexit.register(self.close)
+            weakref.finalize(self, self._client.close)
         return self._client
 
 
@@ -186,7 +215,7 @@ class Execution:
         seed: of the run; noise, samples and trainings have seeds of their own that follow from it.
         batch: network evaluations, or images, at once; it changes no result beyond rounding.
         images_at_once: images of a job; its results are cached together.
-        cache: where finished jobs are kept; None: nowhere.
+        cache: where the results of finished jobs go; None: nowhere.
         progress: called with what is done, how much, and of how much.
         workers: where jobs run.
     """
@@ -203,44 +232,48 @@ class Execution:
             if not is_integer(getattr(self, name), 1):
                 raise ValueError(f"Execution: {name} must be 1 or more, got {getattr(self, name)!r}")
 
+    def __getstate__(self) -> dict[str, object]:
+        """Travel without progress, which is shown in the process that began the work."""
+        return self.__dict__ | {"progress": None}
+
 
 def run_jobs(jobs: Iterable[Job], execution: Execution, what: str) -> Iterator[Mapping[str, np.ndarray]]:
-    """Yield the result of each job in the order given: from the cache where it is there, else computed and cached.
+    """Yield the result of each job, in their order: from the cache where it is there, else computed and cached.
+
+    Errors are those of `Workers.map`; finished jobs stay in the cache.
 
     Args:
         jobs: each with the key of all that determines its result.
         execution: its cache, progress and workers are used.
         what: the name of the work, for the progress.
-
-    Raises:
-        What `Workers.map` raises. Finished jobs stay in the cache.
     """
-    jobs, cache = list(jobs), execution.cache
+    jobs, cache, workers = list(jobs), execution.cache, execution.workers
     cached = {i for i, job in enumerate(jobs) if cache is not None and job.key is not None and job.key in cache}
     missing = [i for i in range(len(jobs)) if i not in cached]
-    computed = execution.workers.map(jobs[i] for i in missing)
     report = execution.progress or (lambda what, done, total: None)
     done, total, results = sum(jobs[i].size for i in cached), sum(job.size for job in jobs), {}
     report(what, done, total)
-    for i, job in enumerate(jobs):
-        if i in cached:
-            yield _cached(job, cache)
-            continue
-        while i not in results:
-            place, arrays = next(computed)
-            other = jobs[missing[place]]
-            if cache is not None and other.key is not None:
-                cache.put(other.key, arrays)
-            results[missing[place]] = arrays
-            done += other.size
-            report(what, done, total)
-        yield results.pop(i)
+    with closing(workers.map(jobs[i] for i in missing)) as computed:
+        for i, job in enumerate(jobs):
+            if i in cached:
+                yield _cached(job, cache, workers)
+                continue
+            while i not in results:
+                place, arrays = next(computed)
+                other = jobs[missing[place]]
+                if cache is not None and other.key is not None:
+                    cache.put(other.key, arrays)
+                results[missing[place]] = arrays
+                done += other.size
+                report(what, done, total)
+            yield results.pop(i)
 
 
-def _cached(job: Job, cache: Cache) -> Mapping[str, np.ndarray]:
-    """Return what the cache has of a job; where that turns out to be damaged, it is computed here."""
+def _cached(job: Job, cache: Cache, workers: Workers) -> Mapping[str, np.ndarray]:
+    """Return what the cache has of a job; where that turns out to be damaged, the job is run again."""
     if (arrays := cache.get(job.key)) is None:
-        cache.put(job.key, arrays := job.function(*job.arguments))
+        ((_, arrays),) = workers.map([job])
+        cache.put(job.key, arrays)
     return arrays
 
 
@@ -251,18 +284,67 @@ def code_hash() -> str:
     return digest(*(part for path in paths for part in (path.relative_to(ROOT).as_posix(), hash_code(path))))
 
 
-def _run(code: str, function: Callable, arguments: tuple) -> Mapping[str, np.ndarray]:
+def _packed(job: Job) -> tuple[str, bytes]:
+    """Return a job's name, and the job as it travels."""
+    name = getattr(job.function, "__qualname__", repr(job.function))
+    try:
+        if job.function.__module__ == "__main__":
+            raise TypeError("it belongs to this notebook or script alone")
+        return name, pickle.dumps((job.function, job.arguments), pickle.HIGHEST_PROTOCOL)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        expected = "a job is a function of a module and arguments that pickle takes"
+        raise TypeError(f"{name} cannot run in another process: {error}; {expected}") from None
+
+
+def _died(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"workers died, again and again, while they ran {name} (out of memory? take fewer workers, or less at once; "
+        "a script that starts processes needs  if __name__ == '__main__':)"
+    )
+
+
+# In a worker
+
+
+def _run(code: str, data: bytes) -> Mapping[str, np.ndarray]:
+    """Run a packed job. The code is compared before anything of the job is read."""
     if code != code_hash():
-        raise RuntimeError(
-            "a worker's copy of zsclib differs from that of this process; install the same one there"
-        )
-    return function(*arguments)
+        raise RuntimeError("a worker has other code of zsclib than this process; install one, and start both again")
+    with _ALONE:
+        try:
+            function, arguments = pickle.loads(data)
+            return function(*arguments)
+        except Exception as error:
+            if _travels(error):
+                raise
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
 
 
-def _begin(threads: int, turns: Any, cards: int) -> None:
-    """Set up a process of the pool: its threads, and its own graphics card where there are several."""
-    if cards > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(turns.get() % cards)
+def _travels(error: Exception) -> bool:
+    """Say whether an error survives the journey; where it is read, one that does not would pass for a dead worker."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
+
+
+def _cards() -> list[str]:
+    """Return the graphics cards of this process, as CUDA_VISIBLE_DEVICES names them."""
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else [str(i) for i in range(count)])[:count]
+
+
+def _begin(threads: int, card: str | None) -> None:
+    """Set up a process of this machine: its threads, its graphics card, and how it ends."""
+    if card is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = card
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback for every process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def _end_with_parent() -> None:
+    """Wait for the process that started this one: if it was killed, nobody else would end this one."""
+    parent_process().join()
+    os._exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -12,20 +13,8 @@ import pandas as pd
 from zsclib.images import files as image_files
 from zsclib.images.image_set import ImageSet
 
-SUFFIXES = {
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pnm",
-}
+# What may lie beside images and is left out without a word; any other file that is no image is refused.
+BESIDE = {"", ".csv", ".db", ".html", ".ini", ".json", ".log", ".md", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
 SPLIT_NAMES = {  # how folders and files spell a split; any other spelling is taken as it stands
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -58,20 +47,20 @@ class Listing(NamedTuple):
                     f"images differ in size: {manifest['source'][0]} is {w0}×{h0} pixels, "
                     f"{manifest['source'][i]} is {w}×{h}; give size=, for instance size=32"
                 )
-        return ImageSet(np.stack(images), self.labels[rows], self.classes, manifest)
+        return ImageSet(np.stack(images), self.labels[rows], self.classes, manifest=manifest)
 
 
 def from_folder(path: Path, split: str) -> Listing:
     """List a folder of class folders, PATH/class/image.png, or of splits of it, PATH/train/class/image.png.
 
-    Classes are the sub-folders' names, sorted; files are sorted by name. Hidden files and files without an
-    image suffix are left out. Without split folders all images are the split "test", the only one: the
+    Classes are the sub-folders' names, sorted; files are sorted by name. Hidden files and notes (`BESIDE`) are left
+    out. Without split folders all images are the split "test", the only one: the
     same images under another name would be a train set that is tested on.
 
     Raises:
         FileNotFoundError: the folder, or the folder of the split, is missing.
-        ValueError: no class folder, an empty one, images outside class folders or deeper inside them, splits
-            with different classes, or a link that leads out of the folder.
+        ValueError: no class folder, an empty one, images outside class folders or deeper inside them, files of a
+            kind that cannot be opened, splits with different classes, or a link that leads out of the folder.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: there is no such folder")
@@ -96,6 +85,7 @@ def from_folder(path: Path, split: str) -> Listing:
             f"{loose[0]}: an image outside the class folders; move it into one ({root}/CLASS/) or away"
         )
     classes = _folders(root)
+    _refuse_unreadable(root, classes)
     if not classes:
         raise ValueError(f"{root}: no class folders; put the images into one sub-folder per class")
     files, labels = [], []
@@ -105,19 +95,15 @@ def from_folder(path: Path, split: str) -> Listing:
                 f"{inner[0]}: a folder inside the class folder {folder.name!r}; move its images up, or give "
                 "the folder whose sub-folders are the classes"
             )
-        if not (mine := _images(folder)):
-            others = sorted({p.suffix for p in folder.iterdir()})
-            raise ValueError(
-                f"{folder}: an empty class folder (suffixes there: {others}, known: {sorted(SUFFIXES)}); "
-                "add images or remove it"
-            )
-        for file in (root, folder, *mine):
+        if not (own := _images(folder)):
+            raise ValueError(f"{folder}: a class folder without images; add some or remove it")
+        for file in (root, folder, *own):
             if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
                 raise ValueError(
                     f"{file}: a link to {file.resolve()}, outside {path}; copy the images instead"
                 )
-        files += mine
-        labels += [label] * len(mine)
+        files += own
+        labels += [label] * len(own)
 
     def read(rows: np.ndarray, size: int | None) -> tuple[list[np.ndarray], pd.DataFrame]:
         images = [image_files.decode(files[row], str(files[row]), size) for row in rows]
@@ -150,9 +136,23 @@ def _folders(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def _refuse_unreadable(root: Path, classes: list[Path]) -> None:
+    """Raise ValueError where leaving files out would quietly change the set."""
+    files = [file for folder in classes for file in folder.iterdir() if file.is_file()]
+    files = [file for file in files if not file.name.startswith(".") and file.suffix.lower() not in BESIDE]
+    if unreadable := [file for file in files if file.suffix.lower() not in image_files.SUFFIXES]:
+        counts = Counter(file.suffix.lower() for file in unreadable)
+        kinds = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(counts.items()))
+        raise ValueError(
+            f"{root}: {len(unreadable)} of {len(files)} files are of kinds that cannot be opened here ({kinds}), "
+            f"for instance {unreadable[0]}; convert them or move them away (readable: "
+            f"{', '.join(sorted(image_files.SUFFIXES))})"
+        )
+
+
 def _images(path: Path) -> list[Path]:
     return sorted(
         p
         for p in path.iterdir()
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir()
+        if p.suffix.lower() in image_files.SUFFIXES and not p.name.startswith(".") and not p.is_dir()
     )

@@ -6,12 +6,17 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from zsclib.checks import check_images, check_size
 
 # What Pillow may try on a file of unknown origin. EPS, for instance, would start another program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"}
+if features.check("avif"):
+    FORMATS, SUFFIXES = (*FORMATS, "AVIF"), SUFFIXES | {".avif"}
+if features.check("jpg_2000"):
+    FORMATS, SUFFIXES = (*FORMATS, "JPEG2000"), SUFFIXES | {".jp2", ".j2k"}
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
@@ -36,7 +41,7 @@ def decode(data: bytes | Path, where: str, size: int | None = None) -> np.ndarra
     """Decode one image file to uint8 (h, w, 3), or to (size, size, 3) as `resize` does.
 
     The EXIF orientation is applied, grey and palette images become RGB, transparency is laid on white,
-    16-bit grey is scaled to 8 bits, and of an animation the first frame is taken.
+    grey of 9 to 16 bits is scaled to 8 bits, and of an animation the first frame is taken.
 
     Args:
         data: the file's bytes, or its path.
@@ -48,7 +53,7 @@ def decode(data: bytes | Path, where: str, size: int | None = None) -> np.ndarra
     """
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as opened:
-            image = _to_rgb(ImageOps.exif_transpose(opened))
+            image = _to_rgb(ImageOps.exif_transpose(opened), opened.format)
     except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, struct.error, ...
         raise ValueError(
             f"{where}: not a readable image ({error}); replace or remove it (readable: {', '.join(FORMATS)})"
@@ -63,9 +68,14 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255
-        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
+def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
+    # Pillow reads a PGM of more than 8 bits as mode I, its values brought to 0 … 65535
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):
+        deep = np.asarray(image)  # Pillow's own conversion would clip at 255
+        grey = np.rint(deep / 257).astype(np.uint8)
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey[deep == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode!r} has no defined range of values; save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ class ImageSet:
 
     Args:
         images: uint8 (n, h, w, 3), RGB.
-        labels: integers (n,), kept as int64; an index into `classes`, or -1 for an image without a label.
+        labels: integers (n,), stored as int64; an index into `classes`, or -1 for an image without a label.
         classes: class names in label order.
         manifest: n rows in image order with free columns (source, seed, prompt, guidance, parent, ...);
             None stands for no columns.
@@ -41,6 +41,7 @@ class ImageSet:
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
+    _: KW_ONLY
     manifest: pd.DataFrame | None = None  # never None once made
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class ImageSet:
             raise ValueError(
                 f"ImageSet.take: indices must lie in 0 to {len(self) - 1}, got {index.min()} to {index.max()}"
             )
-        return ImageSet(self.images[index], self.labels[index], self.classes, self.manifest.iloc[index])
+        return ImageSet(self.images[index], self.labels[index], self.classes, manifest=self.manifest.iloc[index])
 
     def per_class(self, n: int) -> ImageSet:
         """Return the first `n` images of every class in the set's own order; unlabelled images are left out.
@@ -85,13 +86,13 @@ class ImageSet:
         if not is_integer(n, 1):
             raise ValueError(f"ImageSet.per_class: n must be a positive integer, got {n!r}")
         chosen = [np.flatnonzero(self.labels == label)[:n] for label in range(len(self.classes))]
-        for name, mine in zip(self.classes, chosen, strict=True):
-            if len(mine) < n:
-                raise ValueError(f"ImageSet.per_class: {n} images asked for, class {name!r} has {len(mine)}")
+        for name, rows in zip(self.classes, chosen, strict=True):
+            if len(rows) < n:
+                raise ValueError(f"ImageSet.per_class: {n} images asked for, class {name!r} has {len(rows)}")
         return self.take(np.sort(np.concatenate(chosen)) if chosen else [])
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of images, labels and class names (not of the manifest): a key for artefacts."""
+        """Return the SHA-256 of images, labels and class names (not of the manifest): a part of keys."""
         digest = hashlib.sha256(json.dumps([self.images.shape, self.classes]).encode())
         digest.update(self.labels.astype("<i8").tobytes())
         for start in range(0, len(self), ROWS_PER_GROUP):  # in pieces: the images may be a memory map
@@ -160,7 +161,7 @@ class ImageSet:
             table = file.read(columns=[name for name in file.schema_arrow.names if name != "image"])
             classes = tuple(hub["info"]["features"]["label"]["names"])
             extra = table.drop_columns("label")
-            loaded = cls(images, table["label"].to_numpy(), classes, manifest_of(extra))
+            loaded = cls(images, table["label"].to_numpy(), classes, manifest=manifest_of(extra))
             saved = (ours["fingerprint"], ours["manifest"])
             if (loaded.fingerprint(), _manifest_hash(extra)) != saved:
                 raise ValueError("the content is not what was saved; delete the file and make it again")
@@ -200,7 +201,7 @@ def concat(sets: Sequence[ImageSet]) -> ImageSet:
         np.concatenate([one.images for one in sets]),
         np.concatenate([one.labels for one in sets]),
         sets[0].classes,
-        pd.concat(frames, ignore_index=True) if names else None,
+        manifest=pd.concat(frames, ignore_index=True) if names else None,
     )
 
 

@@ -111,7 +111,7 @@ def class_ids(names: Sequence[str], id2label: Mapping[int, str], null: int) -> l
         for name in {label.strip(), *(part.strip() for part in label.split(","))}:
             known.setdefault(name, set()).add(i)
     numbers = {"": {null}} | {f"#{i}": {i} for i in range(null)}
-    found = []
+    numbers_of_names = []
     for name in names:
         ids = sorted(known.get(name) or numbers.get(name) or ())
         if len(ids) != 1:
@@ -122,5 +122,5 @@ def class_ids(names: Sequence[str], id2label: Mapping[int, str], null: int) -> l
                 f"this class-conditional model is asked by class name, got {name!r}{several}. It knows "
                 f"{shown or 'no names'} (or #0 to #{null - 1}, the number of a class)"
             )
-        found.append(ids[0])
-    return found
+        numbers_of_names.append(ids[0])
+    return numbers_of_names

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zsclib.models.conditioning import Condition
 
-KEPT_BYTES = 2**29  # of keys and values per condition; where all prompts would take more, a pass has its own
+CACHED_BYTES = 2**29  # of keys and values per condition; where all prompts would take more, an evaluation has its own
 
 
 def fits(unet: nn.Module) -> bool:
@@ -65,31 +65,31 @@ def _known_keys_and_values(unet: nn.Module, condition: Condition) -> dict[nn.Mod
     """Return forwards of to_k and to_v that look up what these say of each prompt."""
     attentions = [block.attn2 for block in unet.modules() if isinstance(block, BasicTransformerBlock)]
     layers = [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]
-    prompts, rows, kept = condition.prompts, condition.rows, condition.cached
+    prompts, rows, cached = condition.prompts, condition.rows, condition.cached
     width = sum(layer.out_features for layer in layers)
-    if len(prompts) * prompts.shape[1] * width * prompts.element_size() > KEPT_BYTES:
-        kept = {}
+    if len(prompts) * prompts.shape[1] * width * prompts.element_size() > CACHED_BYTES:
+        cached = {}
         if rows is not None:
             used, rows = rows.unique(return_inverse=True)
             prompts = prompts[used]
 
     def look_up(layer: nn.Module) -> Callable:
-        said = _of_prompts(layer, prompts, kept)
-        return lambda _: said if rows is None else said[rows]
+        states = _of_prompts(layer, prompts, cached)
+        return lambda _: states if rows is None else states[rows]
 
     return {layer: look_up(layer) for layer in layers}
 
 
-def _of_prompts(layer: nn.Module, prompts: Tensor, kept: dict) -> Tensor:
-    """Return what a layer says of each prompt, kept as long as its weights stay as they are."""
+def _of_prompts(layer: nn.Module, prompts: Tensor, cached: dict) -> Tensor:
+    """Return what a layer makes of each prompt, cached as long as its weights stay as they are."""
     weight, precision = layer.weight, torch.get_autocast_dtype("cpu")
     state = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
     state += (torch.is_autocast_enabled("cpu"), precision)
     if type(layer) is not nn.Linear:  # an adapter, which may change without a trace
         return layer(prompts.to(weight.dtype))
-    if layer not in kept or kept[layer][0] != state:
-        kept[layer] = state, layer(prompts.to(weight.dtype))
-    return kept[layer][1]
+    if layer not in cached or cached[layer][0] != state:
+        cached[layer] = state, layer(prompts.to(weight.dtype))
+    return cached[layer][1]
 
 
 def _once_per_latent(unet: nn.Module, copies: Tensor, n: int) -> dict[nn.Module, Callable]:

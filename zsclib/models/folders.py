@@ -23,26 +23,35 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")  # one of them m
 def find_folder(path: str | Path, must_hold: str, allow_network: bool = False) -> Path:
     """Return the local folder of a model given by folder or Hub id; FileNotFoundError if there is none.
 
-    A relative path is looked up in the working directory, then in this clone.
+    A relative path is looked up in the working directory, then in this clone; `~` is the home folder. A Hub id may
+    name a revision (a branch, a tag, a commit, or `refs/pr/N`): ID@REVISION.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if not folder.is_dir() and (ROOT / folder).is_dir():
         folder = ROOT / folder
     if folder.is_dir():
         if not (folder / must_hold).is_file():
             raise FileNotFoundError(f"{folder} holds no {must_hold}: is it the right folder?")
         return folder
+    ident, _, revision = str(path).partition("@")
     try:
-        found = huggingface_hub.snapshot_download(
-            str(path),
+        local = huggingface_hub.snapshot_download(
+            ident,
+            revision=revision or None,
             local_files_only=not allow_network,
             allow_patterns=["*.json", "*.txt", "*.model", "*/*.safetensors", "model*.safetensors"],
-            ignore_patterns=["*.fp16.*", "*non_ema*", "safety_checker/*"],
+            ignore_patterns=["*non_ema*", "safety_checker/*", *(_halves(ident, revision) if allow_network else [])],
         )
     except (OSError, ValueError) as error:  # the Hub's for unknown ids, malformed ids and missing files
         where = "on the Hub" if allow_network else "in the local Hub cache"
         raise FileNotFoundError(f"no folder {folder}, and no model of that name {where}: {error}") from error
-    return Path(found)
+    return Path(local)
+
+
+def _halves(ident: str, revision: str) -> list[str]:
+    """Return the half-precision files of a model on the Hub that has each of them in full precision too."""
+    names = set(huggingface_hub.HfApi().list_repo_files(ident, revision=revision or None))
+    return [name for name in names if ".fp16." in name and name.replace(".fp16.", ".") in names]
 
 
 def open_part(folder: Path, library: str, kind: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -62,8 +71,15 @@ def open_part(folder: Path, library: str, kind: str, dtype: torch.dtype = torch.
         raise FileNotFoundError(f"{folder} holds no vocabulary ({', '.join(VOCABULARIES)}) for {kind}")
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
         return cls.from_pretrained(folder, **options)
-    if not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(f"{folder} holds no .safetensors file (pickled weights are never opened)")
+    files = [path.name for path in folder.glob("*.safetensors")]
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} holds no .safetensors file (pickled weights are never opened); a model on the Hub may have them "
+            "in a conversion: look there for a pull request named 'Adding `safetensors` variant', and give its "
+            "revision as ID@refs/pr/N"
+        )
+    if all(".fp16." in name for name in files):  # saved in half precision only: that is all there is
+        options["variant"] = "fp16"
     options |= {"use_safetensors": True, "output_loading_info": True}
     options["torch_dtype" if library == "diffusers" else "dtype"] = dtype
     with quietly():
@@ -76,11 +92,11 @@ def open_part(folder: Path, library: str, kind: str, dtype: torch.dtype = torch.
 
 def check_truncation(tokenizers: Sequence[Any], prompts: Sequence[str]) -> None:
     """Raise ValueError where two different prompts are cut to the same tokens by every tokenizer."""
-    seen: dict[tuple, tuple] = {}
+    first: dict[tuple, tuple] = {}
     for prompt in dict.fromkeys(prompts):
         whole = tuple(tuple(tokenizer(prompt, verbose=False).input_ids) for tokenizer in tokenizers)
         cut = tuple(tuple(tokenizer(prompt, truncation=True).input_ids) for tokenizer in tokenizers)
-        other, other_whole = seen.setdefault(cut, (prompt, whole))
+        other, other_whole = first.setdefault(cut, (prompt, whole))
         if other_whole != whole:
             raise ValueError(
                 f"two prompts differ only beyond the {tokenizers[0].model_max_length} tokens this model "

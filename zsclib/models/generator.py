@@ -1,16 +1,15 @@
-"""Open a Stable-Diffusion-like folder and ask it the two questions this study needs: what is the latent of
+"""Open a Stable-Diffusion-like folder and put the two questions to it that this study needs: what is the latent of
 an image, and which noise does the model see in a noisy latent, given a prompt.
 
-Epsilon-, v- and flow-predicting models (Stable Diffusion 1, 2 and 3), and models conditioned on a class
-instead of a text (DiT), answer through the same methods. What may differ between models (image and latent
-size, noise schedule, scale and shift of the latents, kind of prediction) is read from their configuration
-files.
+Epsilon-, v- and flow-predicting models (Stable Diffusion 1, 2 and 3), and models conditioned on a class instead of a
+text (DiT), answer through the same methods. What may differ between models (image and latent size, noise schedule,
+scale and shift of the latents, kind of prediction) is read from their configuration files.
 
     generator = open_generator("data/models/pocket-sd")
     z = generator.encode_images(images)                     # uint8 (n, H, W, 3) -> float32 (n, c, h, w)
     condition = generator.encode_prompts(["a photo of a cat"] * len(z))
     a, s = generator.signal_and_noise(t)                    # t: int64 (n,)
-    noise_hat = generator.predict_noise(a * z + s * noise, t, condition)
+    ε_hat = generator.predict_noise(a * z + s * ε, t, condition)
 """
 
 from __future__ import annotations
@@ -34,39 +33,24 @@ from zsclib.checks import check_images, check_prompts
 from zsclib.models import fast_unet
 from zsclib.models.conditioning import Condition, class_ids
 from zsclib.models.folders import check_truncation, find_folder, open_part, quietly
+from zsclib.models.noise_schedule import NoiseSchedule
+from zsclib.models.weights import WeightState, weight_bytes
 from zsclib.paths import ROOT
 
-PROMPTS_AT_ONCE = 100
-PIXELS_AT_ONCE = 2**22  # in one pass of the autoencoder: 4,096 images of 32 x 32, 16 of 512 x 512
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "flow_prediction": "flow"}
+PROMPTS_AT_ONCE, PIXELS_AT_ONCE = 100, 2**22  # in the autoencoder: 4,096 images of 32 x 32, 16 of 512 x 512
 NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel", "DiTTransformer2DModel")
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
-class State:
-    """The weights of networks at a moment: equal to those of another moment where none was changed or replaced."""
-
-    def __init__(self, modules: Sequence[torch.nn.Module]):
-        # held, so that no later weight can have the identity of one of these
-        self.weights = [weight for module in modules for weight in (*module.parameters(), *module.buffers())]
-        self.marks = [
-            (id(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in self.weights
-        ]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, State) and self.marks == other.marks
-
-
 class Generator:
-    """A diffusion model that draws what a text or a class name says; made by `open_generator`.
+    """A diffusion model that generates what a text or a class name says; made by `open_generator`.
 
     Attributes:
         unet: the network that predicts (Stable Diffusion 3, DiT: their transformer), frozen and in eval mode,
             as are vae, text_encoder and any further encoder in parts; tokenizer, scheduler as the model names
             them. Class-conditional models (DiT) have neither text_encoder nor tokenizer, but id2label.
         latent_shape: (c, h, w) of one latent. image_size: side H = W of the images, in pixels.
-        T: number of noise levels; t counts them from 0 (least noise) to T - 1.
+        T: number of timesteps; t counts them from 0 (least noise) to T - 1.
         prediction: "epsilon", "v" or "flow".
         alphas_cumprod: the schedule's cumulative product, float32 (T,); None for flow models.
     """
@@ -90,7 +74,10 @@ class Generator:
                 part.eval().requires_grad_(False).to(self.device)
 
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.image_size = image_size or _side(self.unet.config.sample_size) * factor
+        sides = set(np.atleast_1d(self.unet.config.sample_size).tolist())
+        if len(sides) > 1:
+            raise ValueError(f"only models of square images are supported, got sample_size {sorted(sides)}")
+        self.image_size = image_size or sides.pop() * factor
         if self.image_size % factor:
             raise ValueError(f"image_size must be a multiple of {factor} for it, got {self.image_size}")
         channels, side = self.vae.config.latent_channels, self.image_size // factor
@@ -106,7 +93,9 @@ class Generator:
         # Beside its noise, DiT may predict a variance, which nothing here reads.
         if self.unet.config.out_channels not in (None, channels, 2 * channels):
             raise ValueError(f"the network predicts {self.unet.config.out_channels} channels of {channels}")
-        self._read_schedule()
+        self.schedule = NoiseSchedule(self.scheduler, self.device)
+        self.prediction, self.T = self.schedule.prediction, self.schedule.T
+        self.alphas_cumprod = self.schedule.alphas_cumprod
         self._opened: tuple | None = None  # how to open it again, and the state of its weights then
 
     def __reduce__(self) -> tuple:
@@ -115,35 +104,14 @@ class Generator:
             return _open_once, self._opened[0]
         return copyreg.__newobj__, (type(self),), {**self.__dict__, "_opened": None}
 
-    def state(self) -> State:
+    def state(self) -> WeightState:
         """Return which weights there are now, to be compared with those of another moment."""
-        return State(self._modules())
+        return WeightState(self._modules())
 
     def _modules(self) -> list[torch.nn.Module]:
         parts = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
         others = (self.unet, self.vae, self.text_encoder)  # one may have been put in a part's place
         return parts + [other for other in others if other is not None and all(other is not p for p in parts)]
-
-    def _read_schedule(self) -> None:
-        config, alphas_cumprod = self.scheduler.config, getattr(self.scheduler, "alphas_cumprod", None)
-        kind = config.get("prediction_type", "flow_prediction" if alphas_cumprod is None else "epsilon")
-        if kind not in PREDICTIONS or (alphas_cumprod is None and kind != "flow_prediction"):
-            raise ValueError(
-                f"{type(self.scheduler).__name__} says prediction_type={kind!r}; supported are "
-                f"{', '.join(PREDICTIONS)} (flow_prediction, or none, for flow-matching schedulers)"
-            )
-        self.prediction, self.T = PREDICTIONS[kind], int(config.num_train_timesteps)
-        if self.prediction == "flow":
-            # z_t = (1 - sigma) z + sigma eps, and the network is told sigma T. The schedule's `shift` moves
-            # the steps of a sampler; it changes nothing in this relation.
-            self.alphas_cumprod, sigma = None, torch.arange(1, self.T + 1, dtype=torch.float64) / self.T
-            signal, noise, told = 1 - sigma, sigma, (sigma * self.T).float()
-        else:
-            self.alphas_cumprod = alphas_cumprod.float().cpu()
-            alpha = self.alphas_cumprod.double()
-            signal, noise, told = alpha.sqrt(), (1 - alpha).sqrt(), torch.arange(self.T)
-        self._signal, self._noise = signal.float().to(self.device), noise.float().to(self.device)
-        self._told = told.to(self.device)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
@@ -221,25 +189,23 @@ class Generator:
         return np.concatenate(images)
 
     def signal_and_noise(self, t: Tensor | int) -> tuple[Tensor, Tensor]:
-        """Return a, s of z_t = a z + s eps, float32 (n, 1, 1, 1), for levels t (int64 (n,), or one integer).
+        """Return a, s of z_t = a z + s ε, float32 (n, 1, 1, 1), for timesteps t (int64 (n,), or one integer).
 
-        a = sqrt(alpha_bar_t), s = sqrt(1 - alpha_bar_t) (Ho et al. 2020, eq. 4); for flow models
-        a = 1 - sigma, s = sigma with sigma = (t + 1) / T (Esser et al. 2024, section 2).
+        a = √ᾱ_t, s = √(1 − ᾱ_t) (Ho et al. 2020, eq. 4); for flow models a = 1 − σ, s = σ with σ = (t + 1) / T
+        (Esser et al. 2024, section 2).
         """
-        t = self._levels(t)
-        return self._signal[t].view(-1, 1, 1, 1), self._noise[t].view(-1, 1, 1, 1)
+        return self.schedule.signal_and_noise(self._timesteps(t))
 
     def predict_noise(
         self, z_t: Tensor, t: Tensor | int, condition: Condition, copies: Tensor | None = None
     ) -> Tensor:
-        """Return the noise the model sees in z_t: one conditional pass, no guidance, whatever it predicts.
+        """Return the noise ε̂ the model sees in z_t: one conditional evaluation, no guidance, whatever it predicts.
 
-        v = a eps - s z (Salimans & Ho 2022) gives eps = a v + s z_t; the flow's velocity v = eps - z gives
-        eps = z_t + a v. No gradient is tracked unless the caller made some parameter or input require one.
+        No gradient is tracked unless the caller made some parameter or input require one.
 
         Args:
             z_t: noisy latents (n, c, h, w).
-            t: noise levels, int64 (n,), or one integer for all.
+            t: timesteps, int64 (n,), or one integer for all.
             condition: m = n encoded prompts, or with copies any number m.
             copies: int64 (m,), the row of z_t and t that each prompt meets, where prompts share them.
 
@@ -247,44 +213,43 @@ class Generator:
             float32 (m, c, h, w).
 
         Raises:
-            ValueError: counts of latents, levels and prompts differ, a level is outside 0..T-1, or the
-                network returned NaN or infinity (the levels are named).
+            ValueError: counts of latents, timesteps and prompts differ, a timestep is outside 0..T-1, or the
+                network returned NaN or infinity (the timesteps are named).
         """
-        t = self._levels(t).expand(len(z_t))
+        t = self._timesteps(t).expand(len(z_t))
         meetings = len(z_t) if copies is None else len(copies)
         if len(condition) != meetings:
             raise ValueError(f"predict_noise: {meetings} latents but {len(condition)} prompts")
         if copies is not None:
             copies = copies.to(z_t.device)
-        output = self._network(z_t, self._told[t], condition, copies)
+        output = self._network(z_t, self.schedule.network_input(t), condition, copies)
         if copies is not None:
             z_t, t = z_t[copies], t[copies]
-        a, s = self.signal_and_noise(t)
-        noise_hat = {"epsilon": output, "v": a * output + s * z_t, "flow": z_t + a * output}[self.prediction]
-        if not torch.isfinite(noise_hat).all():
-            bad = ~torch.isfinite(noise_hat).flatten(1).all(1)
+        ε_hat = self.schedule.noise_from(output, z_t, t)
+        if not torch.isfinite(ε_hat).all():
+            bad = ~torch.isfinite(ε_hat).flatten(1).all(1)
             raise ValueError(
                 f"the network returned NaN or infinity at t = {sorted(set(t[bad].tolist()))}; float16 "
                 "overflows in some models: try float32 or bfloat16"
             )
-        return noise_hat
+        return ε_hat
 
-    def _network(self, z_t: Tensor, told: Tensor, condition: Condition, copies: Tensor | None) -> Tensor:
+    def _network(self, z_t: Tensor, t: Tensor, condition: Condition, copies: Tensor | None) -> Tensor:
         """Run the network, float32 out: the one place for precision, memory layout and shortcuts."""
         weights, c = next(self.unet.parameters()).dtype, z_t.shape[1]
         half_on_cpu = self.device.type == "cpu" and self.dtype != torch.float32
         with torch.autocast("cpu", self.dtype) if half_on_cpu else contextlib.nullcontext():
             if not torch.is_grad_enabled() and fast_unet.fits(self.unet):
-                return fast_unet.forward(self.unet, z_t.to(weights), told, condition, copies).float()
+                return fast_unet.forward(self.unet, z_t.to(weights), t, condition, copies).float()
             if copies is not None:
-                z_t, told = z_t[copies], told[copies]
+                z_t, t = z_t[copies], t[copies]
             if condition.class_ids is not None:
-                asked = {"class_labels": condition.class_ids}
+                inputs = {"class_labels": condition.class_ids}
             else:
-                asked = {"encoder_hidden_states": condition.embeddings.to(weights)}
+                inputs = {"encoder_hidden_states": condition.embeddings.to(weights)}
             if condition.pooled is not None:
-                asked["pooled_projections"] = condition.pooled.to(weights)
-            output = self.unet(z_t.to(weights), timestep=told, return_dict=False, **asked)[0]
+                inputs["pooled_projections"] = condition.pooled.to(weights)
+            output = self.unet(z_t.to(weights), timestep=t, return_dict=False, **inputs)[0]
         return output[:, :c].float()  # without a learned variance
 
     def pipeline(self) -> diffusers.DiffusionPipeline:
@@ -294,8 +259,7 @@ class Generator:
         """
         wanted = inspect.signature(self.pipeline_class.__init__).parameters
         options = {name: self.parts.get(name) for name in wanted if name != "self"}
-        if "requires_safety_checker" in wanted:
-            options["requires_safety_checker"] = False
+        options |= {"requires_safety_checker": False} if "requires_safety_checker" in wanted else {}
         pipeline = self.pipeline_class(**options)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -304,15 +268,13 @@ class Generator:
         """Return a hash of what decides an answer, as it is in memory: weights, schedule, precision."""
         facts = (self.prediction, self.T, str(self.dtype), self.image_size, self._shift_and_scale())
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
-        digest.update(self._signal.cpu().numpy())
+        digest.update(self.schedule.signal.cpu().numpy())
         digest.update(b"" if self.id2label is None else repr(sorted(self.id2label.items())).encode())
-        for module in self._modules():
-            for name, value in sorted(module.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for part in weight_bytes(self._modules()):
+            digest.update(part)
         return digest.hexdigest()
 
-    def _levels(self, t: Tensor | int) -> Tensor:
+    def _timesteps(self, t: Tensor | int) -> Tensor:
         t = torch.as_tensor(t)
         if t.is_floating_point() or (t.device.type == "cpu" and bool(((t < 0) | (t >= self.T)).any())):
             raise ValueError(f"t must be integers from 0 to {self.T - 1}, got {t.flatten()[:8].tolist()}")
@@ -345,11 +307,8 @@ def open_generator(
     """
     folder = find_folder(path, "model_index.json", allow_network)
     index = json.loads((folder / "model_index.json").read_text())
-    named = {
-        name: entry
-        for name, entry in index.items()
-        if isinstance(entry, list) and entry[0] is not None and name not in NOT_NEEDED
-    }
+    parts_named = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None}
+    named = {name: entry for name, entry in parts_named.items() if name not in NOT_NEEDED}
     with quietly():
         pipeline_class = getattr(diffusers, str(index.get("_class_name")), None)
     by_class = index.get("_class_name") == "DiTPipeline"
@@ -390,10 +349,3 @@ def _open_once(*options: Any) -> Generator:
         _opened.cache_clear()
         generator = _opened(*options)
     return generator
-
-
-def _side(size: int | Sequence[int]) -> int:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise ValueError(f"only models of square images are supported, got sample_size {size}")
-    return height

@@ -25,16 +25,18 @@ from zsclib.paths import ROOT
 INPUTS = ("_config.yml", "requirements.lock", "book", "zsclib")  # what a page depends on, besides its run
 
 ROOMS = (
-    *("zsclib.papers.diffusion_classifier", "zsclib.papers", "zsclib", "zsclib.world", "zsclib.models"),
-    *("zsclib.pretraining", "zsclib.study"),
+    *("zsclib.papers.diffusion_classifier", "zsclib.papers.diversity", "zsclib", "zsclib.images", "zsclib.models"),
+    *("zsclib.world", "zsclib.pretraining", "zsclib.pocket", "zsclib.study", "zsclib.study.figures"),
 )
 API_INTRO = """\
-`zsclib` has three floors. Each paper has a room of its own in `zsclib.papers` and knows no other paper. They stand
-on what they share: prompts to pictures (`zsclib.sampling`), pictures to networks (`zsclib.training`), pictures to
-numbers (`zsclib.setmetrics`, `zsclib.pocket.requests`). That stands on the pocket world, the models and the data sets
-(`zsclib.world`, `zsclib.models`, `zsclib.datasets`), and those on images and seeds. Beside them `zsclib.study` runs
-notebooks and keeps what they find, and `zsclib.pocket.evaluation` measures the shipped models with the papers' own tools;
-nothing depends on either."""
+`zsclib` has floors. Each paper has a room of its own in `zsclib.papers` and knows no other paper; in every one of them
+`method` is the algorithm, `experiments` says what is compared, and `contrasts` what a claim is judged on. They stand on
+what they share: prompts to images (`zsclib.sampling`), images to networks (`zsclib.training`), images to numbers
+(`zsclib.setmetrics`). That stands on the pocket world, the models and the data sets (`zsclib.world`, `zsclib.models`,
+`zsclib.datasets`), and those on images (`zsclib.images`) and the ground floor: seeds, refusals, cached results, and
+where jobs run (`zsclib.workers`). At the top `zsclib.pretraining` trains models from captioned images and
+`zsclib.pocket` the ones shipped here, measured with the papers' own tools. Beside them `zsclib.study` runs notebooks,
+judges claims and draws figures; no paper depends on any of the three."""
 
 
 def build(profile: str = "book", root: Path = ROOT) -> Path:
@@ -110,8 +112,8 @@ def notebooks(root: Path = ROOT) -> list[str]:
 
 def api_page() -> str:
     """Return the page that documents every module of the library, from their docstrings."""
-    found = [module.name for module in pkgutil.walk_packages(zsclib.__path__, "zsclib.") if not module.ispkg]
-    shown = [name for name in found if name != "zsclib.cli" and not name.endswith(".__main__")]
+    names = [module.name for module in pkgutil.walk_packages(zsclib.__path__, "zsclib.") if not module.ispkg]
+    shown = [name for name in names if name != "zsclib.cli" and not name.endswith(".__main__")]
     shown.sort(key=lambda name: (ROOMS + (name.rpartition(".")[0],)).index(name.rpartition(".")[0]))
     parts = [f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in shown]
     return "\n".join([f"# The library\n\n{API_INTRO}\n", *parts])
@@ -148,7 +150,7 @@ def how_made(name: str, stamp: dict, repository: str) -> str:
     source = f"notebooks/{name}.ipynb"
     took = _duration(stamp["seconds"])
     earlier = stamp.get("seconds_reused", 0)
-    reused = f"; results kept from earlier runs had taken {_duration(earlier)}" if earlier else ""
+    reused = f"; results of earlier runs had taken {_duration(earlier)}" if earlier else ""
     rows = {
         "Parameters": "<br>".join(
             f"<code>{html.escape(f'{key} = {value!r}')}</code>" for key, value in stamp["parameters"].items()

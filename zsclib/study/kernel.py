@@ -53,7 +53,7 @@ def execute(
 
     Args:
         source: the notebook; it stays as it is.
-        output: where the outputs are kept while it runs, cell by cell.
+        output: where the outputs are written while it runs, cell by cell.
         parameters: values to inject after the cell tagged `parameters`.
         variables: environment variables for the kernel, above those of this process.
         cwd: folder the kernel works in.

@@ -1,4 +1,4 @@
-"""The parameters of a notebook: read from its one cell tagged `parameters`, merged with profile and user.
+"""The parameters of a notebook: read from its one cell tagged `parameters`, merged with those of a file and the user.
 
 papermill only logs an unknown name and injects any type; here both are errors before a kernel starts.
 """
@@ -18,7 +18,6 @@ import yaml
 from zsclib.checks import did_you_mean
 from zsclib.paths import ROOT
 
-PROFILES = ("ci", "book", "study", "paper")
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _NO_LITERAL = object()
 
@@ -68,7 +67,7 @@ def read_parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Par
         raise ValueError(
             f"notebook {name} is an executed copy (it holds injected parameters); run its source"
         )
-    found: dict[str, Parameter] = {}
+    parameters: dict[str, Parameter] = {}
     try:
         statements = ast.parse(tagged[0].source).body
     except SyntaxError as error:
@@ -87,30 +86,36 @@ def read_parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Par
             default = ast.literal_eval(statement.value)
         except (ValueError, TypeError):
             raise ValueError(f"notebook {name}: a default must be a literal, not `{line}`") from None
-        if not isinstance(target, ast.Name) or target.id in found:
+        if not isinstance(target, ast.Name) or target.id in parameters:
             raise ValueError(f"notebook {name}: a parameter must be one name, assigned once, not `{line}`")
         kind = ast.unparse(annotation) if annotation else _kind_of(default)
         parameter = Parameter(target.id, default, kind)
         try:
-            found[target.id] = Parameter(target.id, parameter.fit(default), kind)
+            parameters[target.id] = Parameter(target.id, parameter.fit(default), kind)
         except TypeError:
             raise ValueError(f"notebook {name}: the default in `{line}` is not of its kind") from None
-    return found
+    return parameters
+
+
+def profile_names(root: Path = ROOT) -> list[str]:
+    """Return the names of the profiles there are, `data/profiles/*.yml`, sorted."""
+    return sorted(p.stem for p in (root / "data" / "profiles").glob("*.yml") if not p.name.startswith("."))
 
 
 def read_profile(profile: str, root: Path = ROOT) -> dict[str, dict[str, object]]:
     """Return `data/profiles/<profile>.yml`: notebook → parameter → value.
 
     Raises:
-        ValueError: unknown profile, or the file is not a mapping of mappings.
+        ValueError: there is no such file, or it is not a mapping of mappings.
     """
-    if profile not in PROFILES:
-        known = ", ".join(PROFILES)
-        raise ValueError(f"no profile {profile!r}{did_you_mean(profile, PROFILES)}; there are: {known}")
-    path = root / "data" / "profiles" / f"{profile}.yml"
-    if not path.is_file():
-        raise FileNotFoundError(f"profile {profile}: no file data/profiles/{profile}.yml")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    names = profile_names(root)
+    if profile not in names:
+        raise ValueError(
+            f"no profile {profile!r} in data/profiles/{did_you_mean(profile, names)}; "
+            f"there are: {', '.join(names) or 'none'}"
+        )
+    text = (root / "data" / "profiles" / f"{profile}.yml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text) or {}
     if not isinstance(content, dict) or not all(isinstance(v, dict | None) for v in content.values()):
         raise ValueError(f"data/profiles/{profile}.yml: expected `notebook: {{parameter: value}}` entries")
     return {name: values or {} for name, values in content.items()}
@@ -119,24 +124,24 @@ def read_profile(profile: str, root: Path = ROOT) -> dict[str, dict[str, object]
 def merge_parameters(
     name: str,
     parameters: Mapping[str, Parameter],
-    from_profile: Mapping[str, object],
-    given: Mapping[str, object],
-    profile: str = "book",
+    from_file: Mapping[str, object],
+    from_user: Mapping[str, object],
+    file: str = "a profile",
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """Return all values (defaults < profile < given) and, of these, the ones not left to the notebook.
+    """Return all values (defaults < file < user) and, of these, the ones not left to the notebook.
 
     Args:
         name: the notebook, for messages.
         parameters: what `read_parameters` returned.
-        from_profile: the profile's values for this notebook.
-        given: the user's values; a string is read as `Parameter.parse` says.
-        profile: the profile's name, for messages.
+        from_file: a profile's or a run's values for this notebook.
+        from_user: the user's values; a string is read as `Parameter.parse` says.
+        file: where the file's values are written, for messages.
 
     Raises:
         ValueError: an unknown name or a value of the wrong kind.
     """
     passed: dict[str, object] = {}
-    for values, place in ((from_profile, f" (in data/profiles/{profile}.yml)"), (given, "")):
+    for values, place in ((from_file, f" (in {file})"), (from_user, "")):
         for key, value in values.items():
             if key not in parameters:
                 raise ValueError(

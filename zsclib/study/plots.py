@@ -44,9 +44,7 @@ def use_style() -> None:
     """Set the house style for all figures that follow; in a notebook also their size and sharpness."""
     sns.set_theme(
         style="ticks",
-        palette=[
-            COLOURS[role] for role in ("diffusion", "clip", "real", "synthetic", "retrieved", "features")
-        ],
+        palette=[COLOURS[role] for role in ("diffusion", "clip", "real", "synthetic", "retrieved", "features")],
         rc={
             "figure.figsize": (WIDTH, 3.6),
             "figure.dpi": DPI,
@@ -263,24 +261,22 @@ def image_grid(
     frames: Sequence[str | None] | None = None,
     zoom_limit: int = 16,
 ) -> Figure:
-    """Return a page-wide sheet of small pictures, each pixel a crisp square.
+    """Return a page-wide sheet of small images, each pixel a crisp square.
 
     Args:
         images: uint8 (n, h, w, 3) or (n, h, w), all of one size.
-        titles: a line or more below each picture.
-        columns: pictures per row.
+        titles: a line or more below each image.
+        columns: images per row.
         row_titles: a name at the left of each row.
-        frames: a colour around each picture, or None.
-        zoom_limit: the most pixels of the 1440 px wide sheet that a picture's pixel may become.
+        frames: a colour around each image, or None.
+        zoom_limit: the most pixels of the 1440 px wide sheet that an image's pixel may become.
     """
-    pictures = np.asarray(images)
-    if pictures.ndim == 3:
-        pictures = np.repeat(pictures[..., None], 3, axis=-1)
-    if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8 or not len(pictures):
-        raise ValueError(
-            f"image_grid: images must be uint8 (n, h, w, 3), got {pictures.dtype} {pictures.shape}"
-        )
-    n, height, width, _ = pictures.shape
+    images = np.asarray(images)
+    if images.ndim == 3:
+        images = np.repeat(images[..., None], 3, axis=-1)
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
+        raise ValueError(f"image_grid: images must be uint8 (n, h, w, 3), got {images.dtype} {images.shape}")
+    n, height, width, _ = images.shape
     rows = -(-n // columns)
     for name, texts, wanted in (
         ("titles", titles, n),
@@ -289,7 +285,7 @@ def image_grid(
     ):
         if texts is not None and len(texts) != wanted:
             raise ValueError(f"image_grid: need {wanted} {name}, got {len(texts)}")
-    # All in pixels of the sheet, so that no picture's pixel is wider than its neighbour.
+    # All in pixels of the sheet, so that no image's pixel is wider than its neighbour.
     page, gap, border, point = round(WIDTH * 2 * DPI), 14, 6, 2 * DPI / 72
     left = round(max(map(len, row_titles)) * 9 * 0.72 * point) + gap if row_titles else 0
     cell = (page - left) // columns
@@ -305,12 +301,12 @@ def image_grid(
     figure = plt.figure(figsize=(WIDTH, len(sheet) / (2 * DPI)), layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         x, y = left + (i % columns) * step + border, (i // columns) * step_down + border
         if frames is not None and frames[i]:
             rgb = np.multiply(to_rgb(frames[i]), 255).round()
             sheet[y - border : y + zoom * height + border, x - border : x + zoom * width + border] = rgb
-        sheet[y : y + zoom * height, x : x + zoom * width] = picture.repeat(zoom, 0).repeat(zoom, 1)
+        sheet[y : y + zoom * height, x : x + zoom * width] = image.repeat(zoom, 0).repeat(zoom, 1)
         for k, line in enumerate(lines[i] if lines else []):
             baseline = y + zoom * height + 8 + (k + 0.8) * leading
             axes.text(x + zoom * width / 2, baseline, line, ha="center", va="baseline", fontsize=size)

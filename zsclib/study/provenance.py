@@ -39,8 +39,8 @@ def hash_library(root: Path = ROOT, package: Path = ROOT / "zsclib") -> str:
             parts += [name, hash_code(path)]
     for folder in ("prompts", "claims", "models", "published", "records"):
         for path in sorted((root / "data" / folder).rglob("*")):
-            told = path.suffix in {".md", ".png"} or path.name.startswith(".")
-            if path.is_file() and not told:
+            for_readers = path.suffix in {".md", ".png"} or path.name.startswith(".")
+            if path.is_file() and not for_readers:
                 parts += [path.relative_to(root).as_posix(), hash_file(path)]
     return digest(*parts)
 
@@ -58,8 +58,8 @@ def cpu_count() -> int:
 
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
-    name = found.group(1) if found else _output_of("sysctl", "-n", "machdep.cpu.brand_string")
+    match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
+    name = match.group(1) if match else _output_of("sysctl", "-n", "machdep.cpu.brand_string")
     return " ".join((name or platform.machine()).split())
 
 

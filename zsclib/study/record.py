@@ -20,7 +20,7 @@ KEY = "zsc_record"  # under which a cell output's metadata carries the recorded 
 
 
 def record(**values: object) -> None:
-    """Show named results and keep them: in the metadata of the cell's output and in the run's `record.json`.
+    """Show named results and write them down: in the metadata of the cell's output and in the run's `record.json`.
 
     Outside a run (plain papermill, Jupyter), only the output carries them.
 
@@ -61,11 +61,11 @@ def read_records(
 
 
 def _merge(path: Path, values: dict[str, object]) -> None:
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values_before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, value in values.items():
-        if name in kept and kept[name] != value:
-            raise ValueError(f"record: this run already has {name!r} as {kept[name]!r}, now it is {value!r}")
-    write_json(path, kept | values)
+        if name in values_before and values_before[name] != value:
+            raise ValueError(f"record: this run already has {name!r} as {values_before[name]!r}, now it is {value!r}")
+    write_json(path, values_before | values)
 
 
 def _plain(value: object, name: str) -> object:

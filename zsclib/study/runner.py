@@ -1,9 +1,10 @@
 """Runs notebooks: checked parameters, a fixed environment, all or nothing, and a stamp of what was run.
 
-A run leaves `results/<profile>/<notebook>/{executed.ipynb, record.json, stamp.json, artefacts/}`; a failing
-one leaves `failed.ipynb` there and touches nothing else. Plain papermill and Jupyter run the same notebooks:
-with the clone installed (`pip install -e .`), `zsclib` is found from everywhere; in its root, even without.
-There, `record` only shows its values, and artefacts go to `results/interactive/artefacts`.
+It leaves `executed.ipynb`, `record.json`, `stamp.json` and `artefacts/` in `results/<profile>/<notebook>/`, or in
+`results/<run>/<notebook>/` where a full-scale run of `data/runs/` is named. A failing notebook leaves `failed.ipynb`
+there and touches nothing else. Plain papermill and Jupyter run the same notebooks: with the clone installed (`pip
+install -e .`), `zsclib` is found from everywhere; in its root, even without. There, `record` only shows its values, and
+artefacts go to `results/interactive/artefacts`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from zsclib.study.kernel import RunError
 from zsclib.study.notebooks import find_notebook, hash_notebook, publishable, read_notebook, write_notebook
 from zsclib.study.parameters import Parameter, merge_parameters, read_parameters, read_profile
 from zsclib.study.provenance import Neutral, hardware, hash_library, software
+from zsclib.study.runs import Run, read_run
 
 
 class Plan(NamedTuple):
@@ -33,7 +35,8 @@ class Plan(NamedTuple):
     name: str
     source: Path
     folder: Path
-    profile: str
+    profile: str  # or, of a full-scale run, its name
+    run: Run | None
     known: dict[str, Parameter]
     parameters: dict[str, object]  # the values of all of them
     passed: dict[str, object]  # those not left to the notebook
@@ -45,33 +48,40 @@ def plan(
     parameters: Mapping[str, object] | None = None,
     profile: str = "book",
     root: Path = ROOT,
+    run: str | None = None,
 ) -> Plan:
-    """Return what a run would be, checked.
+    """Return what would be run, checked.
 
     Args:
         notebook: name (`world`) or path (`notebooks/world.ipynb`) of a notebook of the clone.
         parameters: values for this run, above the profile's, which are above the notebook's own; a string is
             read as `zsclib.study.parameters.Parameter.parse` says.
-        profile: ci, book, study or paper.
+        profile: a name in `data/profiles/`; a run takes none.
         root: the clone, whose `notebooks/`, `data/` and `results/` are meant.
+        run: the name of a full-scale run in `data/runs/`, whose parameters stand in the profile's place.
 
     Raises:
-        FileNotFoundError: no such notebook or profile file.
-        ValueError: an unknown parameter or profile, a value of the wrong kind, a malformed notebook.
+        FileNotFoundError: no such notebook or run.
+        ValueError: an unknown parameter or profile, a value of the wrong kind, a malformed notebook or run.
     """
     root = Path(root).resolve()
     source = find_notebook(notebook, root)
     name = source.stem
     node = read_notebook(source)
     known = read_parameters(node, name)
-    values = read_profile(profile, root).get(name, {})
-    merged, passed = merge_parameters(name, known, values, parameters or {}, profile)
+    full_scale = None if run is None else read_run(name, run, root)
+    if full_scale is None:
+        values, file = read_profile(profile, root).get(name, {}), f"data/profiles/{profile}.yml"
+    else:
+        profile, values, file = full_scale.name, full_scale.parameters, full_scale.place
+    merged, passed = merge_parameters(name, known, values, parameters or {}, file)
     identity = {
         "notebook_hash": hash_notebook(node),
         "library_hash": hash_library(root),
         "parameters_hash": hash_json([merged, own_files(merged, root)]),
     }
-    return Plan(name, source, root / "results" / profile / name, profile, known, merged, passed, identity)
+    folder = root / "results" / profile / name
+    return Plan(name, source, folder, profile, full_scale, known, merged, passed, identity)
 
 
 def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, int, int]]:
@@ -79,7 +89,7 @@ def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, i
 
     A parameter names files if it is a path, or `folder:PATH` or `parquet:PATH`, or a list of these.
     """
-    found: list[tuple[str, int, int]] = []
+    listing: list[tuple[str, int, int]] = []
     for value in parameters.values():
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str) or not text:
@@ -87,8 +97,8 @@ def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, i
             path = root / text.removeprefix("folder:").removeprefix("parquet:")
             if len(text) < 4096 and path.exists() and not path.resolve().is_relative_to(root / "data"):
                 files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-                found += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    return found
+                listing += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return listing
 
 
 def stale_because(
@@ -96,9 +106,10 @@ def stale_because(
     profile: str = "book",
     parameters: Mapping[str, object] | None = None,
     root: Path = ROOT,
+    run: str | None = None,
 ) -> str | None:
-    """Return why the kept result is not that of the present notebook, parameters and library, or None."""
-    return _stale_because(plan(notebook, parameters, profile, root))
+    """Return why the result there is not that of the present notebook, parameters and library, or None."""
+    return why_stale(plan(notebook, parameters, profile, root, run))
 
 
 def run(
@@ -108,14 +119,15 @@ def run(
     force: bool = False,
     root: Path = ROOT,
     stream: TextIO | None = None,
+    run: str | None = None,
 ) -> Path:
     """Run a notebook unless its result is up to date, and return its folder.
 
-    The notebook runs in this Python, in the root of the clone, offline except under the profile `paper` or
-    with a parameter `allow_network=True`. What a killed run kept in `artefacts/` is used again.
+    The notebook runs in this Python, in the root of the clone, offline except with a parameter
+    `allow_network=True`. What a killed run left in `artefacts/` is used again.
 
     Args:
-        notebook, parameters, profile, root: as in `plan`.
+        notebook, parameters, profile, root, run: as in `plan`.
         force: run even if the result is up to date.
         stream: where progress and the notebook's own output are shown; default: standard output.
 
@@ -124,20 +136,23 @@ def run(
         RunError: a cell failed, the kernel died or did not start, or another run is at work in the folder.
     """
     stream, root = stream or sys.stdout, Path(root).resolve()
-    todo = plan(notebook, parameters, profile, root)
-    why = _stale_because(todo)
+    todo = plan(notebook, parameters, profile, root, run)
+    profile = todo.profile
+    why = why_stale(todo)
     if why is None and not force:
         print(f"{todo.name} ({profile}): up to date", file=stream)
         return todo.folder
     with _lock(todo):
         shown = ", ".join(f"{key}={value!r}" for key, value in todo.parameters.items())
         print(f"{todo.name} ({profile}): {why or 'up to date, run by force'}", file=stream)
+        if todo.run is not None:
+            print(f"  {todo.run}", file=stream)
         print(f"  {shown or 'no parameters'}", file=stream, flush=True)
         neutral = Neutral([ROOT, root])
         partial, values, reused = (todo.folder / f".running.{kind}" for kind in ("ipynb", "json", "reused"))
         for path in (partial, values, reused):
             path.unlink(missing_ok=True)
-        network = profile == "paper" or todo.parameters.get("allow_network") is True
+        network = todo.parameters.get("allow_network") is True
         variables = kernel.environment(network) | {
             "ZSC_PROFILE": profile,
             "ZSC_RUN_DIR": str(todo.folder),
@@ -183,7 +198,7 @@ def _lock(todo: Plan) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
-                f"notebook {todo.name} is being run under profile {todo.profile} by process "
+                f"notebook {todo.name} is being run as {todo.profile} by process "
                 f"{file.read().strip() or '?'}; wait for it, or end it"
             ) from None
         file.truncate(0)
@@ -192,7 +207,8 @@ def _lock(todo: Plan) -> Iterator[None]:
         yield
 
 
-def _stale_because(todo: Plan) -> str | None:
+def why_stale(todo: Plan) -> str | None:
+    """Return why the result in a plan's folder is not the plan's, or None."""
     files = [todo.folder / name for name in ("stamp.json", "executed.ipynb", "record.json")]
     if not all(path.is_file() for path in files):
         return "the last run failed" if (todo.folder / "failed.ipynb").is_file() else "never run"
@@ -211,11 +227,11 @@ def _stale_because(todo: Plan) -> str | None:
 def _stamp(
     todo: Plan, started: datetime, seconds: float, reused: Path, neutral: Neutral
 ) -> dict[str, object]:
-    """Return what a page says about its run; no host name, no path of this machine."""
+    """Return what a page says about how it was run; no host name, no path of this machine."""
     earlier = [float(line) for line in reused.read_text().split()] if reused.is_file() else []
     return {
         "notebook": todo.name,
-        "profile": todo.profile,
+        **({"profile": todo.profile} if todo.run is None else {"run": _published(todo.run)}),
         "parameters": neutral(todo.parameters),
         **({"seed": todo.parameters["seed"]} if "seed" in todo.parameters else {}),
         **todo.identity,
@@ -225,3 +241,9 @@ def _stamp(
         "hardware": hardware(),
         "software": software(),
     }
+
+
+def _published(run: Run) -> dict[str, object]:
+    """Return what a stamp says about a full-scale run: whose numbers its own stand beside."""
+    names = ("name", "paper", "table", "row", "published", "hours", "card", "differs")
+    return {name: getattr(run, name) for name in names}

@@ -78,7 +78,7 @@ def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) 
         images.append(image)
         rows.append({"source": name, "split": split, "index": i, **row})
     labels = np.arange(n, dtype=np.int64) % len(classes)
-    return ImageSet(np.stack(images), labels, classes, pd.DataFrame(rows))
+    return ImageSet(np.stack(images), labels, classes, manifest=pd.DataFrame(rows))
 
 
 def _photo(noun: str, material: str, draws: np.random.Generator) -> Scene:
@@ -185,4 +185,4 @@ def _pairs(split: str, n: int, seed: int) -> ImageSet:
                 "example": example, "swap": swap, "caption_0": captions[0], "caption_1": captions[1],
             })  # fmt: skip
     labels = np.arange(n, dtype=np.int64) % 2
-    return ImageSet(np.stack(images), labels, CLASSES["pairs"], pd.DataFrame(rows))
+    return ImageSet(np.stack(images), labels, CLASSES["pairs"], manifest=pd.DataFrame(rows))

@@ -62,7 +62,7 @@ class Setting:
         images: N of a training set, equally many per class.
         held_out: further images of each trick, at least one per class, on which a checkpoint may be chosen.
         sampling_steps: of DDIM.
-        test_images: of each target.
+        test_images: of each target. test_seed: which ones.
         size, small: pixels that networks see, and those of arms with `Arm.small`.
         width: of the networks, "pocket" or "full".
         recipe: of the training; unmirrored: targets whose images it must not flip.
@@ -76,6 +76,7 @@ class Setting:
     held_out: int = 20
     sampling_steps: int = 8
     test_images: int = 400
+    test_seed: int = 0
     size: int = 32
     small: int = 16
     width: str = "pocket"
@@ -162,7 +163,7 @@ def generate_sets(
         labels, classes = plan_of_part["label"].to_numpy(), target_images(setting, part.target).classes
         for way, batches in views.items():
             rows = plan_of_part.drop(columns="label")
-            sets[part, way] = ImageSet(np.concatenate(batches), labels, tuple(classes), rows)
+            sets[part, way] = ImageSet(np.concatenate(batches), labels, tuple(classes), manifest=rows)
     return sets
 
 
@@ -210,7 +211,7 @@ def share(setting: Setting, cell: Cell, parts: Iterable[ImageSet]) -> tuple[Imag
 
 def target_images(setting: Setting, target: str, size: int | None = None) -> ImageSet:
     """Return a target's test images, at the size that networks see or another."""
-    return _load(setting, target, "test", setting.test_images, 0, size or setting.size)
+    return _load(setting, target, "test", setting.test_images, setting.test_seed, size or setting.size)
 
 
 def real(setting: Setting, cell: Cell) -> tuple[ImageSet, ImageSet]:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from zsclib.checks import check_images, check_size
 from zsclib.images.files import resize
-from zsclib.images.image_set import ImageSet
+from zsclib.images.image_set import ImageSet, concat
 from zsclib.models.generator import Generator
 from zsclib.prompts import FOLDER, Prompts, fill, load_prompts
 from zsclib.sampling import Guidance, check_plan, generate
@@ -200,12 +200,7 @@ def union(sets: Iterable[ImageSet], per_class: int | None = None) -> ImageSet:
             raise ValueError(f"union: {per_class} images per class cannot come from {len(sets)} sets")
         whole, more = divmod(per_class, len(sets))
         sets = [part.per_class(whole + (i < more)) for i, part in enumerate(sets)]
-    return ImageSet(
-        np.concatenate([part.images for part in sets]),
-        np.concatenate([part.labels for part in sets]),
-        sets[0].classes,
-        pd.concat([part.manifest for part in sets], ignore_index=True),
-    )
+    return concat(sets)
 
 
 def shrink(images: np.ndarray, size: int, how: str = "antialiased") -> np.ndarray:
