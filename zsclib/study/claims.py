@@ -239,7 +239,7 @@ def published_effect(claim: Claim, sets: Sequence[str] = ()) -> float | None:
 
 
 def needed_half_width(claim: Claim, sets: Sequence[str] = ()) -> float:
-    """Return the widest half-width with which an interval can decide the claim: max(margin, |published − bound| / 2).
+    """Return the widest half-width with which an interval can decide the claim: max(margin, the distance of the published effect from the bound / 2).
 
     The bound is what the interval is held against: 0, or −margin for `not_less`. A half-width of the margin is the
     least that can show equivalence (Schuirmann 1987). One of half the published effect still clears the bound in 97.5 %
