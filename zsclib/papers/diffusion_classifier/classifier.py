@@ -29,7 +29,7 @@ from zsclib.papers.diffusion_classifier.error_matrix import (
 from zsclib.workers import Execution
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """What follows from the errors of n images and C classes; made by `result_of`."""
 
@@ -43,11 +43,11 @@ class Result:
 def result_of(errors: np.ndarray, timesteps: Sequence[int], prompts_each: np.ndarray | int = 1) -> Result:
     """Return all that follows from errors (n, C, K) at those timesteps, with so many prompts per class."""
     return Result(
-        prediction(errors),
-        scores_from_errors(errors),
-        evaluations(errors, prompts_each),
-        errors,
-        np.asarray(timesteps, dtype=np.int64),
+        prediction=prediction(errors),
+        scores=scores_from_errors(errors),
+        evaluations=evaluations(errors, prompts_each),
+        errors=errors,
+        timesteps=np.asarray(timesteps, dtype=np.int64),
     )
 
 

@@ -121,7 +121,7 @@ def new_head(channels: int, side: int, classes: int, seed: int = 0) -> nn.Sequen
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureClassifier:
     """A frozen generator and a head trained on its maps; made by `train_on_features`."""
 
@@ -171,4 +171,4 @@ def train_on_features(
     head = new_head(maps.shape[1], maps.shape[2], len(images.classes), seed)
     labels, device = np.tile(training.labels, views), generator.device
     trained = fit(head, maps, labels, recipe, seed, (held_out_maps, held_out.labels), device=device)
-    return FeatureClassifier(generator, trained, images.classes, t, seed)
+    return FeatureClassifier(generator=generator, head=trained, classes=images.classes, t=t, seed=seed)

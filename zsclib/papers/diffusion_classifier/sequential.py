@@ -30,7 +30,7 @@ from scipy import stats
 from zsclib.papers.diffusion_classifier.error_matrix import nested_timesteps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sequential:
     """A `Rule` that tests at looks after until[j] timesteps; made by `sequential`."""
 
@@ -105,7 +105,7 @@ def sequential(
     looks = tuple(looks)
     if not looks or list(looks) != sorted(set(looks)) or looks[0] < minimum or looks[-1] >= K:
         raise ValueError(f"sequential: looks must rise within {minimum}..{K - 1}, got {looks}")
-    return Sequential(tuple(nested_timesteps(K, T).tolist()), (*looks, K), alpha, lent)
+    return Sequential(t=tuple(nested_timesteps(K, T).tolist()), until=(*looks, K), alpha=alpha, lent=lent)
 
 
 def clark_jaini(K: int, minimum: int = 20, p: float = 2e-3, T: int = 1000) -> ClarkJaini:

@@ -73,7 +73,7 @@ def by_swap(solved: np.ndarray, swaps: Sequence[str]) -> dict[str, np.ndarray]:
     return {swap: solved[swaps == swap] for swap in known} | {"all": solved}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pairs:
     """n examples of two images and two captions; made by `pairs_of`."""
 
@@ -107,7 +107,10 @@ def pairs_of(images: ImageSet) -> Pairs:
         keys.append(f"example {example}")
         swaps.append(str(part.swap.iloc[0]) if "swap" in part else "")
     return Pairs(
-        images.images[np.array(rows, int).reshape(-1, 2)], tuple(captions), tuple(keys), tuple(swaps)
+        images=images.images[np.array(rows, int).reshape(-1, 2)],
+        captions=tuple(captions),
+        keys=tuple(keys),
+        swaps=tuple(swaps),
     )
 
 
