@@ -34,7 +34,7 @@ from zsclib.prompts import Prompts
 from zsclib.sampling import Guidance
 from zsclib.workers import Execution
 
-PROMPTS = Prompts("a {}", ("a {}", "the {}"), ("cat", "dog"), "two animals", "a {}")
+PROMPTS = Prompts("a {}", ("a {}", "the {}"), ("cat", "dog"), about="two animals", base="a {}")
 
 
 def coloured(n: int, classes: tuple[str, ...] = ("cat", "dog"), size: int = 16, seed: int = 0) -> ImageSet:
@@ -275,7 +275,9 @@ def test_a_timed_run_makes_its_evaluations_and_decides_as_replayed(gaussians, ex
 
 def test_templates_are_classified_alone_and_pooled(gaussians, monkeypatch):
     world, targets = gaussians
-    texts = Prompts("class {}", ("the class {}", "class {}"), tuple("012345"), "clouds", "class {}")
+    texts = Prompts(
+        "class {}", ("the class {}", "class {}"), tuple("012345"), about="clouds", base="class {}"
+    )
     monkeypatch.setattr(measurements, "load_prompts", lambda name: texts)
     monkeypatch.setattr(Gaussians, "encode_prompts", twice_as_far(Gaussians.encode_prompts))
     by_template = measurements.correct_by_template(world, targets["a"], 8, "l2", Execution())

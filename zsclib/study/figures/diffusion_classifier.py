@@ -64,7 +64,9 @@ def arms(
     columns = min(2, len(estimates))
     rows = -(-len(estimates) // columns)
     height = 0.42 * max(map(len, estimates.values())) + 0.9
-    figure, axes = plt.subplots(rows, columns, figsize=(plots.WIDTH, rows * height), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(plots.WIDTH, rows * height), squeeze=False, layout="constrained"
+    )
     figure.get_layout_engine().set(w_pad=0.1)  # the last tick of a panel and the first of the next are long
     for ax, (name, by_arm) in zip(axes.flat, estimates.items(), strict=False):
         C = len(targets[name].classes)
@@ -133,7 +135,9 @@ def pairs(
     """Draw the share of examples solved by type of swap, a panel a score; nothing where no example was looked at."""
     if not solved:
         return None
-    figure, axes = plt.subplots(2, 2, figsize=(plots.WIDTH, 5.6), sharex=True, sharey=True)
+    figure, axes = plt.subplots(
+        2, 2, figsize=(plots.WIDTH, 5.6), sharex=True, sharey=True, layout="constrained"
+    )
     figure.get_layout_engine().set(w_pad=0.1)
     styles = {
         "diffusion": (-0.2, "diffusion", "full"),

@@ -40,7 +40,10 @@ def rate(outcomes: Outcomes | np.ndarray) -> Estimate:
     values = (
         np.concatenate(list(outcomes.values())) if isinstance(outcomes, Mapping) else np.asarray(outcomes)
     )
-    return accuracy(values) if np.isin(values, (0, 1)).all() else interval(values)
+    if np.isin(values, (0, 1)).all():
+        return accuracy(values)
+    value, low, high, n = interval(values)
+    return Estimate(value, max(low, 0.0), min(high, 1.0), n)  # Student's interval knows no bounds
 
 
 def decision(example: Example) -> Figure:
