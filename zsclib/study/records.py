@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 
 from zsclib.hashing import digest
 from zsclib.paths import ROOT, atomic
-from zsclib.study import claims, verdicts
+from zsclib.study.claims import load_claims
 from zsclib.study.freeze import RECORDS, Freeze, stale_because
+from zsclib.study.verdicts import Judgement, judge
 from zsclib.workers import Execution, code_hash
 
 Job = tuple[str, str, int]  # arm, set, seed
@@ -156,10 +157,10 @@ def differences(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[
     }
 
 
-def verdicts(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[str, verdicts.Judgement]:
+def verdicts(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[str, Judgement]:
     """Return the judgement of each of the freeze's claims whose arms are measured on all seeds of a set or more."""
-    measured, known = differences(freeze, chapter, root), claims.load_claims(root / "data" / "claims")
-    return verdicts.judge([known[claim] for claim in measured], measured)
+    measured, known = differences(freeze, chapter, root), load_claims(root / "data" / "claims")
+    return judge([known[claim] for claim in measured], measured)
 
 
 def disagreement(

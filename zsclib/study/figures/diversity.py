@@ -65,7 +65,7 @@ def level(outcomes: np.ndarray) -> Estimate:
 def testable(
     claims: Iterable[Claim], differences: Differences
 ) -> tuple[list[Claim], dict[str, dict[str, np.ndarray | Estimate]]]:
-    """Return claims and differences as `zsclib.study.claims.judge` takes them.
+    """Return claims and differences as `zsclib.study.verdicts.judge` takes them.
 
     Claims without differences are left out, unless they are marked not testable, and so are differences on targets
     that no claim names. A rank correlation of a single seed has no spread to judge by: it may be any, −1 to 1.
