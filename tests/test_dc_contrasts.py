@@ -15,6 +15,7 @@ from zsclib.papers.diffusion_classifier.contrasts import (
     FEATURES,
     difference,
 )
+from zsclib.papers.diffusion_classifier.error_matrix import exhaustive
 from zsclib.papers.diffusion_classifier.experiments import COMPETENT, PAPER
 from zsclib.papers.diffusion_classifier.measurements import Target
 from zsclib.papers.diffusion_classifier.replays import Replay
@@ -223,3 +224,19 @@ def test_the_class_conditional_model_is_held_against_the_line_of_the_networks():
     above = contrasts.above_the_line(line | {DIT: {"objects": first(0.6), "objects-shift": first(0.9)}})
     assert on_it[0] == pytest.approx(0, abs=0.02)
     assert above[0] == pytest.approx(0.3, abs=0.03) and above[1] < above[0] < above[2]
+
+
+def test_arms_of_few_timesteps_are_means_over_all_grids_of_them():
+    """Correct at every other of 16 timesteps: of the four even grids of four, two are always correct and two never."""
+    t = exhaustive(16).t
+    alternating = np.broadcast_to(np.arange(16) % 2 == 0, (N, 16))
+    planted = {name: errors(alternating) for name in TARGETS}
+    # the crowd is timesteps 6 to 9, two for and two against: a tie, which goes to the first class, the true one
+    spread = contrasts.spread(planted, everywhere(1.0, 16), TARGETS, t, 4)
+    assert set(spread["DC-H10"]["digits"]) == {0.5 - 1}
+    assert set(spread["DC-H10-repeated"]["digits"]) == {0.5 - 1}
+    alone = contrasts.single_timesteps(
+        planted, TARGETS, t
+    )  # near 500: 7 and 8; near 50: 0 and 1; near 900: 14
+    assert set(alone["DC-H9-low"]["digits"]) == {0.5 - 0.5}
+    assert set(alone["DC-H9-high"]["digits"]) == {0.5 - 1}
