@@ -29,7 +29,7 @@ def outcomes(*rows: tuple[str, str, float, str, float]) -> pd.DataFrame:
 def labelled(value: int, prompts: list[str], guidance: list[float]) -> ImageSet:
     images = np.full((len(prompts), 4, 4, 3), value, np.uint8)
     manifest = pd.DataFrame({"prompt": prompts, "guidance": guidance})
-    return ImageSet(images, np.arange(len(prompts)) % 2, ("cat", "dog"), manifest)
+    return ImageSet(images, np.arange(len(prompts)) % 2, ("cat", "dog"), manifest=manifest)
 
 
 @pytest.fixture(autouse=True)

@@ -89,7 +89,7 @@ def test_what_sees_no_prompt_runs_once_per_latent(fast):
 def test_keys_and_values_of_many_prompts_are_not_cached(fast, monkeypatch):
     z, t, encoded, rows, copies = meetings(fast)
     expected = fast.predict_noise(z, t, encoded.take(rows), copies)
-    monkeypatch.setattr(fast_unet, "KEPT_BYTES", 0)
+    monkeypatch.setattr(fast_unet, "CACHED_BYTES", 0)
     again = fast.encode_prompts(PROMPTS)
     torch.testing.assert_close(fast.predict_noise(z, t, again.take(rows), copies), expected)
     torch.testing.assert_close(fast.predict_noise(z, t, again), fast.predict_noise(z, t, encoded))

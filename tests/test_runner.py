@@ -132,9 +132,10 @@ GIVEN = {"rate": "2", "classes": '["a", "b"]'}
 # What a run leaves
 
 
-def test_the_folder_holds_the_three_files_and_no_rest(finished: tuple[Path, str]) -> None:
+def test_the_folder_holds_the_three_files_and_what_went_to_standard_error(finished: tuple[Path, str]) -> None:
     folder = finished[0] / "results" / "ci" / "demo"
-    assert set(snapshot(folder)) == {"executed.ipynb", "record.json", "stamp.json"}
+    assert set(snapshot(folder)) == {"executed.ipynb", "record.json", "stamp.json", "stderr.txt"}
+    assert "wrote to standard error; the page leaves it out, results/ci/demo/stderr.txt has it" in finished[1]
 
 
 def test_records_come_out_exactly_and_parameters_go_in(finished: tuple[Path, str]) -> None:
@@ -196,7 +197,9 @@ def test_no_path_of_this_machine_is_in_any_output(finished: tuple[Path, str]) ->
         for place in (root, ROOT, Path.home(), sys.prefix, "ipykernel_"):
             assert str(place) not in text, f"{place} in {path.name}"
     assert "data ~/x <python>/bin/python" in (root / "results/ci/demo/executed.ipynb").read_text()
-    assert "<cell>:2: UserWarning: careful" in (root / "results/ci/demo/executed.ipynb").read_text()
+    assert "<cell>:2: UserWarning: careful" in (root / "results/ci/demo/stderr.txt").read_text()
+    executed = nbformat.read(root / "results/ci/demo/executed.ipynb", as_version=4)
+    assert "careful" not in str([cell.get("outputs") for cell in executed.cells])
 
 
 def test_progress_is_shown(finished: tuple[Path, str]) -> None:

@@ -286,8 +286,8 @@ def test_a_job_that_always_kills_its_worker_ends_in_a_clear_error(
 
 
 def test_whoever_stops_early_drops_what_was_not_begun(elsewhere: Workers, log: Path) -> None:
-    results = run_jobs([Job(slow_numbers, (i, log)) for i in range(40)], Execution(workers=elsewhere), "n")
-    assert same([next(results)], [0])
+    results = elsewhere.map([Job(slow_numbers, (i, log)) for i in range(40)])
+    next(results)  # whichever is finished first
     results.close()
     time.sleep(2)
     stopped = begun(log)
@@ -459,7 +459,7 @@ def script(tmp_path: Path, log: Path) -> Iterator[subprocess.Popen]:
     process.communicate()
 
 
-def gone(pids: set[int], seconds: float = 20) -> bool:
+def gone(pids: set[int], seconds: float = 60) -> bool:
     import psutil
 
     until = time.monotonic() + seconds
@@ -480,7 +480,7 @@ def test_processes_end_when_the_one_that_began_them_is_killed(script: subprocess
 def test_ctrl_c_ends_all_at_once_with_one_traceback(script: subprocess.Popen) -> None:
     pids = {int(script.stdout.readline()) for _ in range(6)}
     os.killpg(script.pid, signal.SIGINT)
-    _, errors = script.communicate(timeout=60)
+    _, errors = script.communicate(timeout=300)
     assert script.returncode != 0
     assert errors.count("Traceback") == 1 and errors.strip().endswith("KeyboardInterrupt")
     assert gone(pids)

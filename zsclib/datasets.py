@@ -42,6 +42,7 @@ def load(
 ) -> ImageSet:
     """Load a labelled image set by name.
 
+    Images without a label (-1) are left out: they are no class, and nothing can be correct on them.
     Images come from the classes in turn: the set is as balanced as its classes allow, and a smaller `n` gives
     the first images of a larger one, load(name, n=100) being load(name, n=200).take(range(100)).
 
@@ -58,8 +59,8 @@ def load(
 
     Raises:
         FileNotFoundError: a file, a folder, or a split of a user's own set is missing.
-        ValueError: an unknown name or split, an `n` larger than the set, images that cannot be used as they
-            are, or "hub:" without leave to use the network.
+        ValueError: an unknown name or split, no image with a label, an `n` larger than the set, images that cannot be
+            used as they are, or "hub:" without leave to use the network.
     """
     if n is not None and not is_integer(n, 1):
         raise ValueError(f"load: n must be a positive number of images or None for all, got {n!r}")
@@ -84,12 +85,16 @@ def load(
             f"load: there is no dataset {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}; "
             f"your own: {', '.join(PREFIXES)}"
         )
-    available = len(listing.labels)
-    if (n or 1) > available:
+    labelled = np.flatnonzero(listing.labels >= 0)
+    if not len(labelled):
+        raise ValueError(f"load: no image of {name!r}, split {split!r}, has a label (of {len(listing.labels)})")
+    if (n or 1) > len(labelled):
+        unlabelled = len(listing.labels) - len(labelled)
         raise ValueError(
-            f"load: {name!r} has {available} images in its split {split!r}, {n or 'all'} were asked for"
+            f"load: {name!r} has {len(labelled)} images in its split {split!r}, {n or 'all'} were asked for"
+            + f" ({unlabelled} more have no label)" * bool(unlabelled)
         )
-    return listing.image_set(order(listing.labels, seed)[:n], size)
+    return listing.image_set(labelled[order(listing.labels[labelled], seed)[:n]], size)
 
 
 def order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -177,6 +182,11 @@ def named(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
             f"{len(names)} class names were given, {list(names)}, but the set has {len(classes)} classes: "
             f"{', '.join(classes)}; give one for each, in this order"
         )
+    if all(name.isdigit() for name in classes) and sorted(classes, key=int) != list(classes):
+        raise ValueError(
+            f"the set's classes are numbers in the order {', '.join(classes)}, which is not theirs as numbers: a list "
+            "of names would land on wrong classes; name the folders as the classes, or with leading zeros"
+        )
     for place, name in enumerate(names):
         if name in classes and classes[place] != name:
             raise ValueError(
@@ -192,7 +202,7 @@ def _available(name: str) -> int | None:
     if kind not in ("folder", "parquet") or not place:
         return None
     path = Path(place).expanduser()
-    return len((from_folder if kind == "folder" else from_parquet)(path, "test").labels)
+    return int(((from_folder if kind == "folder" else from_parquet)(path, "test").labels >= 0).sum())
 
 
 # --- where images come from -----------------------------------------------------------------------
