@@ -1,9 +1,11 @@
 """A name becomes labelled images: the real digits, the pocket world's targets, or a user's own set.
 
-images = load("objects", n=200)
-check_words(["cat", "dog"], "a photo of a {}.")
-images, prompts = load_own("folder:pets", ["a tabby cat", "a dog"], "a photo of {}.", size=512)
-training, held_out = hold_out(images)
+    digits = load("digits", n=20)
+    digits.images                                           # (20, 32, 32, 3)
+    training, held_out = hold_out(digits)
+    held_out.labels                                         # (10,)
+    pets, prompts = load_own(f"folder:{folder}", ["a tabby cat", "a dog"], "a photo of {}.", size=16)
+    pets.images                                             # (4, 16, 16, 3)
 """
 
 from __future__ import annotations

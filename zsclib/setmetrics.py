@@ -5,8 +5,8 @@ tower, a trained network, pixels. A value has a meaning only together with the f
 so `measure` writes both into its names, and sets should be compared at equal n: Fréchet distance, recall, coverage
 and the Vendi score all move with n alone.
 
-    real, fake = clip.encode_images(a).numpy(), clip.encode_images(b).numpy()
-    measure(real, fake, "pocket-clip image")    # {"recall k=3 (pocket-clip image, 500 real, 500 fake)": 0.61, ...}
+    measures = measure(real, fake, "CLIP image")            # of features (40, 8) and (40, 8)
+    measures["recall k=3 (CLIP image, 40 real, 40 fake)"]   # from 0 to 1
 
 All is float64 and done in blocks of rows: beside the features, no matrix of more than `BLOCK` or d x d numbers is made.
 """

@@ -1,8 +1,8 @@
 """Labelled images become a classifier: one recipe for every network and every source of images.
 
-recipe = Recipe(steps=150)
-trained = train(new_network("resnet50", images.classes), images, recipe, seed=0, validation=held_out)
-trained.scores(test.images)                             # uint8 (n, H, W, 3) -> float32 (n, classes)
+    network = new_network("resnet50", labelled.classes)
+    trained = train(network, labelled, Recipe(steps=4), seed=0, validation=held_out)
+    trained.scores(images)                                  # (n, C)
 """
 
 from __future__ import annotations

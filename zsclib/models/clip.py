@@ -1,7 +1,8 @@
 """Open a CLIP folder, embed images and texts with it, and classify zero-shot (Radford et al. 2021).
 
-clip = open_clip("data/models/pocket-clip").zero_shot(["cat", "dog"], ["a photo of a {}."])
-clip.scores(images)                                     # uint8 (n, H, W, 3) -> float32 (n, 2)
+    clip = open_clip("data/models/pocket-clip").zero_shot(["star", "car"], ["a photo of a {}."])
+    clip.scores(images)                                     # (n, 2)
+    clip.encode_images(images)                              # (n, 128), unit length
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ text (DiT), answer through the same methods. What may differ between models (ima
 scale and shift of the latents, kind of prediction) is read from their configuration files.
 
     generator = open_generator("data/models/pocket-sd")
-    z = generator.encode_images(images)                     # uint8 (n, H, W, 3) -> float32 (n, c, h, w)
-    condition = generator.encode_prompts(["a photo of a cat"] * len(z))
-    a, s = generator.signal_and_noise(t)                    # t: int64 (n,)
-    ε_hat = generator.predict_noise(a * z + s * ε, t, condition)
+    z = generator.encode_images(images)                     # (n, 4, 8, 8)
+    condition = generator.encode_prompts(["a photo of a star"] * len(z))
+    a, s = generator.signal_and_noise(500)                  # √ᾱ_t and √(1 − ᾱ_t)
+    ε = torch.randn_like(z)                                 # (n, 4, 8, 8)
+    ε_hat = generator.predict_noise(a * z + s * ε, 500, condition)   # (n, 4, 8, 8)
 """
 
 from __future__ import annotations

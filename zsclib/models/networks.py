@@ -1,7 +1,7 @@
 """The networks that are trained on labelled images, from transformers' configurations, in two widths.
 
-network = new_network("resnet50", ["cat", "dog"], size=32)
-network(x)                                              # standardised float32 (n, 3, 32, 32) -> logits (n, 2)
+    network = new_network("resnet50", ["cat", "dog"], size=32)
+    network(standardise(images))                            # logits (n, 2)
 
 Published networks shrink the image by 4 before their first stage, or cut it into patches of 16. An image of 32
 pixels has no room for that: at this size `full` networks leave the first shrinking out, `pocket` ones halve it.

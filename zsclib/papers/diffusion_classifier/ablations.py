@@ -7,8 +7,9 @@ are slices of such a matrix: `prediction(errors[:, :, [3]])`.
 
     measures = [Measure(), Measure("l1"), Measure(crop=2), Measure(guidance=1.0)]
     errors = error_matrices(generator, images, prompts, exhaustive(16), measures)   # all from the same evaluations
-    prediction(errors[Measure("l1")])
-    prediction(weighted(errors[Measure()], variational_weights(generator.alphas_cumprod, exhaustive(16).t)))
+    errors[Measure("l1")]                                                           # (n, C, 16)
+    w = variational_weights(generator.alphas_cumprod, exhaustive(16).t)             # (16,)
+    prediction(weighted(errors[Measure()], w))                                      # (n,)
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """The Diffusion Classifier to be used: images and prompts in, predictions, scores and their cost out.
 
-    result = classify(generator, images, fill("a photo of a {}.", classes), exhaustive(32))
-    accuracy = (result.prediction == labels).mean()
-    cheaper = classify(generator, images, fill("a photo of a {}.", classes), sequential(128))
+    prompts = fill("a photo of a {}.", classes)                               # C of them
+    errors = classify(generator, images, prompts, exhaustive(32)).errors      # (n, C, 32)
+    cheaper = classify(generator, images, prompts, sequential(32))
+    cheaper.prediction                                                        # (n,)
+    cheaper.evaluations                                                       # (n,), at most C · 32 each
 
 Unlike in the authors' code, noise has a seed, errors are float32, several prompts of a class are averaged before
 classes are ranked (theirs compete), and any prefix of the timesteps of `nested_stages` is evenly spread.

@@ -3,7 +3,8 @@
 Accuracies of many networks with and without a shift lie close to a line once both are logits (Taori et al., NeurIPS
 2020). How far a classifier lies above the line of the others is its effective robustness.
 
-    line = fit_line(standard.mean(1), shifted.mean(1))           # networks' rows of correctness, bool (m, n)
+    line = fit_line(standard.mean(1), shifted.mean(1))      # of networks' rows of correctness, bool (m, n)
+    line.at(standard.mean(1))                               # (m,), the accuracy under shift that is foretold
     gain, low, high = effective_robustness(standard, shifted, ours_standard, ours_shifted)
 """
 

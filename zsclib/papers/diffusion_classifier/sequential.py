@@ -5,8 +5,10 @@ All classes of an image meet the same noise, so the test is a paired one: on dif
 class that leads. `sequential` returns a `Rule`, as `nested_stages` does: a choice for `classify`, which then
 measures no more than the test needs, and for `as_staged`, which replays it on an exhaustive matrix.
 
-    result = classify(generator, images, prompts, sequential(128))
-    predictions, evaluations = staged_prediction(errors, sequential(128, alpha=0.05))    # errors of nested(128)
+    errors = classify(generator, images, prompts, nested(32)).errors                     # (n, C, 32)
+    predictions, evaluations = staged_prediction(errors, sequential(32, alpha=0.05))
+    predictions                                                                          # (n,)
+    classify(generator, images, prompts, sequential(32, alpha=0.05)).prediction          # (n,), the same
 
 What is tested is whether the exhaustive decision, over all K timesteps, could still be the class in doubt:
 

@@ -3,9 +3,10 @@
 The Diffusion Classifier answers with its error under each caption (Li et al., ICCV 2023, table 3, appendix F.2), CLIP
 with a cosine.
 
-    pairs = pairs_of(datasets.load("pairs"))
-    s, u = pair_scores(*pair_errors(generator, pairs, exhaustive(32)))
-    solved(s)["text"].mean(), solved(subtract_unconditional(s, u))["image"].mean()
+    s, u = pair_scores(*pair_errors(generator, pairs, exhaustive(8)))
+    s                                                       # (n, 2, 2)
+    solved(s)["text"]                                       # (n,)
+    solved(subtract_unconditional(s, u))["image"]           # (n,)
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The method, slow and obvious. `bag_of_tricks` and `union` do the same in batches, and a test holds the two together.
 
-    x, y = diverse_training_set(prompts, generator, n=32, t=sampling_timesteps(generator, 40))
-    network = new_network("resnet50", prompts.classes)                                  # or any other
-    train(network, ImageSet(x, y, prompts.classes), Recipe(), seed=0)                   # and test it on real images
+    x, y = diverse_training_set(prompts, generator, n=2, t=sampling_timesteps(generator, 2))
+    x                                                                       # (8C, H, W, 3), four tricks
+    y                                                                       # (8C,)
 """
 # fmt: off
 

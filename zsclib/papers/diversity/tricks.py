@@ -5,10 +5,11 @@ Class names become prompts, a text-to-image model generates images of them, and 
 alone. Cheap tricks of prompt and sampler make the images more diverse; the union of all tricks is the training set
 proposed. `method` is the same on one screen, image by image.
 
-    prompts = prompts_for("objects", classes)
-    sets = bag_of_tricks(generator, prompts, n=32, steps=12)          # of each trick 32 images per class
-    combined = union(sets.values())                                   # "all combined": 4 x 32 per class
-    equal = union(sets.values(), per_class=32)                        # as many as each trick alone
+    prompts = prompts_for("pets", classes)
+    sets = bag_of_tricks(generator, prompts, n=4, steps=2)    # of each trick 4 images per class
+    sets["base"].labels                                       # (4C,)
+    union(sets.values()).labels                               # (16C,), "all combined"
+    union(sets.values(), per_class=4).labels                  # (4C,), as many as each trick alone
 
 Unlike in the authors' code, every image has a seed and a scale of its own, sets are equally large unless asked for
 otherwise, and the step from the generator's size to the network's is a function with a name.
