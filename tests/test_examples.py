@@ -71,7 +71,8 @@ def names(tmp_path_factory) -> dict:
     captions = (("a cat left of a dog", "a dog left of a cat"),) * N
     keys = tuple(f"example {i}" for i in range(N))
     return {
-        "np": np, "torch": torch, "fill": fill, "key": key, "new_network": new_network, "generator": generator, "classes": classes, "folder": root / "pets",
+        "np": np, "torch": torch, "fill": fill, "key": key, "new_network": new_network,
+        "generator": generator, "classes": classes, "folder": root / "pets",
         "small": draws.integers(0, 255, (N, side, side, 3), dtype=np.uint8),
         "large": draws.integers(0, 255, (N, 32, 32, 3), dtype=np.uint8),
         "prompts": ["a photo of a cat", "a photo of a dog"], "mean_colour": mean_colour, "cache": Cache(root / "cache"),
@@ -96,7 +97,8 @@ def test_an_example_runs_and_its_arrays_have_the_shapes_it_says(name, names):
         sampling = importlib.import_module("zsclib.sampling")
         space |= {"prompts": prompts_for("pets", names["classes"]), "sampling_timesteps": sampling.sampling_timesteps}
     if name.endswith((".ablations", ".sequential", ".method")) and name.startswith(PAPER):
-        space |= vars(importlib.import_module(f"{PAPER}.engine")) | vars(importlib.import_module(f"{PAPER}.error_matrix"))
+        for part in ("engine", "error_matrix"):
+            space |= vars(importlib.import_module(f"{PAPER}.{part}"))
         space |= {"classify": importlib.import_module(PAPER).classify} | vars(module)
     letters = {"n": N, "C": C, "m": M, "H": generator.image_size, "W": generator.image_size}
     statements = examples(name)

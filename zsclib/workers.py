@@ -4,8 +4,7 @@ Expensive work is a list of independent jobs, each a module-level function of ar
 it matters not where a job runs, in which order, or how often. What is finished goes to the cache as it comes: a run
 that was killed goes on where it was.
 
-    parts = [images[i : i + 2] for i in range(0, len(images), 2)]
-    jobs = [Job(mean_colour, (part,), key(images=part), len(part)) for part in parts]
+    jobs = [Job(mean_colour, (part,), key(images=part), len(part)) for part in (images[:2], images[2:])]
     execution = Execution(cache=cache, workers=Workers(1))  # or Workers(2), or Workers("tcp://10.0.0.1:8786")
     means = [arrays["mean"] for arrays in run_jobs(jobs, execution, "colours")]
     np.concatenate(means)                                   # (n, 3)

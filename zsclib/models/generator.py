@@ -8,8 +8,7 @@ scale and shift of the latents, kind of prediction) is read from their configura
     generator = open_generator("data/models/pocket-sd")
     z = generator.encode_images(images)                     # (n, 4, 8, 8)
     condition = generator.encode_prompts(["a photo of a star"] * len(z))
-    a, s = generator.signal_and_noise(500)                  # √ᾱ_t and √(1 − ᾱ_t)
-    ε = torch.randn_like(z)                                 # (n, 4, 8, 8)
+    (a, s), ε = generator.signal_and_noise(500), torch.randn_like(z)
     ε_hat = generator.predict_noise(a * z + s * ε, 500, condition)   # (n, 4, 8, 8)
 """
 
