@@ -60,7 +60,8 @@ def outcomes(
             [ARMS[arm]],
             execution=replace(execution, seed=seed),
         )[ARMS[arm]]  # (n, C, K)
-        decisions = [prediction(errors[:, :, k : k + few]) == images.labels for k in range(0, K, few)]
+        grids = [errors[:, :, k :: K // few] for k in range(K // few)]  # of evenly spread timesteps each
+        decisions = [prediction(grid) == images.labels for grid in grids]
         yield (arm, name, seed), np.mean(decisions, axis=0), images
 
 
