@@ -243,3 +243,8 @@ FUNCTION = "def f():\n" + "    x = 1\n" * 5
 def test_what_keeps_a_page_from_being_read_is_noticed(cells, message):
     noticed = faults(a_page(*cells))
     assert noticed == [] if message is None else any(fault.startswith(message) for fault in noticed)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "zsclib/papers").glob("*/method.py")), ids=lambda p: p.parent.name)
+def test_a_method_is_as_wide_as_the_page_that_shows_it(path):
+    assert max(map(len, path.read_text(encoding="utf-8").splitlines())) <= 80
