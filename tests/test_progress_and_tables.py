@@ -12,7 +12,7 @@ from IPython.display import HTML
 
 from zsclib.study.progress import ProgressBar
 from zsclib.study.stats import Estimate
-from zsclib.study.tables import accuracies, table
+from zsclib.study.tables import accuracies, table, verdicts
 from zsclib.workers import Execution, Job, run_jobs
 
 # --- progress -------------------------------------------------------------------------------------
@@ -171,3 +171,17 @@ def test_accuracies_of_several_sets_side_by_side():
         ["objects", "–", "50.0 % (40.0 to 60.0)", "90.0 % (80.0 to 95.0)"],
     ]
     assert cells(accuracies(rows, first="images of"))[0][0] == "images of"
+
+
+def test_verdicts_stand_in_three_columns_with_nothing_left_out():
+    columns = ["id", "claim", "published", "here", "mean of sets", "direction", "Holm", "size"]
+    rows = [
+        ["X-1", "A < B", "Pets: +1.5", "digits +2.5 (+0.1 to +4.9); aerial −1.0 (−3 to +1)", "+0.8", "mixed", "p 1", "alike"],
+        ["X-2", "C", "–", "digits +1.0 (+0.5 to +1.5)", "–", "reproduced", "p < 0.001", "alike"],
+    ]
+    text = verdicts(pd.DataFrame(rows, columns=columns)).data
+    assert text.count("<tr>") == 3 and text.count("<td>") == 6
+    for row in rows:
+        for value in row:
+            assert all(part in text for part in html.escape(value).split("; ")) or value == "–"
+    assert "A &lt; B" in text and text.count("mean of sets") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -30,6 +31,23 @@ def accuracies(estimates: Mapping[str, Mapping[str, Estimate]], first: str = "se
     """Return a table of estimates: a row per key of `estimates`, a column per key of its values; gaps become dashes."""
     names = list(dict.fromkeys(name for row in estimates.values() for name in row))
     return table([[key, *(row.get(name) for name in names)] for key, row in estimates.items()], [first, *names])
+
+
+def verdicts(frame: pd.DataFrame) -> HTML:
+    """Return a `zsclib.study.verdicts.verdict_table` in three columns, which fit a page: claim, numbers, verdict."""
+    lines = []
+    for row in frame.to_dict("records"):
+        text = {name: html.escape(str(value)) for name, value in row.items()}
+        effects = text["here"].replace("; ", "<br>")
+        mean = "" if text["mean of sets"] == "–" else f"<br>mean of sets {text['mean of sets']}"
+        cells = (
+            f"<strong>{text['id']}</strong><br>{text['claim']}",
+            f"{effects}{mean}<br><em>published</em> {text['published']}",
+            f"<strong>{text['direction']}</strong><br><em>after Holm</em> {text['Holm']}<br><em>size</em> {text['size']}",
+        )
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = "<tr><th>claim</th><th>here, 95 % intervals</th><th>verdict</th></tr>"
+    return HTML(f'<table class="verdicts"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>')
 
 
 def _frame(rows: Sequence[Sequence[object]], columns: Sequence[str] | None) -> pd.DataFrame:
