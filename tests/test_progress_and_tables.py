@@ -176,7 +176,7 @@ def test_accuracies_of_several_sets_side_by_side():
 def test_verdicts_stand_in_three_columns_with_nothing_left_out():
     columns = ["id", "claim", "published", "here", "mean of sets", "direction", "Holm", "size"]
     rows = [
-        ["X-1", "A < B", "Pets: +1.5", "digits +2.5 (+0.1 to +4.9); aerial −1.0 (−3 to +1)", "+0.8", "mixed", "p 1", "alike"],
+        ["X-1", "A < B", "Pets: +1.5", "digits +2.5 (0 to 5); aerial −1.0 (−3 to 1)", "+0.8", "mixed", "p 1", "alike"],
         ["X-2", "C", "–", "digits +1.0 (+0.5 to +1.5)", "–", "reproduced", "p < 0.001", "alike"],
     ]
     text = verdicts(pd.DataFrame(rows, columns=columns)).data

@@ -40,10 +40,11 @@ def verdicts(frame: pd.DataFrame) -> HTML:
         text = {name: html.escape(str(value)) for name, value in row.items()}
         effects = text["here"].replace("; ", "<br>")
         mean = "" if text["mean of sets"] == "–" else f"<br>mean of sets {text['mean of sets']}"
+        after = f"<em>after Holm</em> {text['Holm']}<br><em>size</em> {text['size']}"
         cells = (
             f"<strong>{text['id']}</strong><br>{text['claim']}",
             f"{effects}{mean}<br><em>published</em> {text['published']}",
-            f"<strong>{text['direction']}</strong><br><em>after Holm</em> {text['Holm']}<br><em>size</em> {text['size']}",
+            f"<strong>{text['direction']}</strong><br>{after}",
         )
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>claim</th><th>here, 95 % intervals</th><th>verdict</th></tr>"
