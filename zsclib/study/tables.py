@@ -48,7 +48,7 @@ def verdicts(frame: pd.DataFrame) -> HTML:
         )
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>claim</th><th>here, 95 % intervals</th><th>verdict</th></tr>"
-    return HTML(f'<table class="verdicts"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>')
+    return HTML(f'<table class="dataframe verdicts"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>')
 
 
 def _frame(rows: Sequence[Sequence[object]], columns: Sequence[str] | None) -> pd.DataFrame:

@@ -75,10 +75,10 @@ def ddim(
     for k in range(len(t)):
         ε_c = generator.predict_noise(z, t[k], c)     # (1, c, h, w)
         ε_ø = generator.predict_noise(z, t[k], ø)     # without a prompt
-        ε̂ = ε_ø + s * (ε_c - ε_ø)                     # (1, c, h, w)
+        ε_hat = ε_ø + s * (ε_c - ε_ø)                 # (1, c, h, w)
         a, σ = generator.signal_and_noise(t[k])       # √ᾱ_t, √(1 − ᾱ_t)
-        z_0 = (z - σ * ε̂) / a.clamp_min(1e-6)         # where it leads
+        z_0 = (z - σ * ε_hat) / a.clamp_min(1e-6)     # where it leads
         t_next = t[k + 1] if k + 1 < len(t) else 0
         a, σ = generator.signal_and_noise(t_next)
-        z = a * z_0 + σ * ε̂                           # (1, c, h, w)
+        z = a * z_0 + σ * ε_hat                       # (1, c, h, w)
     return generator.decode(z_0 if generator.prediction == "flow" else z)[0]
