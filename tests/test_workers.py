@@ -429,8 +429,9 @@ def test_nothing_listens_beyond_this_machine(pool: Workers, cluster: Workers) ->
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
 sys.path.insert(0, {tests!r})
 from test_workers import numbers, slow_numbers
 from zsclib.workers import Execution, Job, Workers, run_jobs
