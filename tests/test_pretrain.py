@@ -492,8 +492,15 @@ def test_evaluation_measures_what_was_exported(exported, monkeypatch):
         assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1 and row["n"] == 10
 
 
-@pytest.mark.parametrize("stage, first", [("unet-second", "unet"), ("clip-image-second", "clip-image")])
-def test_a_second_training_without_its_first_is_refused_before_the_pool_is_made(tmp_path, stage, first):
+@pytest.mark.parametrize(
+    "stage, first",
+    [
+        ("unet-second", "unet"),
+        ("clip-image-second", "clip-image"),
+        ("clip-image-third", "clip-image-second"),
+    ],
+)
+def test_a_later_training_without_its_first_is_refused_before_the_pool_is_made(tmp_path, stage, first):
     from zsclib.pocket import __main__ as command
 
     places = ["--checkpoints", str(tmp_path / "checkpoints"), "--pool-cache", str(tmp_path / "pool")]
@@ -527,7 +534,7 @@ def test_one_command_trains_exports_and_measures_all_models(tmp_path, monkeypatc
 
     models = places["models"]
     parts = {
-        "pocket-clip": ["clip", "clip-image", "clip-image-second"],
+        "pocket-clip": ["clip", "clip-image", "clip-image-second", "clip-image-third"],
         "pocket-sd": ["autoencoder", "unet", "unet-second"],
         "pocket-dit": ["autoencoder", "dit"],
         "pocket-judge": ["judge"],
@@ -536,7 +543,7 @@ def test_one_command_trains_exports_and_measures_all_models(tmp_path, monkeypatc
         training = json.loads((models / name / "training.json").read_text())
         assert list(training) == trained
         for part, meta in training.items():
-            seed = {"judge": 1}.get(part, int(part.endswith("-second")))
+            seed = {"judge": 1}.get(part, int(part.endswith(("-second", "-third"))))
             assert "pool" not in meta["facts"] or meta["facts"]["pool"]["seed"] == seed, part
             assert meta["step"] == meta["plan"]["samples"] // meta["plan"]["batch"], part
         assert all(f"| {part} |" in (models / name / "README.md").read_text() for part in trained)

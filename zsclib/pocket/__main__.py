@@ -19,20 +19,23 @@ from zsclib.world.pool import PHASE_1, PHASE_2, Pool, PoolConfig, load_pool
 
 STAGES = (
     *("autoencoder", "clip", "freeze", "clip-image", "unet", "clip-image-second", "unet-second"),
+    "clip-image-third",
     *("dit", "judge", "export", "evaluate", "scaling", "restore", "all"),
 )
 DATA = {  # of each training on captioned images
     "autoencoder": PHASE_1, "clip": PHASE_1, "freeze": PHASE_1, "clip-image": PHASE_1, "unet": PHASE_1,
-    "clip-image-second": PHASE_2, "unet-second": PHASE_2, "judge": PHASE_2,
+    "clip-image-second": PHASE_2, "unet-second": PHASE_2, "clip-image-third": PHASE_2, "judge": PHASE_2,
 }  # fmt: skip
 PLANS = {
     plan.name: plan
     for plan in (
-        *(autoencoder.PLAN, clip.PLAN, clip.IMAGE_PLAN, clip.PHASE_2_PLAN),
+        *(autoencoder.PLAN, clip.PLAN, clip.IMAGE_PLAN, clip.PHASE_2_PLAN, clip.LONGER_PLAN),
         *(unet.PLAN, unet.PHASE_2_PLAN, dit.PLAN, train_attributes.PLAN),
     )
 }
-BEGINS = {"clip-image-second": "clip-image", "unet-second": "unet"}  # what a training on phase 2 starts from
+BEGINS = {  # what a later training starts from
+    "clip-image-second": "clip-image", "unet-second": "unet", "clip-image-third": "clip-image-second",
+}  # fmt: skip
 HELD_OUT = 2048  # pairs at the end of the pool that are only validated on
 
 
@@ -114,7 +117,7 @@ def _train(stage: str, options: argparse.Namespace) -> None:
         autoencoder.train_autoencoder(pool.images, training)
     elif stage == "clip":
         clip.train_clip(pool.images, pool.captions, training)
-    elif stage in ("clip-image", "clip-image-second"):
+    elif stage in clip.IMAGE_PHASES:
         if not (options.checkpoints / "frozen").exists():
             unet.freeze(pool.images, options.checkpoints, device)
         clip.train_image_tower(pool.images, pool.captions, training)

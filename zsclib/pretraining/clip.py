@@ -30,7 +30,8 @@ PLAN = Plan(
 )
 IMAGE_PLAN = replace(PLAN, name="clip-image", samples=460_000)
 PHASE_2_PLAN = replace(IMAGE_PLAN, name="clip-image-second", samples=700_000)
-IMAGE_PHASES = (IMAGE_PLAN.name, PHASE_2_PLAN.name)  # successive trainings of the image tower
+LONGER_PLAN = replace(IMAGE_PLAN, name="clip-image-third", samples=700_000)  # as many pairs as the U-Net: 2.0 M
+IMAGE_PHASES = (IMAGE_PLAN.name, PHASE_2_PLAN.name, LONGER_PLAN.name)  # successive trainings of the image tower
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
 
