@@ -62,9 +62,18 @@ def test_names_come_in_the_order_of_the_folders_or_are_those_of_the_folders_in_a
     assert named(("cat", "dog"), ["dog", "cat"]) == ("cat", "dog")
 
 
+def test_a_mapping_names_each_class_whatever_the_order_of_the_folders():
+    numbers = tuple(sorted(str(i) for i in range(1, 12)))  # 1, 10, 11, 2, …
+    names = {str(i): f"number {i}" for i in range(1, 12)}
+    assert named(numbers, names) == tuple(f"number {i}" for i in numbers)
+    assert named(("cat", "dog"), {}) == ("cat", "dog")
+
+
 @pytest.mark.parametrize(
     "names, message",
     [
+        ({"cat": "a tabby"}, "but the set has the classes cat, dog; to mend: dog"),
+        ({"cat": "a tabby", "Dog": "a hound"}, "to mend: Dog, dog"),
         (["cat"], "1 class names were given.*but the set has 2 classes: cat, dog"),
         (["cat", "dog", "bird"], "3 class names were given"),
         (["dog", "a kitten"], "'dog' stands where the set has 'cat'"),
@@ -105,7 +114,7 @@ def run_page(clone: Path, stream: io.StringIO, **parameters: str) -> Path:
 
 
 def test_the_page_classifies_ones_own_images_with_ones_own_model(clone, folders, pets):
-    stream, classes = io.StringIO(), '["a tabby", "a hound"]'
+    stream, classes = io.StringIO(), '{"dog": "a hound", "cat": "a tabby"}'
     model = str(folders["stable_diffusion_1"])
     folder = run_page(clone, stream, model=model, dataset=f"folder:{pets}", classes=classes, batch="4")
     # a fast machine is done before the bar moves: then it says that the time left is not known yet
@@ -118,6 +127,9 @@ def test_the_page_classifies_ones_own_images_with_ones_own_model(clone, folders,
     assert (
         "image/png" in text and "a tabby" in text and str(pets) not in text.replace("folder:" + str(pets), "")
     )
+    row = ["cat", "a tabby", "a photo of a tabby", "4"]  # which folder got which name
+    cells = re.findall("<td>([^<]*)</td>", text)
+    assert any(cells[i : i + 4] == row for i in range(len(cells)))
 
 
 def test_unfit_class_names_stop_the_page_before_a_model_is_opened(clone, pets):

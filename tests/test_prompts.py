@@ -91,6 +91,7 @@ def test_prompts_of_a_set_come_from_its_own_words_its_class_names_or_a_template(
     with pytest.raises(ValueError, match="captions of their own"):
         prompts_of("pairs", ["first caption", "second caption"])
     assert prompts_of("folder:my/pets", ["cat", "dog"]) == ["a photo of a cat", "a photo of a dog"]
+    assert prompts_of("folder:my/pets", ["a tabby", "owl"]) == ["a photo of a tabby", "a photo of a owl"]
     assert prompts_of("digits", ["0", "1"], "digit {}") == ["digit 0", "digit 1"]
     with pytest.raises(ValueError, match="{}"):
         prompts_of("folder:my/pets", ["cat"], "a photo")

@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
 def _book(options: argparse.Namespace) -> None:
     from zsclib.study import book
 
-    book.build(options.profile)
+    book.build(options.profile, options.root)
 
 
 def _study(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -138,15 +138,19 @@ def hold_out(images: ImageSet, share: float = 0.1, seed: int = 0) -> tuple[Image
 # --- sets of one's own ----------------------------------------------------------------------------
 
 
-def check_words(classes: Sequence[str] = (), template: str = "") -> None:
+Names = Sequence[str] | Mapping[str, str]
+
+
+def check_words(classes: Names = (), template: str = "") -> None:
     """Raise ValueError unless a template has one {} and class names are different and not empty; "" and () pass."""
     if template or classes:
-        fill(template or "{}", list(classes) or ["thing"])
+        names = classes.values() if isinstance(classes, Mapping) else classes
+        fill(template or "{}", list(names) or ["thing"])
 
 
 def load_own(
     name: str,
-    classes: Sequence[str] = (),
+    classes: Names = (),
     template: str = "",
     n: int | None = None,
     size: int | None = None,
@@ -156,27 +160,34 @@ def load_own(
 
     Args:
         name: what `load` takes, such as "folder:PATH".
-        classes: names for prompts and tables, in the order of the set's own (a folder's: sorted); or the set's own,
-            in any order; () for the set's own.
+        classes: names for prompts and tables: a mapping from the set's own names, such as {"1": "one", "2": "two"}; or
+            a list in the order of the set's own (a folder's: sorted), or the set's own in any order; () for those.
         template: a sentence with {}; "" for that of `zsclib.prompts.prompts_of`.
         n: images at most, balanced over the classes; None for all. size: side in pixels.
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: the names or the template are not fit (see `check_words`), their number is not that of the set's
-            classes, one of them is the set's own name for another class, or what `load` raises.
+        ValueError: the names or the template are not fit (see `check_words`), they do not name each of the set's
+            classes, one of a list is the set's own name for another class, or what `load` raises.
     """
     check_words(classes, template)
-    available = _available(name)
-    if n is not None and available is not None:
-        n = min(n, available)
+    listing = own_listing(name)
+    if n is not None and listing is not None:
+        n = min(n, int((listing.labels >= 0).sum()))
     images = load(name, n=n, size=size, allow_network=allow_network)
     names = named(images.classes, classes)
     return ImageSet(images.images, images.labels, names, manifest=images.manifest), prompts_of(name, names, template)
 
 
-def named(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+def named(classes: Sequence[str], names: Names) -> tuple[str, ...]:
     """Return one's own names for the classes of a set, in the set's order (see `load_own`)."""
+    if isinstance(names, Mapping) and names:
+        if differing := sorted(set(names) ^ set(classes)):
+            raise ValueError(
+                f"class names were given for {', '.join(names)}, but the set has the classes {', '.join(classes)}; "
+                f"to mend: {', '.join(differing)}"
+            )
+        return tuple(names[own] for own in classes)
     if not names or set(names) == set(classes):
         return tuple(classes)
     if len(names) != len(classes):
@@ -187,7 +198,7 @@ def named(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     if all(name.isdigit() for name in classes) and sorted(classes, key=int) != list(classes):
         raise ValueError(
             f"the set's classes are numbers in the order {', '.join(classes)}, which is not theirs as numbers: a list "
-            "of names would land on wrong classes; name the folders as the classes, or with leading zeros"
+            f"of names would land on wrong classes; give a mapping, such as {{{classes[0]!r}: {names[0]!r}, …}}"
         )
     for place, name in enumerate(names):
         if name in classes and classes[place] != name:
@@ -198,13 +209,12 @@ def named(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _available(name: str) -> int | None:
-    """Return how many images a folder or Parquet file has, without reading them; None for other sets."""
+def own_listing(name: str) -> Listing | None:
+    """Return what the split "test" of "folder:PATH" or "parquet:PATH" has, undecoded; None for any other set."""
     kind, _, place = name.partition(":")
     if kind not in ("folder", "parquet") or not place:
         return None
-    path = Path(place).expanduser()
-    return int(((from_folder if kind == "folder" else from_parquet)(path, "test").labels >= 0).sum())
+    return (from_folder if kind == "folder" else from_parquet)(Path(place).expanduser(), "test")
 
 
 # --- where images come from -----------------------------------------------------------------------

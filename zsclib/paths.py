@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -38,6 +39,18 @@ def atomic(path: Path | str) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left in a folder and below: the temporaries of `atomic`.
+
+    For the holder of the folder's lock, or whoever knows that nobody writes there.
+    """
+    for path in [path for path in folder.rglob(".*") if re.search(r"\.[0-9a-f]{32}(\.|$)", path.name)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -140,7 +140,8 @@ def prompts_of(name: str, classes: Sequence[str], template: str = "") -> list[st
     Args:
         name: the data set, as `zsclib.datasets.load` takes it.
         classes: its class names, in label order.
-        template: a sentence with {}; empty: the one of `data/prompts/<name>.yml`, else "a photo of a {}".
+        template: a sentence with {}; empty: the one of `data/prompts/<name>.yml`, else "a photo of a {}", without that
+            article where the name brings its own.
 
     Raises:
         ValueError: the template lacks {}, or class names are empty or repeated.
@@ -158,4 +159,5 @@ def prompts_of(name: str, classes: Sequence[str], template: str = "") -> list[st
                 f"prompts_of: {name!r} has prompts for {len(words.classes)} classes, got {len(classes)}"
             )
         return fill(words.template, words.classes)
-    return fill("a photo of a {}", classes)
+    fill("{}", classes)  # refuses names that are no names
+    return [f"a photo of {name}" if ARTICLE.match(name) else f"a photo of a {name}" for name in classes]

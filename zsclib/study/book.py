@@ -89,6 +89,8 @@ def _render(profile: str, root: Path) -> Path:
     if index.is_file() and seal.is_file() and seal.read_text() == inputs:
         print(f"Nothing has changed. Open {_shown(index)}")
         return index
+    if not seal.is_file():  # a render that was killed: Sphinx would take its half-written pages for whole ones
+        shutil.rmtree(seal.parent, ignore_errors=True)
     seal.unlink(missing_ok=True)
     seal.parent.mkdir(exist_ok=True)
     print("Rendering the book …", flush=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -64,6 +66,17 @@ def make_caches(variables: Mapping[str, str]) -> None:
         subprocess.run(command, env=os.environ | variables, capture_output=True, check=False)
 
 
+@contextmanager
+def _own_folder(path: Path) -> Iterator[Path]:
+    """Make an empty folder, and remove it afterwards: here and not among temporary files, a killed run's is found."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def execute(
     source: Path,
     output: Path,
@@ -106,11 +119,11 @@ def execute(
         return f"notebook {source.stem}, cell {len(begun)}/{count} (`{first_line(begun[-1])}`)"
 
     for attempt in (1, 2):
-        with tempfile.TemporaryDirectory(prefix="zsc-", ignore_cleanup_errors=True) as ipython:
+        with _own_folder(output.with_suffix(".ipython")) as ipython:
             # No start-up files and no history of the user's, and not the kernel that may be installed as
             # `python3`: that one can be another Python's.
             spec = KernelSpec(
-                **get_kernel_dict(["--log-level=CRITICAL"]), env={**variables, "IPYTHONDIR": ipython}
+                **get_kernel_dict(["--log-level=CRITICAL"]), env={**variables, "IPYTHONDIR": str(ipython)}
             )
             manager = type("ThisPython", (AsyncKernelManager,), {"kernel_spec": spec})
             try:

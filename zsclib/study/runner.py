@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from zsclib.hashing import hash_json
-from zsclib.paths import ROOT, atomic, locked, write_json
+from zsclib.paths import ROOT, atomic, locked, remove_unfinished, write_json
 from zsclib.study import kernel
 from zsclib.study.kernel import RunError
 from zsclib.study.notebooks import (
@@ -165,6 +165,7 @@ def run(
         partial, values, reused = (todo.folder / f".running.{kind}" for kind in ("ipynb", "json", "reused"))
         for path in (partial, values, reused):
             path.unlink(missing_ok=True)
+        remove_unfinished(todo.folder)
         network = todo.parameters.get("allow_network") is True
         variables = kernel.environment(network) | {
             "ZSC_PROFILE": profile,

@@ -51,6 +51,8 @@ class Target:
     labels: np.ndarray  # int64 (n,)
     classes: tuple[str, ...]
     prompts: tuple[str, ...]
+    own_names: tuple[str, ...] = ()  # what the set itself calls its classes (a folder: its sub-folders); (): the same
+    unlabelled: int = 0  # images of the set that were left out since they have no label
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,6 +71,11 @@ class Target:
         """Return the same with bare class names for prompts, as class-conditional models take them."""
         return replace(self, prompts=self.classes)
 
+    def by_class(self) -> list[tuple[str, str, str, int]]:
+        """Return a row per class: what the set calls it, its name here, its prompt, and its number of images."""
+        counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return list(zip(self.own_names or self.classes, self.classes, self.prompts, counts, strict=True))
+
     def first(self, n: int) -> Target:
         """Return the target of the first n images."""
         return replace(self, images=self.images[:n], labels=self.labels[:n])
@@ -82,7 +89,7 @@ def load_target(
     name: str,
     n: int | None = None,
     size: int | None = None,
-    classes: Sequence[str] = (),
+    classes: datasets.Names = (),
     template: str = "",
     split: str = "test",
     allow_network: bool = False,
@@ -93,9 +100,12 @@ def load_target(
     else:
         images = datasets.load(name, split, n, size=size, allow_network=allow_network)
         prompts = prompts_of(name, images.classes, template)
+    listing = datasets.own_listing(name) if split == "test" else None
     return Target(
-        name=name, images=images.images, labels=images.labels, classes=images.classes, prompts=tuple(prompts)
-    )
+        name=name, images=images.images, labels=images.labels, classes=images.classes, prompts=tuple(prompts),
+        own_names=listing.classes if listing else images.classes,
+        unlabelled=int((listing.labels < 0).sum()) if listing else 0,
+    )  # fmt: skip
 
 
 # --- matrices of errors ---------------------------------------------------------------------------
