@@ -22,7 +22,7 @@ from zsclib.world.pool import PoolConfig, load_pool
 
 @pytest.fixture(scope="module")
 def pool():
-    return load_pool(PoolConfig(n=300, seed=7), workers=1)
+    return load_pool(PoolConfig(n=300, seed=7))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler
 from tests import tiny
 from zsclib.cache import Cache
 from zsclib.models.generator import open_generator
-from zsclib.sampling import Guidance, check_plan, generate, sample, sampling_timesteps
+from zsclib.sampling import Guidance, check_plan, generate, sample, sample_in_jobs, sampling_timesteps
 from zsclib.workers import Execution
 
 PROMPTS = ["a cat", "a dog", "a cat", "two fish", "a bird"]
@@ -141,6 +141,18 @@ def test_generate_makes_what_sample_makes_and_the_plan_becomes_the_manifest(sd1)
     assert np.ptp(generated.images.astype(int), axis=0).mean() > 1  # the images do differ
     pd.testing.assert_frame_equal(generated.manifest, plan.drop(columns="label"))
     assert generated.labels.tolist() == plan["label"].tolist() and generated.classes == CLASSES
+
+
+def test_sampling_in_jobs_makes_what_sample_makes_and_caches_it(sd1, network_calls):
+    prompts, seeds = list(a_plan()["prompt"]), list(a_plan()["seed"])
+    execution = Execution(batch=4, cache=Mortal(3))
+    images = sample_in_jobs(sd1, prompts, seeds, 2.0, steps=3, execution=execution)
+    assert far(images, sample(sd1, prompts, seeds, 2.0, steps=3)) <= 1
+    network_calls.clear()
+    again = sample_in_jobs(sd1, prompts, seeds, 2.0, steps=3, execution=execution)
+    assert np.array_equal(again, images) and not network_calls
+    with pytest.raises(ValueError, match="steps"):
+        sample_in_jobs(sd1, prompts, seeds, steps=10_000)
 
 
 @pytest.mark.parametrize("cuts", [(3,), (1, 2, 9), (5,)])

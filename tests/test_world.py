@@ -13,6 +13,7 @@ import pytest
 
 from zsclib.seeds import rng
 from zsclib.study.figures import world as figures
+from zsclib.workers import Workers
 from zsclib.world.captions import CaptionMix, caption, with_article
 from zsclib.world.pool import (
     PHASE_1,
@@ -38,7 +39,7 @@ def digest(images) -> str:
 
 @pytest.fixture(scope="module")
 def pool():
-    return load_pool(PoolConfig(n=1500), workers=1)
+    return load_pool(PoolConfig(n=1500))
 
 
 def test_a_seed_gives_the_same_bytes_on_every_machine():
@@ -54,14 +55,14 @@ def test_any_slice_or_number_of_workers_gives_the_same_items(pool):
     middle = list(stream(config, 700, 710))
     assert all(np.array_equal(pair.image, pool.images[700 + k]) for k, pair in enumerate(middle))
     assert [pair.caption for pair in middle] == pool.captions[700:710]
-    two = load_pool(replace(config, n=1100), workers=2)
+    two = load_pool(replace(config, n=1100), workers=Workers(2))
     assert np.array_equal(two.images, pool.images[:1100])
     assert two.captions == pool.captions[:1100]
 
 
 def test_a_cached_pool_is_the_pool(tmp_path):
     config = PoolConfig(n=40)
-    rendered, cached = load_pool(config, tmp_path, workers=1), load_pool(config, tmp_path)
+    rendered, cached = load_pool(config, tmp_path), load_pool(config, tmp_path)
     assert np.array_equal(rendered.images, cached.images)
     assert rendered.captions == cached.captions
     assert rendered.scenes.equals(cached.scenes)
@@ -126,14 +127,14 @@ def test_what_follows_a_pool_goes_on_from_it_without_near_copies():
 
 
 def test_near_duplicates_come_at_their_rate_and_name_their_parent():
-    pool = load_pool(PoolConfig(n=300, near_duplicates=0.5), workers=1)
+    pool = load_pool(PoolConfig(n=300, near_duplicates=0.5))
     children = np.flatnonzero(pool.scenes.parent >= 0)
     assert 110 < len(children) < 190
     assert (pool.scenes.parent.to_numpy()[children] < children).all()
     child = children[-1]
     child_image, parent_image = (pool.images[k].astype(float) for k in (child, pool.scenes.parent[child]))
     assert np.abs(child_image[2:-2, 2:-2].mean() - parent_image[2:-2, 2:-2].mean()) < 30
-    assert not load_pool(PoolConfig(n=300, near_duplicates=0.0), workers=1).scenes.parent.ge(0).any()
+    assert not load_pool(PoolConfig(n=300, near_duplicates=0.0)).scenes.parent.ge(0).any()
 
 
 def test_commoner_concepts_come_first_and_a_zero_exponent_levels_them():

@@ -1,8 +1,8 @@
 """Prompts become images: DDIM with classifier-free guidance, one seed and one scale per image.
 
 Images of different prompts, scales and seeds share a batch, and none depends on which others it was generated with.
-`sample` makes a few; `generate` makes a labelled set from a plan, a table with a row per image, in jobs whose results
-are cached, so that a run that was killed goes on where it was.
+`sample` makes a few. `sample_in_jobs` makes many, and `generate` a labelled set from a plan, a table with a row per
+image, both in jobs whose results are cached, so that a run that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -112,6 +112,21 @@ def sample(
         z = _ddim(generator, torch.stack(noise), condition, rows[part], torch.tensor(scales[part]), timesteps)
         images.append(generator.decode(z))
     return np.concatenate(images)
+
+
+def sample_in_jobs(
+    generator: Generator,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    guidance: float = 7.5,
+    *,
+    steps: int = 40,
+    execution: Execution = Execution(batch=128),
+) -> np.ndarray:
+    """Generate one image per prompt as `sample` does, a batch a job; arguments, result and errors are those of both."""
+    plan = pd.DataFrame({"prompt": list(prompts), "seed": list(seeds), "guidance": float(guidance)})
+    jobs = sampling_jobs(generator, plan, steps, execution)
+    return np.concatenate([arrays["images"] for arrays in run_jobs(jobs, execution, "generating")])
 
 
 def generate(

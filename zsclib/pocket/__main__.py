@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from zsclib.pocket import train_attributes
 from zsclib.pretraining import autoencoder, clip, dit, unet
 from zsclib.pretraining.checkpoint import checkpoints
 from zsclib.pretraining.plan import Plan, Training
+from zsclib.workers import Workers
 from zsclib.world.pool import PHASE_1, PHASE_2, Pool, PoolConfig, load_pool
 
 STAGES = (
@@ -90,7 +92,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _pool(phase: PoolConfig, options: argparse.Namespace) -> Pool:
-    return load_pool(replace(phase, n=options.pool_size or phase.n), options.pool_cache)
+    workers = Workers(os.cpu_count() or 1)
+    return load_pool(replace(phase, n=options.pool_size or phase.n), options.pool_cache, workers)
 
 
 def _train(stage: str, options: argparse.Namespace) -> None:

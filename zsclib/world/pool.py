@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +14,7 @@ import pandas as pd
 
 from zsclib.paths import atomic
 from zsclib.seeds import rng as seeded
+from zsclib.workers import Execution, Job, Workers, run_jobs
 from zsclib.world.captions import CaptionMix, caption
 from zsclib.world.render import render
 from zsclib.world.scenes import Scene, SceneMix, pool_scene
@@ -68,6 +67,9 @@ def config_of(facts: dict) -> PoolConfig:
     return PoolConfig(**facts | parts)
 
 
+CHUNK = 1024  # pairs of a job
+
+
 class Pair(NamedTuple):
     """One item: image uint8 (32, 32, 3), its caption, its ground truth, and the item it repeats (-1: none)."""
 
@@ -112,13 +114,13 @@ def stream(config: PoolConfig, start: int = 0, stop: int | None = None) -> Itera
         yield item(config, index)
 
 
-def load_pool(config: PoolConfig, cache: Path | str | None = None, workers: int | None = None) -> Pool:
+def load_pool(config: PoolConfig, cache: Path | str | None = None, workers: Workers | None = None) -> Pool:
     """Make a whole pool, or read it back from `cache`.
 
     Args:
         config: which pool.
         cache: a folder; the pool lies there as `<key>.npy` and `<key>.parquet` (about 200 MB for 65,536 pairs).
-        workers: processes that make it; default: one per core. Their number changes nothing.
+        workers: where it is made, which changes nothing; default: in this process.
 
     Returns:
         The pool; its images are a read-only memory map when cached.
@@ -138,19 +140,20 @@ def load_pool(config: PoolConfig, cache: Path | str | None = None, workers: int 
     return _make(config, workers)
 
 
-def _make(config: PoolConfig, workers: int | None) -> Pool:
-    workers = workers or os.cpu_count() or 1
-    starts = range(0, config.n, 1024)
-    if workers == 1 or len(starts) == 1:
-        chunks = [_chunk(config, start) for start in starts]
-    else:
-        with ProcessPoolExecutor(workers) as executor:
-            chunks = list(executor.map(_chunk, [config] * len(starts), starts))
-    images, captions, rows = zip(*chunks, strict=True)
-    return Pool(np.concatenate(images), sum(captions, []), pd.DataFrame(sum(rows, [])), config=config)
+def _make(config: PoolConfig, workers: Workers | None) -> Pool:
+    jobs = [
+        Job(_chunk, (config, start), None, min(CHUNK, config.n - start)) for start in range(0, config.n, CHUNK)
+    ]
+    chunks = list(run_jobs(jobs, Execution(workers=workers or Workers(1)), "pairs of the pool"))
+    captions = [str(text) for chunk in chunks for text in chunk["captions"]]
+    rows = [json.loads(row) for chunk in chunks for row in chunk["scenes"]]
+    return Pool(np.concatenate([chunk["images"] for chunk in chunks]), captions, pd.DataFrame(rows), config=config)
 
 
-def _chunk(config: PoolConfig, start: int) -> tuple[np.ndarray, list[str], list[dict]]:
-    pairs = list(stream(config, start, min(start + 1024, config.n)))
-    rows = [{**pair.scene.row(), "parent": pair.parent} for pair in pairs]
-    return np.stack([pair.image for pair in pairs]), [pair.caption for pair in pairs], rows
+def _chunk(config: PoolConfig, start: int) -> dict[str, np.ndarray]:
+    pairs = list(stream(config, start, min(start + CHUNK, config.n)))
+    return {
+        "images": np.stack([pair.image for pair in pairs]),
+        "captions": np.array([pair.caption for pair in pairs]),
+        "scenes": np.array([json.dumps(pair.scene.row() | {"parent": pair.parent}) for pair in pairs]),
+    }
