@@ -3,11 +3,12 @@
     python tests/killed_builds.py FOLDER [--builds 5] [--kills 6] [--profile ci] [--seed 0]
 
 FOLDER is a clone that was set up (`make setup`) and is nobody else's: its results and pages are removed. One build runs
-to its end. The time its notebooks took is cut into as many strata as there are kills but one, and in each of the
-further builds one moment is drawn from every stratum, and one from the time that rendering and sealing took, counted
-from its begin. Each kill is a SIGKILL to the whole process group of `make book`. What must hold after the last
-`make book` of each: it succeeds, every record equals the undisturbed one to the last digit, and no half-written file,
-process or held lock is left.
+to its end, and what it prints as it begins a notebook, a cell or the rendering is its timeline. The length it took is
+cut into as many strata as there are kills, and in each of the further builds one moment is drawn from every stratum. A
+moment is so many seconds after something was printed, so that a build which begins again is struck at the same place.
+Each kill is a SIGKILL to the whole process group of `make book`. What must hold after the last `make book` of each: it
+succeeds, every record equals the undisturbed one to the last digit, and no half-written file, process or held lock is
+left.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -31,6 +33,8 @@ import psutil
 
 GENERATED = ("results", "_build", "book/notebooks", "book/generated")
 RENDERING = "Rendering the book"  # what a build prints before it does
+BEGINS = re.compile(r"\w+ \(\w+\): (?!up to date|done)")  # a notebook
+CELL = re.compile(r"\[ *\d+/\d+\] ")
 
 
 class Build:
@@ -40,13 +44,13 @@ class Build:
         folder: the clone.
         command: such as make book PROFILE=ci.
         kill_after: seconds; None: let it run to its end.
-        since: the clock starts when this is printed; None: at once.
+        since: the clock starts when all of these were printed, in this order; none: at once.
     """
 
     def __init__(
-        self, folder: Path, command: list[str], kill_after: float | None = None, since: str | None = None
+        self, folder: Path, command: list[str], kill_after: float | None = None, since: Sequence[str] = ()
     ) -> None:
-        self.began, self.lines, self.rendering, deadline = time.monotonic(), [], None, None
+        self.began, self.lines, deadline = time.monotonic(), [], None
         process = subprocess.Popen(
             command, cwd=folder, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
@@ -57,7 +61,7 @@ class Build:
             time.sleep(0.02)
             if kill_after is None:
                 continue
-            if deadline is None and (since is None or any(since in line for line in self.lines)):
+            if deadline is None and self._printed(since):
                 deadline = time.monotonic() + kill_after
             if deadline is not None and time.monotonic() > deadline:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -69,14 +73,28 @@ class Build:
 
     @property
     def last(self) -> str:
-        return self.lines[-1] if self.lines else ""
+        return self.lines[-1][1] if self.lines else ""
+
+    def place(self, moment: float) -> tuple[float, tuple[str, ...]]:
+        """Return a moment as seconds since the timeline's last line before it, and that line with its notebook's."""
+        notebook, line, at = "", "", 0.0
+        for seconds, text in self.lines:
+            if seconds > moment:
+                break
+            if BEGINS.match(text):
+                notebook, line, at = text.split(":")[0] + ":", "", seconds
+            elif CELL.match(text) or RENDERING in text:
+                line, at = text, seconds
+        return moment - at, tuple(filter(None, (notebook, line)))
+
+    def _printed(self, since: Sequence[str]) -> bool:
+        texts = iter([text for _, text in self.lines])
+        return all(any(each in text for text in texts) for each in since)
 
     def _read(self, stream: TextIO) -> None:
         for line in stream:
-            if RENDERING in line:
-                self.rendering = time.monotonic() - self.began
             if line.strip():
-                self.lines.append(line.strip())
+                self.lines.append((time.monotonic() - self.began, line.strip()))
 
 
 def records(folder: Path, profile: str) -> dict[str, dict]:
@@ -129,15 +147,15 @@ def clear(folder: Path) -> None:
 
 def faults(folder: Path, profile: str, expected: dict[str, dict]) -> list[str]:
     """Return what is not as after an undisturbed build."""
-    found = [f"half-written: {name}" for name in unfinished(folder)]
-    found += [f"locked: {name}" for name in held_locks(folder)]
-    found += [f"still running: {name}" for name in orphans(folder)]
+    faulty = [f"half-written: {name}" for name in unfinished(folder)]
+    faulty += [f"locked: {name}" for name in held_locks(folder)]
+    faulty += [f"still running: {name}" for name in orphans(folder)]
     for name, numbers in records(folder, profile).items():
         other = expected.get(name, {})
         differing = [key for key in {*numbers, *other} if numbers.get(key) != other.get(key)]
-        found += [f"{name}: {key} differs" for key in sorted(differing)]
+        faulty += [f"{name}: {key} differs" for key in sorted(differing)]
     missing = expected.keys() - records(folder, profile).keys()
-    return found + [f"no record of {name}" for name in sorted(missing)]
+    return faulty + [f"no record of {name}" for name in sorted(missing)]
 
 
 def main() -> None:
@@ -155,25 +173,21 @@ def main() -> None:
     whole = Build(folder, command)
     if whole.status:
         sys.exit(f"the undisturbed build failed: {whole.last}")
-    expected, rendering = records(folder, profile), whole.seconds - whole.rendering
-    values = sum(map(len, expected.values()))
-    print(f"undisturbed: {whole.rendering:.0f} s and {rendering:.0f} s to render, {values} values", flush=True)
+    expected = records(folder, profile)
+    print(f"undisturbed: {whole.seconds:.0f} s, {sum(map(len, expected.values()))} values", flush=True)
     rng, bad = np.random.default_rng(options.seed), 0
     for number in range(options.builds):
         clear(folder)
-        strata = options.kills - 1
-        moments = (np.arange(strata) + rng.random(strata)) * whole.rendering / strata
-        plan = [(float(seconds), None) for seconds in np.diff(moments, prepend=0)]
-        plan.append((float(rng.random() * rendering), RENDERING))
-        builds = [Build(folder, command, *each) for each in plan]
-        struck = [b.last[:60] if b.status is None else f"had ended ({b.status})" for b in builds]
+        moments = (np.arange(options.kills) + rng.random(options.kills)) * whole.seconds / options.kills
+        for moment in moments:
+            seconds, since = whole.place(float(moment))
+            build = Build(folder, command, seconds, since)
+            end = "killed in" if build.status is None else f"had ended ({build.status}):"
+            print(f"  {moment:.0f} s, {seconds:.0f} s after {' '.join(since)[:70]!r}: {end} {build.last[:60]!r}")
         last = Build(folder, command)
-        found = faults(folder, profile, expected) + [f"exit {last.status}: {last.last}"] * bool(last.status)
-        bad += bool(found)
-        moments = f"{', '.join(f'{m:.0f}' for m in moments)} s, and {plan[-1][0]:.0f} s into rendering"
-        print(f"build {number}: killed at {moments}; then {last.seconds:.0f} s")
-        print("  struck:", " | ".join(struck), flush=True)
-        print("  " + ("; ".join(found) or "as undisturbed"), flush=True)
+        faulty = faults(folder, profile, expected) + [f"exit {last.status}: {last.last}"] * bool(last.status)
+        bad += bool(faulty)
+        print(f"build {number}, then {last.seconds:.0f} s: {'; '.join(faulty) or 'as undisturbed'}", flush=True)
     sys.exit(bool(bad))
 
 

@@ -55,12 +55,28 @@ def project(tmp_path) -> Path:
 
 def test_a_build_killed_in_a_notebook_and_while_rendering_ends_as_an_undisturbed_one(project):
     command = [sys.executable, "-m", "zsclib", "--root", str(project), "book", "--profile", "ci"]
-    killed = [Build(ROOT, command, 0, "computed 1"), Build(ROOT, command, 1.5, RENDERING)]
+    killed = [Build(ROOT, command, 0, ["two (ci)", "computed 1"]), Build(ROOT, command, 1.5, [RENDERING])]
     assert [build.status for build in killed] == [None, None], [build.lines for build in killed]
+    assert "computed 1" in killed[0].last
     last = Build(ROOT, command)
     assert last.status == 0, last.lines
     assert faults(project, "ci", {name: {"value": 2.1} for name in ("one", "two")}) == []
     assert (project / "_build/html/notebooks/two.html").read_text().rstrip().endswith("</html>")
+
+
+def test_a_moment_is_found_again_by_what_was_printed_before_it():
+    lines = ["one (ci): never run", "no parameters", "[1/2] import x", "one (ci): done in 3 s",
+             "two (ci): never run", "[1/2] import x", "[2/2] work()", "Rendering the book …"]  # fmt: skip
+    script = f"import time\nfor line in {lines!r}:\n    print(line, flush=True)\n    time.sleep(0.1)"
+    build = Build(ROOT, [sys.executable, "-c", script])
+    assert build.status == 0 and [text for _, text in build.lines] == lines
+    at = {text: seconds for seconds, text in build.lines}
+    assert build.place(at["[2/2] work()"] + 0.01) == (pytest.approx(0.01), ("two (ci):", "[2/2] work()"))
+    assert build.place(at["two (ci): never run"])[1] == ("two (ci):",)
+    assert build.place(at["one (ci): done in 3 s"])[1] == ("one (ci):", "[1/2] import x")
+    assert build.place(99)[1] == ("two (ci):", "Rendering the book …")
+    again = Build(ROOT, [sys.executable, "-c", script], 0, ("two (ci):", "[1/2] import x"))
+    assert again.status is None and again.last == "[1/2] import x" and len(again.lines) == 6
 
 
 def test_what_a_kill_leaves_is_seen_and_removed(project):
