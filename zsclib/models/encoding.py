@@ -37,17 +37,17 @@ def encode(generator: Any, prompts: list[str]) -> tuple[Tensor, Tensor | None, T
     check_truncation(tokenizers, texts)
     if not names:
         return *encode_texts(generator, texts), None
-    embeddings, pooled = encode_texts(generator, texts) if texts else (learnt.embeddings[:0], learnt.pooled[:0])
+    embeddings, pooled = encode_texts(generator, texts) if texts else (learnt.embeddings[:0], None)
     place = {name: len(texts) + row for row, name in enumerate(names)}
     others = iter(range(len(texts)))
     rows = torch.tensor([place[prompt] if prompt in place else next(others) for prompt in prompts])
-    rows = rows.to(generator.device)
-    embeddings = torch.cat([embeddings, learnt.embeddings])[rows]
-    return embeddings, None if pooled is None or pooled.ndim < 2 else torch.cat([pooled, learnt.pooled])[rows], None
+    rows, pooled = rows.to(generator.device), [part for part in (pooled, learnt.pooled) if part is not None]
+    embeddings = torch.cat([embeddings, learnt.embeddings])
+    return embeddings[rows], torch.cat(pooled)[rows] if pooled else None, None
 
 
 def encode_texts(generator: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-    """Return embeddings (n, L, d) and pooled (n, p) or None of n texts: differentiable in the text encoders' weights."""
+    """Return embeddings (n, L, d) and pooled (n, p) or None of n texts, differentiable in the encoders' weights."""
     pipeline, embeddings, pooled = generator.pipeline(), [], []
     for start in range(0, len(texts), PROMPTS_AT_ONCE):
         chunk = list(texts[start : start + PROMPTS_AT_ONCE])

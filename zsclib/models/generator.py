@@ -110,14 +110,6 @@ class Generator:
         self._made = function, arguments, self.state()
         return self
 
-    def with_parts(self, **parts: Any) -> Generator:
-        """Return a generator that has these parts in place of, or beside, its own, and shares all others."""
-        own = {"unet" if "unet" in self.parts else "transformer": self.unet, "vae": self.vae}
-        own |= {} if self.text_encoder is None else {"text_encoder": self.text_encoder}
-        return Generator(
-            {**self.parts, **own, **parts}, self.pipeline_class, self.device, self.dtype, self.image_size
-        )
-
     def state(self) -> WeightState:
         """Return which weights there are now, to be compared with those of another moment."""
         return WeightState(self._modules())
