@@ -192,12 +192,15 @@ def test_the_held_out_loss_is_always_on_the_same_noise(sd):
     assert held_out_loss(sd, latents, condition, at_once=5) == pytest.approx(first, rel=1e-5)
 
 
-def test_gradients_are_tracked_whatever_the_caller_does(sd):
+def test_gradients_are_tracked_whatever_the_caller_does(sd, conditioned):
     _, expected = a_loop(sd)
-    with torch.inference_mode():
-        state = torch.get_rng_state()
+    state = torch.get_rng_state()
+    with torch.no_grad():
         c = a_loop(sd)[1]
     assert torch.equal(c, expected) and not c.requires_grad and torch.equal(torch.get_rng_state(), state)
+    with torch.inference_mode():
+        tuned = learn_conditioning(sd, shots(), PROMPTS, SHORT)
+    assert tuned.fingerprint() == conditioned.fingerprint()
 
 
 def test_the_learning_rate_rises_and_falls():
@@ -226,7 +229,7 @@ def test_a_word_is_learnt_and_nothing_else_changes(sd, inverted):
 
 def test_the_loss_of_a_word_falls(sd):
     tuned = textual_inversion(
-        sd, shots(), None, Tuning(samples=64, batch=16, learning_rate=0.3, check_every=64), held_out=shots()
+        sd, shots(), None, Tuning(samples=256, batch=16, learning_rate=0.05), held_out=shots()
     )
     falls = tuned.history.groupby("name").held_out.agg(["first", "last"])
     assert (falls["last"] < falls["first"]).all()
@@ -320,7 +323,7 @@ def test_the_first_images_have_the_clusters_proportions_too(sd):
     c = sd.encode_prompts(PROMPTS).embeddings
     sizes = {"<cat:1>": 15, "<cat:2>": 5}
     tuned = with_conditionings(sd, dict(zip(sizes, c, strict=True)), sizes=sizes)
-    assert prompts_in_proportion(tuned, "a cat", 4) == ["<cat:1>", "<cat:2>", "<cat:1>", "<cat:1>"]
+    assert prompts_in_proportion(tuned, "a cat", 4) == ["<cat:1>", "<cat:1>", "<cat:2>", "<cat:1>"]
     for n in range(1, 20):
         assert abs(prompts_in_proportion(tuned, "a cat", n).count("<cat:2>") - n / 4) <= 1
 

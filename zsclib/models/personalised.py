@@ -162,7 +162,7 @@ def prompts_in_proportion(generator: Generator, word: str, n: int) -> list[str]:
     Any first part of the list has the proportions, too, to within one image.
 
     Example:
-        prompts_in_proportion(generator, "a star", 4) gives <star:1>, <star:2>, <star:1>, <star:1> for sizes 15 and 5.
+        prompts_in_proportion(generator, "a star", 4) gives <star:1>, <star:1>, <star:2>, <star:1> for sizes 15 and 5.
 
     Raises:
         ValueError: nothing was learnt of that class.

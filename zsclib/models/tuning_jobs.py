@@ -40,7 +40,8 @@ def run_tuning(
             checkpoint = execution.cache.folder / f"{name}.partial"
         samples = sum(part.samples for part in call if isinstance(part, Tuning))
         jobs.append(Job(function, (generator, checkpoint, *call), name, samples))
-    return list(run_jobs(jobs, execution, what))
+    with torch.inference_mode(False):  # tensors made under it could not be tuned
+        return list(run_jobs(jobs, execution, what))
 
 
 def histories(
