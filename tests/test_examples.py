@@ -28,6 +28,7 @@ MODULES = (
     *(f"{PAPER}.{name}" for name in ("classifier", "ablations", "sequential", "winoground", "robustness", "method")),
     *("zsclib.papers.diversity.tricks", "zsclib.papers.diversity.method"),
     *("zsclib.models.generator", "zsclib.models.clip", "zsclib.models.networks"),
+    *("zsclib.models.denoising", "zsclib.models.finetune", "zsclib.models.lora"),
     *("zsclib.datasets", "zsclib.training", "zsclib.setmetrics", "zsclib.workers"),
 )
 N, C, M = 3, 2, 4  # images, classes, networks
@@ -86,11 +87,13 @@ def names(tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_an_example_runs_and_its_arrays_have_the_shapes_it_says(name, names):
+def test_an_example_runs_and_its_arrays_have_the_shapes_it_says(name, names, tmp_path):
     module, generator = importlib.import_module(name), names["generator"]
     large = name in ("zsclib.models.generator", "zsclib.models.clip", "zsclib.training")
     space = {**names, **vars(importlib.import_module(PAPER)), **vars(module)}
     space |= {"images": names["large" if large else "small"]}
+    if name in ("zsclib.models.finetune", "zsclib.models.lora"):
+        space |= {"labelled": ImageSet(names["small"], [0, 1, 0], names["classes"]), "folder": tmp_path}
     if name == "zsclib.models.networks":
         space |= {"images": torch.from_numpy(names["large"]), "standardise": standardise}
     if name == "zsclib.papers.diversity.method":

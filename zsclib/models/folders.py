@@ -6,6 +6,7 @@ Nothing is fetched unless asked, only safetensors weights are opened, and no cod
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import transformers
 
 from zsclib.paths import ROOT
 
+NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel", "DiTTransformer2DModel")
+NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")  # one of them makes a tokenizer
 
 
@@ -52,6 +55,38 @@ def _halves(ident: str, revision: str) -> list[str]:
     """Return the half-precision files of a model on the Hub that has each of them in full precision too."""
     names = set(huggingface_hub.HfApi().list_repo_files(ident, revision=revision or None))
     return [name for name in names if ".fp16." in name and name.replace(".fp16.", ".") in names]
+
+
+def read_index(folder: Path) -> tuple[type, dict[str, list[str]], dict[int, str] | None]:
+    """Read a generator's model_index.json.
+
+    Returns:
+        The class of its pipeline; the library and class of each part that a generator needs, by the part's name; and
+        the labels of a class-conditional model (DiT), None for others.
+
+    Raises:
+        FileNotFoundError: a part that every generator needs is not named.
+        ValueError: the model is of a kind not supported.
+    """
+    index = json.loads((folder / "model_index.json").read_text())
+    parts_named = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None}
+    named = {name: entry for name, entry in parts_named.items() if name not in NOT_NEEDED}
+    with quietly():
+        pipeline_class = getattr(diffusers, str(index.get("_class_name")), None)
+    by_class = index.get("_class_name") == "DiTPipeline"
+    if by_class and named.get("transformer") == ["diffusers", "Transformer2DModel"]:
+        named["transformer"] = ["diffusers", "DiTTransformer2DModel"]  # its name when DiT was published
+    network = (named.get("unet") or named.get("transformer") or [None, None])[1]
+    if pipeline_class is None or network not in NETWORKS or by_class != (network == NETWORKS[2]):
+        raise ValueError(
+            f"{folder} is a {index.get('_class_name')} around {network}; supported are Stable Diffusion 1, 2 "
+            f"({NETWORKS[0]}) and 3 ({NETWORKS[1]}), and a DiTPipeline ({NETWORKS[2]})"
+        )
+    for name in ("vae", "scheduler", *(() if by_class else ("text_encoder", "tokenizer"))):
+        if name not in named:
+            raise FileNotFoundError(f"{folder}/model_index.json names no {name!r}: a generator needs it")
+    labels = {int(i): label for i, label in (index.get("id2label") or {}).items()} if by_class else None
+    return pipeline_class, named, labels
 
 
 def open_part(folder: Path, library: str, kind: str, dtype: torch.dtype = torch.float32) -> Any:

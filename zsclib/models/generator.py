@@ -19,8 +19,7 @@ import copyreg
 import functools
 import hashlib
 import inspect
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,14 @@ from torch import Tensor
 from zsclib.checks import check_images, check_prompts
 from zsclib.images.tensors import to_images, to_tensor
 from zsclib.models import fast_unet
-from zsclib.models.conditioning import Condition, class_ids
-from zsclib.models.folders import check_truncation, find_folder, open_part, quietly
+from zsclib.models.conditioning import Condition
+from zsclib.models.encoding import encode
+from zsclib.models.folders import find_folder, open_part, read_index
 from zsclib.models.noise_schedule import NoiseSchedule
 from zsclib.models.weights import WeightState, weight_bytes
 from zsclib.paths import ROOT
 
-PROMPTS_AT_ONCE, PIXELS_AT_ONCE = 100, 2**22  # in the autoencoder: 4,096 images of 32 x 32, 16 of 512 x 512
-NETWORKS = ("UNet2DConditionModel", "SD3Transformer2DModel", "DiTTransformer2DModel")
-NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
+PIXELS_AT_ONCE = 2**22  # in the autoencoder: 4,096 images of 32 x 32, 16 of 512 x 512
 
 
 class Generator:
@@ -54,6 +52,7 @@ class Generator:
         T: number of timesteps; t counts them from 0 (least noise) to T - 1.
         prediction: "epsilon", "v" or "flow".
         alphas_cumprod: the schedule's cumulative product, float32 (T,); None for flow models.
+        history: of a tuned generator, how its loss fell, a DataFrame (`zsclib.models.finetune`).
     """
 
     def __init__(
@@ -97,13 +96,19 @@ class Generator:
         self.schedule = NoiseSchedule(self.scheduler, self.device)
         self.prediction, self.T = self.schedule.prediction, self.schedule.T
         self.alphas_cumprod = self.schedule.alphas_cumprod
-        self._opened: tuple | None = None  # how to open it again, and the state of its weights then
+        self.history: Any = None
+        self._made: tuple | None = None  # function and arguments that make it again, and the state of its weights then
 
     def __reduce__(self) -> tuple:
-        """Travel to another process as the folder to be opened there, unless a weight has changed since."""
-        if self._opened is not None and self._opened[1] == self.state():
-            return _open_once, self._opened[0]
-        return copyreg.__newobj__, (type(self),), {**self.__dict__, "_opened": None}
+        """Travel to another process as what makes it again there (a folder to open), unless a weight has changed."""
+        if self._made is not None and self._made[2] == self.state():
+            return self._made[:2]
+        return copyreg.__newobj__, (type(self),), {**self.__dict__, "_made": None}
+
+    def made_by(self, function: Callable[..., Generator], *arguments: Any) -> Generator:
+        """Return this generator, which from now on travels as the function and arguments that make it again."""
+        self._made = function, arguments, self.state()
+        return self
 
     def state(self) -> WeightState:
         """Return which weights there are now, to be compared with those of another moment."""
@@ -119,35 +124,19 @@ class Generator:
         """Encode prompts as the model's own pipeline does, without the empty prompt that guidance adds.
 
         Args:
-            prompts: n texts. For a class-conditional model n names of its classes, or "" for none of them.
+            prompts: n texts, or names of learnt conditionings (`zsclib.models.personalised`). For a class-conditional
+                model n names of its classes, or "" for none of them.
 
         Returns:
             A `Condition` of n rows on the generator's device.
 
         Raises:
             ValueError: no prompts, a prompt that is no text, or two different prompts that become one because
-                the tokenizer cuts them at its longest length, or a class the model does not know.
+                the tokenizer cuts them at its longest length, a class the model does not know, or a learnt
+                conditioning's name within a longer prompt.
         """
         prompts = check_prompts(prompts)
-        if self.id2label is not None:
-            table = self.unet.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
-            ids = class_ids(prompts, self.id2label, self.unet.config.num_embeds_ada_norm)
-            rows = torch.tensor(ids, device=self.device)
-            return Condition(table(rows)[:, None], class_ids=rows, source=(self, prompts, self.state()))
-        check_truncation([part for name, part in self.parts.items() if name.startswith("tokenizer")], prompts)
-        pipeline, embeddings, pooled = self.pipeline(), [], []
-        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-            chunk = prompts[start : start + PROMPTS_AT_ONCE]
-            if "transformer" in self.parts:
-                encoded = pipeline.encode_prompt(
-                    chunk, None, None, device=self.device, do_classifier_free_guidance=False
-                )
-                pooled.append(encoded[2])
-            else:
-                encoded = pipeline.encode_prompt(chunk, self.device, 1, do_classifier_free_guidance=False)
-            embeddings.append(encoded[0])
-        source = (self, prompts, self.state())
-        return Condition(torch.cat(embeddings), torch.cat(pooled) if pooled else None, source=source)
+        return Condition(*encode(self, prompts), source=(self, prompts, self.state()))
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> Tensor:
@@ -233,6 +222,13 @@ class Generator:
             )
         return ε_hat
 
+    def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return what the network itself predicts, ε, v or a velocity, float32 (n, c, h, w): differentiable.
+
+        Arguments are those of `predict_noise`, one prompt a latent.
+        """
+        return self._network(z_t, self.schedule.network_input(self._timesteps(t)), condition, None)
+
     def _network(self, z_t: Tensor, t: Tensor, condition: Condition, copies: Tensor | None) -> Tensor:
         """Run the network, float32 out: the one place for precision, memory layout and shortcuts."""
         weights, c = next(self.unet.parameters()).dtype, z_t.shape[1]
@@ -305,26 +301,8 @@ def open_generator(
         ValueError: the model is of a kind not supported, or a part's weights do not fill its network.
     """
     folder = find_folder(path, "model_index.json", allow_network)
-    index = json.loads((folder / "model_index.json").read_text())
-    parts_named = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None}
-    named = {name: entry for name, entry in parts_named.items() if name not in NOT_NEEDED}
-    with quietly():
-        pipeline_class = getattr(diffusers, str(index.get("_class_name")), None)
-    by_class = index.get("_class_name") == "DiTPipeline"
-    if by_class and named.get("transformer") == ["diffusers", "Transformer2DModel"]:
-        named["transformer"] = ["diffusers", "DiTTransformer2DModel"]  # its name when DiT was published
-    network = (named.get("unet") or named.get("transformer") or [None, None])[1]
-    if pipeline_class is None or network not in NETWORKS or by_class != (network == NETWORKS[2]):
-        raise ValueError(
-            f"{folder} is a {index.get('_class_name')} around {network}; supported are Stable Diffusion 1, 2 "
-            f"({NETWORKS[0]}) and 3 ({NETWORKS[1]}), and a DiTPipeline ({NETWORKS[2]})"
-        )
-    for name in ("vae", "scheduler", *(() if by_class else ("text_encoder", "tokenizer"))):
-        if name not in named:
-            raise FileNotFoundError(f"{folder}/model_index.json names no {name!r}: a generator needs it")
-    parts: dict[str, Any] = {}
-    if by_class:
-        parts["id2label"] = {int(i): label for i, label in (index.get("id2label") or {}).items()}
+    pipeline_class, named, id2label = read_index(folder)
+    parts: dict[str, Any] = {} if id2label is None else {"id2label": id2label}
     for name, (library, kind) in named.items():
         # On a CPU, autocast keeps float32 weights. The autoencoder, cheap but touchy, always does.
         whole = name == "vae" or torch.device(device).type == "cpu"
@@ -334,8 +312,7 @@ def open_generator(
     generator = Generator(parts, pipeline_class, device, dtype, image_size)
     if Path(path).is_dir() or (ROOT / path).is_dir():
         path = str(folder.resolve())
-    generator._opened = (str(path), str(device), dtype, allow_network, image_size), generator.state()
-    return generator
+    return generator.made_by(_open_once, str(path), str(device), dtype, allow_network, image_size)
 
 
 _opened = functools.lru_cache(maxsize=4)(open_generator)
@@ -344,7 +321,7 @@ _opened = functools.lru_cache(maxsize=4)(open_generator)
 def _open_once(*options: Any) -> Generator:
     """Open a generator in a worker, where many jobs need the same one; not one that a job has changed since."""
     generator = _opened(*options)
-    if generator._opened[1] != generator.state():
+    if generator._made[2] != generator.state():
         _opened.cache_clear()
         generator = _opened(*options)
     return generator

@@ -60,3 +60,14 @@ class NoiseSchedule:
             return output
         a, s = self.signal_and_noise(t)
         return a * output + s * z_t if self.prediction == "v" else z_t + a * output
+
+    def target(self, z: Tensor, ε: Tensor, t: Tensor) -> Tensor:
+        """Return what a perfect network would output for z_t = a z + s ε: ε itself, v = a ε - s z, or v = ε - z.
+
+        Args:
+            z, ε: latents and their noise, (n, c, h, w). t: timesteps, int64 (n,), on the same device.
+        """
+        if self.prediction == "epsilon":
+            return ε
+        a, s = self.signal_and_noise(t)
+        return a * ε - s * z if self.prediction == "v" else ε - z
