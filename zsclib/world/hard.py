@@ -22,7 +22,7 @@ from zsclib.world.variants import FAMILY_OF, VARIANTS
 
 Bounds = tuple[float, float]
 MANY_NOUNS = (*OBJECTS, "ball", "apple", "flower", "bird", "hat", "bottle", "key", "bell", "lamp", "arrow")
-MANY_COLOURS, MANY_MATERIALS = ("red", "green", "blue"), ("striped", "spotted")
+MANY_COLOURS, MANY_MATERIALS = ("red", "green", "blue"), ("metal", "striped")
 SEASONS = ("summer", "dry", "autumn", "snow")
 
 
@@ -41,14 +41,14 @@ class Conditions:
         noise: height of the sensor's noise, as a share of white.
     """
 
-    size: Bounds = (0.7, 0.4)
-    turned: Bounds = (0, 30)
-    clutter: Bounds = (2, 8)
-    hidden: Bounds = (-0.2, 0.4)
-    faded: Bounds = (-0.2, 0.6)
-    dark: Bounds = (-0.2, 0.7)
-    tint: Bounds = (0, 0.5)
-    noise: Bounds = (0, 0.2)
+    size: Bounds = (0.78, 0.46)
+    turned: Bounds = (0, 25)
+    clutter: Bounds = (1, 5)
+    hidden: Bounds = (-0.4, 0.35)
+    faded: Bounds = (-0.4, 0.5)
+    dark: Bounds = (-0.3, 0.6)
+    tint: Bounds = (0, 0.4)
+    noise: Bounds = (0, 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,18 +64,18 @@ class Weather:
         noise: height of the sensor's noise, as a share of white.
     """
 
-    zoom: Bounds = (1, 2)
-    mixed: Bounds = (-0.1, 0.4)
-    haze: Bounds = (-0.1, 0.6)
-    relief: Bounds = (0, 1.5)
-    dark: Bounds = (0, 0.5)
-    noise: Bounds = (0, 0.25)
+    zoom: Bounds = (1, 1.6)
+    mixed: Bounds = (-0.1, 0.35)
+    haze: Bounds = (-0.2, 0.4)
+    relief: Bounds = (0, 1)
+    dark: Bounds = (0, 0.4)
+    noise: Bounds = (0, 0.1)
 
 
 OBJECTS_HARD = Conditions()
 FINE_HARD = Conditions(size=(0.84, 0.6), clutter=(1, 5), hidden=(-0.3, 0.3), faded=(-0.3, 0.4), tint=(0, 0.3))
 MANY = Conditions(
-    size=(0.84, 0.6), turned=(0, 15), clutter=(1, 4), hidden=(-1, 0.3), faded=(-1, 0.3), tint=(0, 0.1), noise=(0, 0.1)
+    size=(0.82, 0.55), turned=(0, 20), clutter=(1, 4), hidden=(-0.7, 0.3), faded=(-0.7, 0.4), tint=(0, 0.1)
 )
 GADGETS_HARD = Conditions(size=(0.84, 0.6), clutter=(1, 4), hidden=(-1, 0.2), faded=(-1, 0.3), noise=(0, 0.1))
 AERIAL_HARD = Weather()
