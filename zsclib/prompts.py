@@ -44,9 +44,9 @@ def load_prompts(name: str | os.PathLike[str]) -> Prompts:
     """Read the prompts of a dataset.
 
     Args:
-        name: a dataset's name ("digits"), for `data/prompts/digits.yml`; or the path of a .yml file of your
-            own with `template`, `classes`, `about` and, if you like, `templates`, `base` (otherwise the
-            template), `bare` (otherwise "{}") and `domains`.
+        name: a dataset's name ("digits"), for `data/prompts/digits.yml`, or that of a part of it
+            ("objects-shift:blurred"); or the path of a .yml file of your own with `template`, `classes`, `about` and,
+            if you like, `templates`, `base` (otherwise the template), `bare` (otherwise "{}") and `domains`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -55,7 +55,7 @@ def load_prompts(name: str | os.PathLike[str]) -> Prompts:
     """
     path = Path(name)
     if path.suffix not in (".yml", ".yaml"):
-        path = FOLDER / f"{name}.yml"
+        path = _shipped(str(name))
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yml"))) or "none"
         raise FileNotFoundError(
@@ -107,6 +107,11 @@ def load_prompts(name: str | os.PathLike[str]) -> Prompts:
     return prompts
 
 
+def _shipped(name: str) -> Path:
+    """Return where the prompts of a set would lie; a part of a set, named after a colon, has those of the whole."""
+    return FOLDER / f"{name.partition(':')[0]}.yml"
+
+
 def fill(template: str, classes: Sequence[str]) -> list[str]:
     """Return one prompt per class name.
 
@@ -152,7 +157,7 @@ def prompts_of(name: str, classes: Sequence[str], template: str = "") -> list[st
         raise ValueError(
             "prompts_of: the images of 'pairs' have captions of their own (see its manifest), not classes"
         )
-    if (FOLDER / f"{name}.yml").is_file():
+    if _shipped(name).is_file():
         words = load_prompts(name)
         if len(words.classes) != len(classes):
             raise ValueError(

@@ -20,6 +20,7 @@ from zsclib.world.land import land
 from zsclib.world.pixels import EDGE, N, X, Y
 from zsclib.world.scenes import COLOURS, Scene, Thing
 from zsclib.world.shapes import GADGETS, ROLE_COLOURS, THINGS
+from zsclib.world.variants import VARIANTS
 
 # Fonts that every matplotlib carries; the pool's printed characters know no handwriting.
 FONTS = (
@@ -28,6 +29,7 @@ FONTS = (
     *("DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "cmti10", "STIXGeneral", "STIXGeneralBol"),
     *("STIXGeneralItalic", "STIXGeneralBolIta", "cmr10", "cmb10", "cmss10", "cmtt10"),
 )
+SHAPES = THINGS | GADGETS | VARIANTS
 LIGHT = (-0.45, 0.6, 0.66)  # from the upper left, towards the viewer
 
 
@@ -51,17 +53,32 @@ def render(scene: Scene) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------- things in styles
+def light_from(rng: np.random.Generator) -> float:
+    """Return the direction of the light along x: mostly from the left."""
+    return LIGHT[0] * (1.0 if rng.random() < 0.7 else -1.0)
+
+
+def stand(canvas: np.ndarray, thing: Thing, rng: np.random.Generator, lx: float) -> np.ndarray:
+    """Paint a thing in photo style on a canvas (N, N, 3), with its shadow, lit from `lx`."""
+    shadow = np.roll(np.roll(outline(thing), 3, axis=0), 3 if lx < 0 else -3, axis=1)
+    canvas = px.over(canvas, canvas * 0.55, 0.8 * px.alpha(shadow, 4 * EDGE))
+    for colour, d in _painted(thing, rng):
+        canvas = px.over(canvas, _lit(colour, d, thing, lx), px.alpha(d))
+    return canvas
+
+
+def outline(thing: Thing) -> np.ndarray:
+    """Return the signed distance of a whole thing, (N, N), in units of half the image."""
+    return functools.reduce(np.minimum, (d for _, d in _parts(thing)))
+
+
 def _photo(scene: Scene, rng: np.random.Generator, night: bool = False) -> np.ndarray:
-    canvas = _backdrop(scene.background, rng)
+    canvas = backdrop(scene.background, rng)
     for _ in range(scene.clutter):
         canvas = _clutter(canvas, rng)
-    lx = LIGHT[0] * (1.0 if rng.random() < 0.7 else -1.0)
+    lx = light_from(rng)
     for thing in scene.things:
-        outline = functools.reduce(np.minimum, (d for _, d in _parts(thing)))
-        shadow = np.roll(np.roll(outline, 3, axis=0), 3 if lx < 0 else -3, axis=1)
-        canvas = px.over(canvas, canvas * 0.55, 0.8 * px.alpha(shadow, 4 * EDGE))
-        for colour, d in _painted(thing, rng):
-            canvas = px.over(canvas, _lit(colour, d, thing, lx), px.alpha(d))
+        canvas = stand(canvas, thing, rng, lx)
     if night:
         tint = np.array([0.40, 0.46, 0.74], np.float32)
         canvas = canvas * tint * (0.75 + 0.35 * px.noise(rng, 2)[..., None])
@@ -181,7 +198,7 @@ def _glyph_distance(font: str, symbol: str, u: np.ndarray, v: np.ndarray) -> np.
 def _parts(thing: Thing) -> list[tuple[str, np.ndarray]]:
     """The thing's parts with distances in units of half the image."""
     u, v = _own_frame(thing)
-    shape = (THINGS | GADGETS)[thing.noun]
+    shape = SHAPES[thing.noun]
     return [(role, d * thing.size) for role, d in shape(u, v)]
 
 
@@ -241,7 +258,7 @@ def _lit(colour: np.ndarray, d: np.ndarray, thing: Thing, lx: float) -> np.ndarr
 
 
 # ------------------------------------------------------------------------------------------- places
-def _backdrop(name: str, rng: np.random.Generator) -> np.ndarray:
+def backdrop(name: str, rng: np.random.Generator) -> np.ndarray:
     """A soft, textured place: ground below a horizon, or one plain wall."""
     grain = px.noise(rng, 12)[..., None]
     if name == "studio":

@@ -22,6 +22,7 @@ COLOURS = {
     "white": (0.93, 0.93, 0.93),
     "black": (0.13, 0.13, 0.15),
 }
+OBJECTS = ("star", "car", "tree", "fish", "house", "heart", "boat", "mug", "mushroom", "umbrella")
 MATERIALS = ("plain", "wooden", "metal", "striped", "spotted")
 STYLES = ("photo", "drawing", "painting", "sketch", "clip art", "night")
 BACKGROUNDS = ("studio", "grass", "table", "beach", "snow", "street")

@@ -11,6 +11,7 @@ import pandas as pd
 from zsclib.images.image_set import ImageSet
 from zsclib.seeds import rng as seeded
 from zsclib.world.captions import with_article
+from zsclib.world.hard import HARD
 from zsclib.world.render import render
 from zsclib.world.scenes import (
     BACKGROUNDS,
@@ -18,6 +19,7 @@ from zsclib.world.scenes import (
     DIGITS,
     LANDS,
     MATERIALS,
+    OBJECTS,
     RELATIONS,
     Scene,
     SceneMix,
@@ -29,8 +31,8 @@ from zsclib.world.scenes import (
 )
 from zsclib.world.shapes import GADGETS
 
-OBJECTS = ("star", "car", "tree", "fish", "house", "heart", "boat", "mug", "mushroom", "umbrella")
 SHIFTS = ("small", "turned", "cropped", "blurred", "noisy", "faded", "coarse")
+UNSHIFTED = "none"
 SWAPS = ("object", "relation", "both")
 CLASSES: dict[str, tuple[str, ...]] = {
     "objects": OBJECTS,
@@ -40,6 +42,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "gadgets": tuple(GADGETS),
     "pairs": ("first caption", "second caption"),
     "printed-digits": tuple(DIGITS),
+    **{name: classes for name, (classes, _) in HARD.items()},
 }
 SPLITS = ("train", "validation", "test")
 DEFAULT_SIZE = 1000
@@ -49,19 +52,26 @@ def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) 
     """Make a target set; image i is of class i mod C, so every prefix is balanced and shorter sets are prefixes.
 
     Args:
-        name: a key of `CLASSES`.
+        name: a key of `CLASSES`, or one shift alone, such as "objects-shift:blurred": the scenes of `objects-shift`,
+            every one under that shift, so that all shifts show the same scenes; "objects-shift:none" shows them as
+            they are.
         split: "train", "validation" or "test"; splits share no image.
         n: images; default 1,000. `pairs` has two images an example, so n is even there.
-        seed: another seed gives another set of the same kind.
+        seed: another seed gives another set of the same kind, which shares no image with this one: fresh images.
 
     Returns:
         The set; its manifest holds the ground truth of every image.
 
     Raises:
-        ValueError: unknown name or split, or an n that does not fit.
+        ValueError: unknown name, shift or split, or an n that does not fit.
     """
+    whole = name
+    name, _, shift = whole.partition(":")
     if name not in CLASSES:
-        raise ValueError(f"target: there is no set {name!r}; choose one of {', '.join(CLASSES)}")
+        raise ValueError(f"target: there is no set {whole!r}; choose one of {', '.join(CLASSES)}")
+    if name != whole and (name != "objects-shift" or shift not in (*SHIFTS, UNSHIFTED)):
+        shifts = ", ".join(f"objects-shift:{known}" for known in (*SHIFTS, UNSHIFTED))
+        raise ValueError(f"target: {name!r} has no part {shift!r}; sets by their shift are {shifts}")
     if split not in SPLITS:
         raise ValueError(f"target: there is no split {split!r}; choose one of {', '.join(SPLITS)}")
     n = DEFAULT_SIZE if n is None else n
@@ -74,9 +84,14 @@ def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) 
     images, rows, classes = [], [], CLASSES[name]
     for i in range(n):
         rng = seeded(seed, "target", name, split, i)
-        image, row = _MAKE[name](i % len(classes), rng)
+        if name in HARD:
+            image, row = HARD[name][1](classes[i % len(classes)], rng)
+        elif shift:
+            image, row = _objects_shift(i % len(classes), rng, shift)
+        else:
+            image, row = _MAKE[name](i % len(classes), rng)
         images.append(image)
-        rows.append({"source": name, "split": split, "index": i, **row})
+        rows.append({"source": whole, "split": split, "index": i, **row})
     labels = np.arange(n, dtype=np.int64) % len(classes)
     return ImageSet(np.stack(images), labels, classes, manifest=pd.DataFrame(rows))
 
@@ -104,9 +119,10 @@ def _objects_fine(label: int, rng: np.random.Generator) -> tuple[np.ndarray, dic
     return _rendered(_photo(noun, material, rng))
 
 
-def _objects_shift(label: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
-    """An object under one of seven shifts: three of the camera, four of the image."""
-    shift = SHIFTS[int(rng.integers(len(SHIFTS)))]
+def _objects_shift(label: int, rng: np.random.Generator, shift: str = "") -> tuple[np.ndarray, dict]:
+    """An object under one of seven shifts, the one that is named or any: three of the camera, four of the image."""
+    by_chance = SHIFTS[int(rng.integers(len(SHIFTS)))]
+    shift = shift or by_chance
     scene = _photo(OBJECTS[label], "plain", rng)
     thing = scene.things[0]
     side = 1.0 if rng.random() < 0.5 else -1.0

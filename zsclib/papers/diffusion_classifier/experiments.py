@@ -58,7 +58,7 @@ def sources(targets: Iterable[str]) -> dict[str, list[str]]:
     """Return which targets are classified by what was learned for each set: an unshifted set serves its shifted one."""
     by_source: dict[str, list[str]] = {}
     for name in targets:
-        by_source.setdefault(SOURCE.get(name, name), []).append(name)
+        by_source.setdefault(SOURCE.get(name.partition(":")[0], name), []).append(name)
     return by_source
 
 

@@ -11,12 +11,13 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from zsclib import datasets
+from zsclib.images.image_set import ImageSet
 from zsclib.study import plots
 from zsclib.study.tables import table
 from zsclib.world.pool import Pool, PoolConfig
 from zsclib.world.scenes import STYLES
 from zsclib.world.shapes import THINGS
-from zsclib.world.targets import OBJECTS
+from zsclib.world.targets import OBJECTS, SHIFTS, UNSHIFTED
 
 
 def captioned(pool: Pool, rows: Sequence[int], columns: int = 4) -> Figure:
@@ -93,6 +94,47 @@ def classes(name: str, per_class: int, most: int = 12) -> Figure:
     images = datasets.load(name, "test", n=per_class * len(names))
     rows = [np.flatnonzero(images.labels == c)[:per_class] for c in range(len(names))][:most]
     return plots.image_grid(images.images[np.concatenate(rows)], columns=per_class, row_titles=names[:most])
+
+
+def every_class(name: str, columns: int, row_titles: Sequence[str] | None = None) -> Figure:
+    """Show the first test image of each class of a set, in the order of the classes."""
+    C = len(datasets.load(name, "test", n=1).classes)
+    return plots.image_grid(datasets.load(name, "test", n=C).images, columns=columns, row_titles=row_titles)
+
+
+def shifts(n: int = 10) -> Figure:
+    """Show the first n scenes of `objects-shift` as they are and under each shift, a row per shift."""
+    names = (UNSHIFTED, *SHIFTS)
+    rows = [datasets.load(f"objects-shift:{name}", "test", n=n).images for name in names]
+    return plots.image_grid(np.concatenate(rows), columns=n, row_titles=names)
+
+
+def from_easy_to_hard(images: ImageSet, respects: Sequence[str], columns: int = 10) -> Figure:
+    """Show images of a set by how hard they are, a row per respect (a column of the manifest), the easiest first.
+
+    Images stand at even distances in the order of that column, of `size` with the largest first.
+    """
+    rows = []
+    for respect in respects:
+        values = images.manifest[respect].to_numpy(float)
+        in_order = np.argsort(-values if respect == "size" else values, kind="stable")
+        rows.append(in_order[np.linspace(0, len(images) - 1, columns).round().astype(int)])
+    return plots.image_grid(images.images[np.concatenate(rows)], columns=columns, row_titles=list(respects))
+
+
+def respects_table(images: ImageSet, respects: Sequence[str]) -> HTML:
+    """Show the least, the median and the most of each respect in which images are hard: columns of the manifest."""
+    numbers = images.manifest[list(respects)].agg(["min", "median", "max"])
+    cells = [[respect, *(f"{value:.2f}" for value in numbers[respect])] for respect in respects]
+    return table(cells, ["respect", "least", "median", "most"])
+
+
+def distances_table(rows: Mapping[str, Mapping[str, float | int]]) -> HTML:
+    """Show what `zsclib.world.neighbours.apart` returned for each set, distances in grey values."""
+    columns = {"images": "{:,}", "near-copies": "{:,}"}
+    names = list(next(iter(rows.values())))
+    cells = [[name, *(columns.get(key, "{:.1f}").format(row[key]) for key in names)] for name, row in rows.items()]
+    return table(cells, ["set", *names])
 
 
 def examples_of_pairs(n: int = 12) -> Figure:
