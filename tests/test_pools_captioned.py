@@ -1,4 +1,4 @@
-"""Captioned pools of every form: what is read is what was written, and what is amiss is named before anything is used."""
+"""Captioned pools of every form: what is read is what was written, and what is amiss is named at once."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def write(form: str, root: Path, images: list[np.ndarray]) -> str:
     """Write a pool of a form; return its place."""
     if form.startswith("folder"):
         table = form.partition(" ")[2] or None
-        return f"folder:{write_folder(root / 'pool', images, table, 'file_name' if table and 'meta' in table else 'file')}"
+        column = "file_name" if table and "metadata" in table else "file"
+        return f"folder:{write_folder(root / 'pool', images, table, column)}"
     if form == "parquet":
         write_parquet(root / "pool/a.parquet", images[:3], CAPTIONS[:3])
         write_parquet(root / "pool/b.parquet", images[3:], CAPTIONS[3:])
@@ -168,7 +169,8 @@ def test_a_pool_that_changed_has_another_fingerprint(tmp_path, images):
     assert after.fingerprint() != before
     written = after.source.content(modified=True)
     (tmp_path / "pool/0.png").touch()
-    assert after.source.content(modified=True) != written and after.source.content() == open_pool(place).source.content()
+    assert after.source.content(modified=True) != written
+    assert after.source.content() == open_pool(place).source.content()
 
 
 # --- what is amiss --------------------------------------------------------------------------------

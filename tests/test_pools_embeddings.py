@@ -1,4 +1,4 @@
-"""Embeddings on disk: as CLIP gives them, resumed after a death, opened from clip-retrieval's layout, refused when amiss."""
+"""Embeddings on disk: as CLIP gives them, resumed after a death, opened as others wrote them, refused when amiss."""
 
 from __future__ import annotations
 
@@ -178,7 +178,8 @@ def test_others_embeddings_open_in_the_order_of_their_numbers(tmp_path):
     assert np.array_equal(np.asarray(theirs.vectors), np.concatenate(vectors))
     assert theirs.ids == tuple(sum(ids, [])) and theirs.captions[-1] == "of 10/2" and theirs.model is None
     part = theirs.take([31, 2])
-    assert part.ids == ("10/1", "0/2") and np.array_equal(np.asarray(part.vectors), np.stack([vectors[10][1], vectors[0][2]]))
+    assert part.ids == ("10/1", "0/2")
+    assert np.array_equal(np.asarray(part.vectors), np.stack([vectors[10][1], vectors[0][2]]))
     silent = open_embeddings(write_foreign(tmp_path / "silent", vectors[:1], ids[:1], captions=False))
     assert silent.captions == ("", "", "")
 
@@ -193,7 +194,7 @@ def test_others_ids_are_matched_as_they_are_as_paths_or_as_keys(images, tmp_path
         theirs = open_embeddings(write_foreign(tmp_path / f"{n}", [unit(2)], [names]))
         assert theirs.rows_in(pool).tolist() == [2, 0]
     theirs = open_embeddings(write_foreign(tmp_path / "other", [unit(2)], [["2.png", "7.png"]]))
-    with pytest.raises(ValueError, match="2 embeddings and 3 images of 'pool' do not belong together.* no image '7.png'"):
+    with pytest.raises(ValueError, match="2 embeddings and 3 images of 'pool' do not belong.* no image '7.png'"):
         theirs.rows_in(pool)
 
 

@@ -5,7 +5,7 @@ its cosine only screens pairs, and pixels decide: the correlation of two thumbna
 pixel, which brightness and contrast, another file format and another size leave near 1.
 
     originals = traces(clip, images)
-    near_copies(originals, traces(clip, images + 0))        # (n, 2)
+    near_copies(originals, originals)                       # (n, 2)
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Embeddings:
         Raises:
             ValueError: an id is not in the pool.
         """
-        if self.pool == pool.fingerprint() and "row" in self._names():
+        if self.pool is not None and self.pool == pool.fingerprint() and "row" in self._names():
             return self._column(("row",)).to_numpy().astype(np.int64)
         own, ids = list(pool.ids), self.ids
         root = getattr(pool.source, "root", None)
