@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "zsclib"
 GROUND = ("paths", "hashing", "seeds", "checks", "cache", "workers", "prompts")
-ROOMS = ("images", "world", "models", "papers", "pretraining", "pocket", "study")
+ROOMS = ("images", "world", "models", "pools", "papers", "pretraining", "pocket", "study")
 SHARED = ("datasets", "sampling", "training", "setmetrics")
 PAPERS = ("diffusion_classifier", "diversity")
 TOP = ("zsclib.pretraining", "zsclib.pocket")  # and nothing of papers or below imports them
@@ -74,7 +74,7 @@ def crossings(importers: tuple[str, ...], imported: tuple[str, ...], but: tuple[
 
 def below_study() -> tuple[str, ...]:
     """Return papers and all that they stand on."""
-    return tuple(f"zsclib.{room}" for room in (*GROUND, *SHARED, "images", "world", "models", "papers"))
+    return tuple(f"zsclib.{room}" for room in (*GROUND, *SHARED, "images", "world", "models", "pools", "papers"))
 
 
 def test_the_rooms_are_there_and_no_others():
@@ -127,6 +127,13 @@ def test_the_ground_floor_knows_nothing_above_it():
 def test_images_know_only_the_ground_floor():
     above = tuple(f"zsclib.{room}" for room in (*SHARED, *ROOMS) if room != "images")
     assert crossings(("zsclib.images",), above) == []
+
+
+def test_pools_stand_on_images_models_and_the_ground_alone():
+    above = ("zsclib.world", "zsclib.papers", *TOP, *(f"zsclib.{name}" for name in SHARED))
+    assert crossings(("zsclib.pools",), above) == []
+    below = ("zsclib.images", "zsclib.world", "zsclib.models", *(f"zsclib.{name}" for name in GROUND))
+    assert crossings(below, ("zsclib.pools",)) == []
 
 
 def test_papers_stand_on_what_is_shared_and_that_does_not_know_them():

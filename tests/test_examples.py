@@ -16,6 +16,7 @@ from tests import tiny
 from zsclib.cache import Cache
 from zsclib.hashing import key
 from zsclib.images.image_set import ImageSet
+from zsclib.models.clip import open_clip
 from zsclib.models.generator import open_generator
 from zsclib.models.networks import new_network
 from zsclib.papers.diffusion_classifier.winoground import Pairs
@@ -29,6 +30,7 @@ MODULES = (
     *("zsclib.papers.diversity.tricks", "zsclib.papers.diversity.method"),
     *("zsclib.models.generator", "zsclib.models.clip", "zsclib.models.networks"),
     *("zsclib.models.denoising", "zsclib.models.finetune", "zsclib.models.lora"),
+    *("zsclib.pools.captioned", "zsclib.pools.copies", "zsclib.pools.retrieval"),
     *("zsclib.datasets", "zsclib.training", "zsclib.setmetrics", "zsclib.workers"),
 )
 N, C, M = 3, 2, 4  # images, classes, networks
@@ -66,6 +68,12 @@ def names(tmp_path_factory) -> dict:
     for i, name in enumerate(("dog", "tabby") * 2):
         (root / "pets" / name).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 20), (60 * i, 9, 9)).save(root / "pets" / name / f"{i}.png")
+    clip = open_clip(tiny.clip(root / "clip"))
+    (root / "captioned").mkdir()
+    for i in range(8):
+        pixels = draws.integers(0, 255, (20 + i, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "captioned" / f"{i}.png")
+        (root / "captioned" / f"{i}.txt").write_text(f"image {i}")
     pictures = draws.integers(0, 255, (40, 32, 32, 3), dtype=np.uint8)
     correct = draws.random((M, 50)) < np.linspace(0.3, 0.8, M)[:, None]
     pair_images = draws.integers(0, 255, (N, 2, side, side, 3), dtype=np.uint8)
@@ -73,7 +81,8 @@ def names(tmp_path_factory) -> dict:
     keys = tuple(f"example {i}" for i in range(N))
     return {
         "np": np, "torch": torch, "fill": fill, "key": key, "new_network": new_network,
-        "generator": generator, "classes": classes, "folder": root / "pets",
+        "generator": generator, "classes": classes, "folder": root / "pets", "clip": clip,
+        "clip_folder": root / "clip", "captioned": root / "captioned", "embedded": root / "embedded",
         "small": draws.integers(0, 255, (N, side, side, 3), dtype=np.uint8),
         "large": draws.integers(0, 255, (N, 32, 32, 3), dtype=np.uint8),
         "prompts": ["a photo of a cat", "a photo of a dog"], "mean_colour": mean_colour, "cache": Cache(root / "cache"),

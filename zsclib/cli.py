@@ -135,6 +135,68 @@ def _list(options: argparse.Namespace) -> None:
             print(f"      {plan.run}")
 
 
+def _pool_index(options: argparse.Namespace) -> None:
+    from zsclib.pools.captioned import open_pool
+    from zsclib.pools.embeddings import embed
+    from zsclib.pools.index import build_index
+    from zsclib.study.progress import ProgressBar
+    from zsclib.workers import Execution, Workers
+
+    pool = open_pool(options.pool)
+    with Workers(int(options.workers) if options.workers.isdigit() else options.workers) as workers:
+        execution = Execution(batch=options.batch, progress=ProgressBar(), workers=workers)
+        embeddings = embed(pool, options.clip, options.out, execution, options.device)
+    kind = build_index(embeddings, options.out, options.kind).kind
+    unreadable = f", {len(embeddings.unreadable)} images are not readable" * bool(embeddings.unreadable)
+    print(f"{len(embeddings)} of {len(pool)} captioned images embedded{unreadable}; searched by: {kind}")
+    print(f"→ {_shown(options.out)}")
+
+
+def _pool_query(options: argparse.Namespace) -> None:
+    from zsclib import datasets
+    from zsclib.models.clip import open_clip
+    from zsclib.pools import copies, queries, retrieval
+    from zsclib.pools.captioned import open_pool
+    from zsclib.pools.embeddings import open_embeddings
+    from zsclib.pools.index import open_index
+    from zsclib.pools.ladder import Rules
+    from zsclib.pools.model import check_model, side_of
+    from zsclib.prompts import ARTICLE
+    from zsclib.study.progress import ProgressBar
+
+    classes = [name.strip() for name in options.classes.split(",")] if options.classes else []
+    datasets.check_words(classes, (options.template or [""])[0])
+    if not classes and not options.images:
+        raise ValueError("pool query: name --classes, or give --images of each class, or both")
+    rules = Rules(floor=options.floor, claims=options.claims)
+    clip = open_clip(options.clip, options.device)
+    pool, embeddings = open_pool(options.pool), open_embeddings(options.folder, clip)
+    check_model(embeddings, clip, pool)
+    index, shots = open_index(options.folder, embeddings), None
+    if options.images:
+        shots = datasets.load(options.images, options.split, size=side_of(clip))
+        classes = list(datasets.named(shots.classes, classes))
+    share = options.share if options.share is not None else 0.5 if shots else 1.0
+    things = classes if options.template else [name if ARTICLE.match(name) else f"a {name}" for name in classes]
+    vectors = queries.text_queries(clip, things, options.template or ["a photo of {}"])
+    if shots:
+        vectors = queries.mixed_queries(vectors, queries.image_queries(clip, shots), share)
+    elif share != 1:
+        raise ValueError("pool query: --share mixes texts with --images; give some")
+    held_out = None
+    if options.held_out:
+        held_out = copies.traces(clip, datasets.load(options.held_out, size=side_of(clip)).images)
+        dropped = retrieval.refuse_overlap(pool, index, held_out, count_and_drop=options.count_and_drop)
+        print(f"{len(dropped)} near-copies of {len(held_out)} held-out images in the pool")
+    report = retrieval.retrieve_to_folder(
+        *(pool, index, vectors, classes, options.n, options.out), choice=(held_out, rules), progress=ProgressBar()
+    )
+    print(report.round(3).to_string(index=False))
+    if len(short := report[report["delivered"] < report["asked"]]):
+        print(f"{len(short)} of {len(report)} classes fell short of {options.n} images")
+    print(f"→ {_shown(options.out)}; open it as folder:{_shown(options.out)}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zsc", description=__doc__)
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
@@ -193,11 +255,62 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     study.set_defaults(command=_study)
 
+    _add_pool(commands)
+
     listing = commands.add_parser(
         "list", help="list the notebooks, their parameters, profiles and runs, and what is up to date"
     )
     listing.set_defaults(command=_list)
     return parser
+
+
+def _add_pool(commands: argparse._SubParsersAction) -> None:
+    pool = commands.add_parser(
+        "pool",
+        help="embed captioned images of your own, and retrieve the ones nearest to each class",
+        description="Embed captioned images once, then retrieve those nearest to texts, to images, or to a mix.",
+    )
+    actions = pool.add_subparsers(required=True, metavar="ACTION")
+
+    index = actions.add_parser(
+        "index",
+        help="embed a pool",
+        description="Embed a pool of captioned images into a folder, in clip-retrieval's layout. Stopped, it goes on "
+        "where it was.",
+    )
+    place = "a folder of images with captions, Parquet files or tar shards: PATH, folder:PATH, parquet:PATH or tar:PATH"
+    index.add_argument("pool", metavar="POOL", help=place)
+    index.add_argument("--kind", default="auto", help="of the index: auto, exact or ivf-pq (default: %(default)s)")
+    index.add_argument(
+        "--workers", default="1", help="processes, or the address of a Dask scheduler (default: %(default)s)"
+    )
+    index.add_argument("--batch", type=int, default=256, help="images at once (default: %(default)s)")
+    index.set_defaults(command=_pool_index)
+
+    query = actions.add_parser(
+        "query",
+        help="retrieve images for classes",
+        description="Write the images of a pool that are nearest to each class into OUT/CLASS/, with report.csv and "
+        "manifest.csv; OUT opens as folder:OUT wherever a data set is named. A class that falls short is reported.",
+    )
+    query.add_argument("folder", metavar="FOLDER", type=Path, help="what `zsc pool index` or clip-retrieval made")
+    query.add_argument("--pool", required=True, help=f"the images: {place}")
+    query.add_argument("--classes", default="", help="names, as in 'a star,a car'; left out, those of --images")
+    query.add_argument("--template", action="append", help="a sentence with {} (repeatable; default: a photo of {})")
+    query.add_argument("--images", default="", help="images of each class, such as folder:PATH, to search by")
+    query.add_argument("--split", default="test", help="of --images (default: %(default)s)")
+    query.add_argument("--share", type=float, help="of the texts beside --images, 0 to 1 (default: 0.5)")
+    query.add_argument("-n", type=int, default=100, help="images of each class (default: %(default)s)")
+    query.add_argument("--held-out", default="", help="test images, such as folder:PATH, that the pool must not hold")
+    query.add_argument("--count-and-drop", action="store_true", help="drop their near-copies, do not refuse the pool")
+    query.add_argument("--floor", type=float, help="least similarity to the query (default: none)")
+    claims = "nearest: an image is its nearest class's; taken: it may go to another one when that is full"
+    query.add_argument("--claims", default="nearest", help=f"{claims} (default: %(default)s)")
+    query.set_defaults(command=_pool_query)
+    for parser in (index, query):
+        parser.add_argument("--clip", required=True, metavar="FOLDER", help="a CLIP folder, as transformers saves it")
+        parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a new folder for the result")
+        parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
 
 
 def _add_profile(parser: argparse._ActionsContainer) -> None:

@@ -26,17 +26,17 @@ INPUTS = ("_config.yml", "requirements.lock", "book", "zsclib")  # what a page d
 
 ROOMS = (
     *("zsclib.papers.diffusion_classifier", "zsclib.papers.diversity", "zsclib", "zsclib.images", "zsclib.models"),
-    *("zsclib.world", "zsclib.pretraining", "zsclib.pocket", "zsclib.study", "zsclib.study.figures"),
+    *("zsclib.pools", "zsclib.world", "zsclib.pretraining", "zsclib.pocket", "zsclib.study", "zsclib.study.figures"),
 )
 API_INTRO = """\
 `zsclib` has floors. Each paper has a room of its own in `zsclib.papers` and knows no other paper; in every one of them
 `method` is the algorithm, `experiments` says what is compared, and `contrasts` what a claim is judged on. They stand on
 what they share: prompts to images (`zsclib.sampling`), images to networks (`zsclib.training`), images to numbers
-(`zsclib.setmetrics`). That stands on the pocket world, the models and the data sets (`zsclib.world`, `zsclib.models`,
-`zsclib.datasets`), and those on images (`zsclib.images`) and the ground floor: seeds, refusals, cached results, and
-where jobs run (`zsclib.workers`). At the top `zsclib.pretraining` trains models from captioned images and
-`zsclib.pocket` the ones shipped here, measured with the papers' own tools. Beside them `zsclib.study` runs notebooks,
-judges claims and draws figures; no paper depends on any of the three."""
+(`zsclib.setmetrics`). That stands on the pocket world, the models, anybody's captioned images and the data sets
+(`zsclib.world`, `zsclib.models`, `zsclib.pools`, `zsclib.datasets`), and those on images (`zsclib.images`) and the
+ground floor: seeds, refusals, cached results, and where jobs run (`zsclib.workers`). At the top `zsclib.pretraining`
+trains models from captioned images and `zsclib.pocket` the ones shipped here, measured with the papers' own tools.
+Beside them `zsclib.study` runs notebooks, judges claims and draws figures; no paper depends on any of the three."""
 
 
 def build(profile: str = "book", root: Path = ROOT) -> Path:

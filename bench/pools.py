@@ -1,0 +1,127 @@
+"""How fast a pool is searched, side by side in one process: python bench/pools.py [--help]
+
+Unit vectors around clusters, as embeddings are, written block by block to disk as float16; queries around the same
+clusters. Three ways to their 10 nearest rows:
+  numpy   a plain scan: float32 blocks times queries, the best of each
+  exact   zsclib.pools.index, the scan
+  ivf-pq  zsclib.pools.index, through lists and codes whose candidates are ranked again by the stored rows
+For each size: seconds to build, milliseconds a query (the median of several repeats, all queries at once and one by
+one), recall@10 against the scan, and the peak memory of this process. Machines are noisy: read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from zsclib.pools.embeddings import Embeddings
+from zsclib.pools.index import build_index
+from zsclib.pools.vectors import Vectors
+from zsclib.seeds import rng
+
+BLOCK = 2**16  # rows that are made, or scanned, at once
+SIZES = ("100000x128", "1000000x128", "10000000x128", "1000000x512")
+
+
+def centres(d: int, clusters: int) -> np.ndarray:
+    """Return cluster centres, in groups of their own, as classes are of kinds: float32 (clusters, d)."""
+    draws = rng(0, "bench centres", d, clusters)
+    groups = draws.normal(size=(max(1, clusters // 50), d))
+    return (groups[draws.integers(len(groups), size=clusters)] + draws.normal(size=(clusters, d))).astype(np.float32)
+
+
+def rows_around(middles: np.ndarray, n: int, block: int, spread: float) -> np.ndarray:
+    """Return a block of rows around centres, unit length; clusters are of very different sizes."""
+    draws = rng(0, "bench rows", block)
+    share = 1 / np.arange(1, len(middles) + 1) ** 0.7
+    chosen = draws.choice(len(middles), n, p=share / share.sum())
+    x = middles[chosen] + spread * draws.standard_normal((n, middles.shape[1]), dtype=np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def write(path: Path, n: int, middles: np.ndarray, spread: float) -> None:
+    """Write n rows to a .npy file, block by block."""
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(n, middles.shape[1]))
+    for start in range(0, n, BLOCK):
+        out[start : start + BLOCK] = rows_around(middles, min(BLOCK, n - start), start // BLOCK, spread)
+    out.flush()
+
+
+def scan(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Return the k nearest rows of each query, (q, k), as one writes it in numpy."""
+    best = [np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)]
+    for start in range(0, len(vectors), BLOCK):
+        cosines = queries @ vectors[start : start + BLOCK].astype(np.float32).T
+        own = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+        best = [np.concatenate(pair, 1) for pair in zip(best, (np.take_along_axis(cosines, own, 1), own + start))]
+        own = np.argpartition(-best[0], k - 1, axis=1)[:, :k]
+        best = [np.take_along_axis(part, own, 1) for part in best]
+    return best[1]
+
+
+def timed(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, repeats: int) -> tuple[float, float]:
+    """Return milliseconds a query, all at once and one by one."""
+    together, single = [], []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        search(queries)
+        together.append((time.perf_counter() - started) / len(queries) * 1000)
+    for query in queries[: min(len(queries), 4 * repeats)]:
+        started = time.perf_counter()
+        search(query[None])
+        single.append((time.perf_counter() - started) * 1000)
+    return statistics.median(together), statistics.median(single)
+
+
+def peak() -> float:
+    """Return the peak memory of this process in GiB (Linux); pages of mapped files that were read count too."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    """Print a line for each size and way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="rows x width (default: %(default)s)")
+    parser.add_argument("--queries", type=int, default=40)
+    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--spread", type=float, default=0.7, help="standard deviation within a cluster; between: 1")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where the vectors are written (default: a temporary folder)")
+    options = parser.parse_args()
+    print(f"{'rows':>9} {'width':>5} {'way':<7} {'build s':>8} {'ms/query':>9} {'ms, one':>8} {'recall':>7} {'GiB':>5}")
+    for size in options.sizes:
+        n, d = map(int, size.split("x"))
+        middles = centres(d, max(50, int(n**0.5)))
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            path = Path(folder) / "img_emb_0.npy"
+            write(path, n, middles, options.spread)
+            vectors = np.load(path, mmap_mode="r")
+            queries = rows_around(middles, options.queries, -1, options.spread)
+            embeddings = Embeddings(Vectors([vectors]))
+            expected = scan(vectors, queries, options.k)
+            for way in ("ivf-pq", "exact", "numpy"):
+                started = time.perf_counter()
+                if way == "numpy":
+                    search = lambda q: scan(vectors, q, options.k)  # noqa: E731, B023
+                else:
+                    index = build_index(embeddings, folder if way == "ivf-pq" else None, way)
+                    search = lambda q, index=index: index.search(q, options.k)[1]  # noqa: E731
+                built = time.perf_counter() - started
+                found_rows = search(queries)
+                recall = np.mean([len(set(a) & set(b)) / options.k for a, b in zip(found_rows, expected, strict=True)])
+                together, single = timed(search, queries, options.repeats)
+                print(
+                    f"{n:>9} {d:>5} {way:<7} {built:>8.1f} {together:>9.2f} {single:>8.1f} {recall:>7.3f} {peak():>5.2f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
