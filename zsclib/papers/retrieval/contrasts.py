@@ -41,6 +41,9 @@ class At(NamedTuple):
     counts: str = "equal"
 
 
+PRIMARY = At()
+
+
 class Interval(Protocol):
     """What `zsclib.study.stats.interval` returns."""
 
@@ -54,7 +57,7 @@ def contrasts(
     zero_shot: Mapping[str, np.ndarray] | None = None,
     probe: Mapping[str, np.ndarray] | None = None,
     absent: Sequence[str] = ("gadgets",),
-    at: At = At(),
+    at: At = PRIMARY,
 ) -> Differences:
     """Return the differences of correctness that decide each claim, by target.
 
@@ -184,7 +187,7 @@ def gap_share(
     target: str,
     arm: str,
     interval: Callable[[np.ndarray], Interval],
-    at: At = At(),
+    at: At = PRIMARY,
 ) -> Share | None:
     """Return the share of the gap between D and twice D that an arm closes; our arithmetic, the paper prints none.
 
@@ -213,7 +216,9 @@ def gap_share(
     return Share(float(gain.mean() / gap.mean()), end("low"), end("high"))
 
 
-def flatness(table: pd.DataFrame, target: str, arm: str = "real only", lengths: tuple[int, int] = (4, 16)) -> np.ndarray:
+def flatness(
+    table: pd.DataFrame, target: str, arm: str = "real only", lengths: tuple[int, int] = (4, 16)
+) -> np.ndarray:
     """Return what an arm gains from the longer of two trainings, differences (seeds, images): about 0 if it is flat."""
     short, long = (Arms(table, target, At(length=length))[arm] for length in lengths)
     return long - short

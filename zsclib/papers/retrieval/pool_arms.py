@@ -1,0 +1,170 @@
+"""Arms whose extra images come from the very pool that the generator learnt from: retrieved (M11), or taken at random.
+
+    prepare(setting, execution)                             # the pool's CLIP features, once
+    retrieved(setting, data, 96, execution)                 # M11, by the class's name
+    retrieved(setting, data, 96, execution, query="images") # by D's images of it
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from zsclib.images.image_set import ImageSet
+from zsclib.papers.retrieval.generated_arms import pseudo_labelled
+from zsclib.papers.retrieval.training_sets import (
+    WORLD,
+    Data,
+    Setting,
+    labeller,
+    open_models,
+    prompts_for,
+    shown,
+)
+from zsclib.pools.captioned import CaptionedPool, open_pool, pool_in_memory
+from zsclib.pools.embeddings import Embeddings, embed, open_embeddings
+from zsclib.pools.index import Index, build_index
+from zsclib.pools.queries import image_queries, mixed_queries, text_queries
+from zsclib.pools.retrieval import Rules, near_duplicates, retrieve
+from zsclib.seeds import rng
+from zsclib.workers import Execution
+from zsclib.world.pool import PHASE_1, PHASE_2, load_pool
+
+MIX = 0.5  # share of the text in a query by both
+QUERIES = ("text", "images", "both")
+
+
+@functools.lru_cache(maxsize=1)
+def open_captioned(setting: Setting) -> CaptionedPool:
+    """Open the pool that the generator learnt from."""
+    if setting.pool != WORLD:
+        return open_pool(setting.pool)
+    phases = [replace(phase, n=min(phase.n, setting.pool_images or phase.n)) for phase in (PHASE_1, PHASE_2)]
+    pools = [load_pool(phase, setting.pool_cache) for phase in phases]
+    images = np.concatenate([pool.images for pool in pools])
+    return pool_in_memory(WORLD, images, [caption for pool in pools for caption in pool.captions])
+
+
+def prepare(setting: Setting, execution: Execution) -> None:
+    """Embed the pool's images, as far as that is not done: jobs on the execution's workers."""
+    embed(open_captioned(setting), open_models(setting)[1], Path(setting.index), execution)
+
+
+@functools.lru_cache(maxsize=1)
+def open_index(setting: Setting) -> tuple[Embeddings, Index]:
+    """Open the pool's CLIP features, which `prepare` has made, and index them."""
+    embeddings = open_embeddings(Path(setting.index))
+    return embeddings, build_index(embeddings)
+
+
+def retrieved(
+    setting: Setting,
+    data: Data,
+    n: int,
+    execution: Execution,
+    *,
+    query: str = "text",
+    ladder: bool = True,
+    planted: float = 0.0,
+) -> tuple[ImageSet, pd.DataFrame]:
+    """M11: the pool images nearest to each class in CLIP space, labelled with that class.
+
+    Args:
+        setting, data, n, execution: as of every arm.
+        query: "text" (the mean of the class's prompts), "images" (the mean of D's images of it) or "both".
+        ladder: whether near-duplicates of test and held-out images are dropped.
+        planted: near-copies of test images put into the pool before, as a share of it (an audit, claim R11).
+
+    Returns:
+        The set, and a row per class: how many are wanted and delivered, and how many were dropped why.
+    """
+    if query not in QUERIES:
+        raise ValueError(f"retrieved: query must be one of {', '.join(QUERIES)}, got {query!r}")
+    clip, pool, (embeddings, index) = open_models(setting)[1], open_captioned(setting), open_index(setting)
+    if planted:
+        copies = near_copies(data.test.images, round(planted * len(pool)), data.seed)
+        pool, index = with_planted(pool, embeddings, copies, clip.encode_images(copies).cpu().numpy())
+    prompts = prompts_for(data.target, data.real.classes)
+    by_text = text_queries(clip, prompts.classes, prompts.templates)
+    by_images = image_queries(clip, data.real) if query != "text" else by_text
+    queries = {"text": by_text, "images": by_images, "both": mixed_queries(by_text, by_images, MIX)}[query]
+    held_out = held_out_features(setting, data) if ladder else None
+    result = retrieve(pool, index, queries, data.real.classes, n, held_out=held_out, rules=Rules())
+    images = replace(
+        result.images,
+        images=shown(setting, result.images.images),
+        manifest=result.images.manifest.assign(source=f"retrieved by {query}", evaluations=0.0),
+    )
+    return images, result.report
+
+
+def random_pool(setting: Setting, data: Data, n: int, execution: Execution) -> ImageSet:
+    """A control: images of the pool at random, labelled by the network trained on D alone, the surest of each class.
+
+    As many are looked at as the unconditional arm samples; near-duplicates of test and held-out images are dropped.
+    """
+    pool, (embeddings, _) = open_captioned(setting), open_index(setting)
+    m = min(len(pool), setting.candidates * n * len(data.real.classes))
+    rows = np.sort(rng(data.seed, "random pool images", data.target).permutation(len(pool))[:m])
+    features = np.asarray(embeddings.vectors[rows], np.float32)
+    rows = rows[~near_duplicates(features, held_out_features(setting, data), Rules().near)]
+    images = pool.read(rows, setting.size)
+    readable = np.array([image is not None for image in images], bool)
+    manifest = pd.DataFrame({"source": "random pool", "id": [pool.ids[row] for row in rows[readable]]})
+    manifest["caption"] = [pool.captions[row] for row in rows[readable]]
+    pixels = np.stack([image for image in images if image is not None])
+    labelled = pseudo_labelled(labeller(setting, data.target, data.seed), pixels, n, manifest)
+    return replace(labelled, manifest=labelled.manifest.assign(evaluations=0.0))
+
+
+def held_out_features(setting: Setting, data: Data) -> np.ndarray:
+    """Return CLIP's features of all images that no extra image may repeat: test and held-out ones, float32 (m, d)."""
+    clip = open_models(setting)[1]
+    images = np.concatenate([data.test.images, data.held_out.images])
+    return clip.encode_images(images).cpu().numpy()
+
+
+def near_copies(images: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Return n near-copies of images in turn: moved by a pixel, a little brighter or darker, as the web repeats itself.
+
+    Args:
+        images: uint8 (m, h, w, 3).
+
+    Returns:
+        uint8 (n, h, w, 3).
+    """
+    copies = np.empty((n, *images.shape[1:]), np.uint8)
+    for i in range(n):
+        random = rng(seed, "planted copy", i)
+        dx, dy = int(random.integers(-1, 2)), int(random.integers(-1, 2))
+        moved = np.roll(images[i % len(images)], (dy, dx), axis=(0, 1)).astype(np.float32)
+        copies[i] = np.floor(np.clip(moved * (0.9 + 0.2 * random.random()), 0, 255) + 0.5)
+    return copies
+
+
+def with_planted(
+    pool: CaptionedPool, embeddings: Embeddings, copies: np.ndarray, features: np.ndarray
+) -> tuple[CaptionedPool, Index]:
+    """Return a pool with further images at its end, and its index; those given stay as they are.
+
+    Args:
+        pool, embeddings: n images and their features.
+        copies: uint8 (m, h, w, 3). features: of these, float32 (m, d), unit length.
+    """
+    n, ids = len(pool), tuple(f"planted/{i}" for i in range(len(copies)))
+    captions = ("",) * len(copies)
+
+    def read(rows: np.ndarray, size: int | None = None) -> list[np.ndarray | None]:
+        images = dict(zip(rows[rows < n].tolist(), pool.read(rows[rows < n], size), strict=True))
+        further = pool_in_memory("planted", copies, captions).read(rows[rows >= n] - n, size)
+        images |= dict(zip(rows[rows >= n].tolist(), further, strict=True))
+        return [images[row] for row in rows.tolist()]
+
+    ids, captions = (*pool.ids, *ids), (*pool.captions, *captions)
+    both = replace(pool, name=f"{pool.name}, planted", ids=ids, captions=captions, read=read)
+    vectors = np.concatenate([embeddings.vectors, features.astype(np.float16)])
+    return both, build_index(replace(embeddings, vectors=vectors, ids=ids, captions=captions))
