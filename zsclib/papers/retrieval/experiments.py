@@ -24,12 +24,12 @@ from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import new_network
 from zsclib.papers.retrieval.arms import ARMS, check_arms, make_extra
 from zsclib.papers.retrieval.training_sets import (
+    Data,
     Extra,
     Setting,
     data,
     equal_counts,
     first_of_each,
-    load,
     open_models,
     prompts_for,
     recipe_for,
@@ -161,27 +161,35 @@ def tuned_shares(
     return chosen
 
 
-def zero_shot_correct(setting: Setting, target: str) -> np.ndarray:
-    """Return whether zero-shot CLIP, with the prompts that retrieve, is correct on each test image: bool (test,)."""
-    test = load(setting, target, "test", setting.test_images, setting.test_seed)
-    prompts = prompts_for(target, test.classes)
-    classifier = open_models(setting)[1].zero_shot(prompts.classes, prompts.templates)
-    return classifier.scores(test.images).argmax(1) == test.labels
+def references(setting: Setting, targets: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
+    """Return rows, as `run` has them, of the CLIP that retrieves: does retrieval but hand on what that knows?
 
-
-def probe_correct(setting: Setting, target: str, seeds: Iterable[int]) -> np.ndarray:
-    """Return whether a linear probe on CLIP's features of D is correct on each test image: bool (seeds, test)."""
+    "CLIP, zero-shot" takes the prompts that retrieve; "linear probe" learns from CLIP's features of D.
+    """
     clip, rows = open_models(setting)[1], []
-    for seed in seeds:
+    for target, seed in product(targets, list(seeds)):
         one = data(setting, target, seed)
-        real, test = (clip.encode_images(part.images).cpu().numpy() for part in (one.real, one.test))
-        scale = np.sqrt(real.shape[1])  # so that a feature has about unit variance
-        head = nn.Linear(real.shape[1], len(one.real.classes))
-        for parameter in head.parameters():
-            nn.init.zeros_(parameter)
-        probe = fit(head, real * scale, one.real.labels, PROBE, seed, device=setting.device)
-        rows.append(probe.scores(test * scale).argmax(1) == one.test.labels)
-    return np.stack(rows)
+        prompts = prompts_for(target, one.real.classes)
+        classifier = clip.zero_shot(prompts.classes, prompts.templates)
+        zero_shot = [classifier.scores(part.images) for part in (one.test, one.held_out)]
+        features = [clip.encode_images(part.images).cpu().numpy() for part in (one.real, one.test, one.held_out)]
+        for arm, scores in (("CLIP, zero-shot", zero_shot), ("linear probe", _probe(setting, one, *features))):
+            correct, held_out = (
+                score.argmax(1) == part.labels for score, part in zip(scores, (one.test, one.held_out), strict=True)
+            )
+            cell = Cell(target, arm, times=0, length=0, seed=seed)
+            facts = {"share": 0.0, "images": 0, "held_out": float(held_out.mean()), "correct": correct}
+            rows.append(asdict(cell) | facts)
+    return pd.DataFrame(rows)
+
+
+def _probe(setting: Setting, one: Data, real: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Return the scores that a linear probe on features (n, d) of D gives to other features."""
+    head, scale = nn.Linear(real.shape[1], len(one.real.classes)), np.sqrt(real.shape[1])  # about unit variance
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    probe = fit(head, real * scale, one.real.labels, PROBE, one.seed, device=setting.device)
+    return [probe.scores(features * scale) for features in others]
 
 
 def _plain(cell: Cell) -> Cell:

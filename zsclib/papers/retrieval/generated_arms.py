@@ -16,6 +16,9 @@ import pandas as pd
 from zsclib.images.files import resize
 from zsclib.images.image_set import ImageSet
 from zsclib.models.finetune import (
+    CONDITIONING,
+    NETWORK,
+    TEXTUAL_INVERSION,
     Tuning,
     cluster_conditioning,
     learn_conditioning,
@@ -23,7 +26,7 @@ from zsclib.models.finetune import (
     tune_unet,
 )
 from zsclib.models.generator import Generator
-from zsclib.models.lora import tune_lora
+from zsclib.models.lora import DATADREAM, Lora, tune_lora
 from zsclib.models.personalised import learnt_name, prompts_in_proportion
 from zsclib.papers.retrieval.training_sets import (
     Data,
@@ -41,12 +44,12 @@ from zsclib.training import TrainedNetwork
 from zsclib.workers import Execution, Job, run_jobs
 from zsclib.world.captions import BACKGROUND_PHRASES
 
-LEARNING_RATES = {  # of the ways to personalise, each for its kind of parameters
-    "textual inversion": 5e-3,
-    "conditioning": 1e-2,
-    "clusters": 1e-2,
-    "full": 1e-5,
-    "LoRA": 1e-3,
+TUNINGS = {  # of the ways to personalise: learning rate, batch and schedule
+    "textual inversion": TEXTUAL_INVERSION,
+    "conditioning": CONDITIONING,
+    "clusters": CONDITIONING,
+    "full": NETWORK,
+    "LoRA": DATADREAM,
 }
 
 
@@ -157,16 +160,22 @@ def personalised(setting: Setting, data: Data, n: int, execution: Execution, *, 
             cross-attention reads for a class), "clusters" (k of these a class, sampled in proportion to their sizes),
             "full" (the whole denoiser) or "LoRA" (adapters in it), the last two asked by the simple prompt.
         k: clusters of a class.
+
+    Raises:
+        ValueError: an unknown way, and as the functions of `zsclib.models.finetune`.
     """
+    if way not in TUNINGS:
+        raise ValueError(f"personalised: there is no way {way!r}; there are {', '.join(TUNINGS)}")
     generator, clip = open_models(setting)
     classes = data.real.classes
     prompts = prompts_for(data.target, classes)
     sentences = fill(prompts.template, prompts.classes)
     side = generator.image_size
     real = data.real if data.real.images.shape[1] == side else replace(data.real, images=resize(data.real.images, side))
-    tuning = Tuning(samples=setting.tuning_samples, learning_rate=LEARNING_RATES[way], seed=data.seed)
+    how = {"execution": execution}
     if way == "textual inversion":
-        tuned = textual_inversion(generator, real, tuning)
+        tuning = tuning_of(setting, data, way, learners=len(classes))
+        tuned = textual_inversion(generator, real, prompts.classes, tuning, templates=prompts.templates, **how)
         pairs = zip(prompts.classes, classes, strict=True)  # the learnt word stands where the noun stood: "a <star>"
         words = [name.replace(noun_of(name), learnt_name(own)) for name, own in pairs]
         filled = [fill(template, words) for template in prompts.templates]
@@ -174,19 +183,34 @@ def personalised(setting: Setting, data: Data, n: int, execution: Execution, *, 
             setting, data, n, execution, tuned, lambda label, i: filled[(i + label) % len(filled)][label], way
         )
     if way == "conditioning":
-        tuned = learn_conditioning(generator, real, sentences, tuning)
+        tuned = learn_conditioning(generator, real, sentences, tuning_of(setting, data, way, len(classes)), **how)
         return _generated(setting, data, n, execution, tuned, lambda label, i: learnt_name(classes[label]), way)
     if way == "clusters":
-        tuned = cluster_conditioning(generator, real, sentences, tuning, clip.encode_images(real.images), k)
+        features, tuning = clip.encode_images(real.images).cpu().numpy(), tuning_of(setting, data, way, k * len(classes))
+        tuned = cluster_conditioning(generator, real, sentences, features, k, tuning, **how)
         learnt = [prompts_in_proportion(tuned, name, n) for name in classes]
         return _generated(setting, data, n, execution, tuned, lambda label, i: learnt[label][i], f"{way}, k = {k}")
     if way == "full":
-        tuned = tune_unet(generator, real, sentences, tuning)
-    elif way == "LoRA":
-        tuned = tune_lora(generator, real, sentences, tuning, rank=setting.rank)
+        tuned = tune_unet(generator, real, sentences, tuning_of(setting, data, way), **how)
     else:
-        raise ValueError(f"personalised: there is no way {way!r}; there are {', '.join(LEARNING_RATES)}")
+        lora = Lora(rank=setting.rank, alpha=setting.rank)
+        tuned = tune_lora(generator, real, sentences, tuning_of(setting, data, way), lora, **how)
     return _generated(setting, data, n, execution, tuned, lambda label, i: sentences[label], way)
+
+
+def tuning_of(setting: Setting, data: Data, way: str, learners: int = 1) -> Tuning:
+    """Return how the generator is tuned: with `setting.tuning_samples` in all, shared by what is learnt one by one.
+
+    Args:
+        way: a key of `TUNINGS`. learners: words or conditionings that are learnt, each by itself.
+    """
+    tuning = TUNINGS[way]
+    samples = max(1, setting.tuning_samples // learners)
+    rate = dict(setting.learning_rates).get(way, tuning.learning_rate)
+    warm_up = min(tuning.warm_up, samples // 4)
+    every = min(tuning.check_every, samples)
+    changes = {"samples": samples, "learning_rate": rate, "warm_up": warm_up, "check_every": every}
+    return replace(tuning, seed=data.seed, **changes)
 
 
 def noun_of(name: str) -> str:

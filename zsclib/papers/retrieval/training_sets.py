@@ -44,7 +44,8 @@ class Setting:
         sampling_steps, guidance: of DDIM. strength: of image-to-image, the share of the steps.
         candidates: images to be labelled by a classifier, as a multiple of those wanted.
         tuning_samples: images (with repeats) that each way of personalising the generator learns from, the same for
-            all. rank: of LoRA.
+            all: of all classes together. learning_rates: (way, learning rate) where it is another than that of
+            `generated_arms.TUNINGS`. rank: of LoRA.
         shares: of extra images in a batch, to choose from. tuned_at: training length at which the choice is made.
         test_images: of each target. test_seed: which ones.
         size: pixels that networks see. network, width: which network. recipe: of its training at length 1.
@@ -67,6 +68,7 @@ class Setting:
     strength: float = 0.5
     candidates: int = 4
     tuning_samples: int = 4000
+    learning_rates: tuple[tuple[str, float], ...] = ()
     rank: int = 16
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     tuned_at: int = 4
