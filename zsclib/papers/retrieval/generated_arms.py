@@ -186,7 +186,8 @@ def personalised(setting: Setting, data: Data, n: int, execution: Execution, *, 
         tuned = learn_conditioning(generator, real, sentences, tuning_of(setting, data, way, len(classes)), **how)
         return _generated(setting, data, n, execution, tuned, lambda label, i: learnt_name(classes[label]), way)
     if way == "clusters":
-        features, tuning = clip.encode_images(real.images).cpu().numpy(), tuning_of(setting, data, way, k * len(classes))
+        features = clip.encode_images(real.images).cpu().numpy()
+        tuning = tuning_of(setting, data, way, k * len(classes))
         tuned = cluster_conditioning(generator, real, sentences, features, k, tuning, **how)
         learnt = [prompts_in_proportion(tuned, name, n) for name in classes]
         return _generated(setting, data, n, execution, tuned, lambda label, i: learnt[label][i], f"{way}, k = {k}")

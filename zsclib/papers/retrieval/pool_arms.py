@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,20 @@ def near_copies(images: np.ndarray, n: int, seed: int) -> np.ndarray:
     return copies
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Joined:
+    """The images of a pool's source, n of them, and further ones behind: uint8 (m, h, w, 3)."""
+
+    first: Any
+    n: int
+    further: np.ndarray
+
+    def open(self, rows: np.ndarray) -> list[np.ndarray | bytes | None]:
+        """Return the images of some rows, as arrays or as the bytes of files."""
+        own = iter(self.first.open(rows[rows < self.n]))
+        return [next(own) if row < self.n else self.further[row - self.n] for row in rows]
+
+
 def with_planted(
     pool: CaptionedPool, embeddings: Embeddings, copies: np.ndarray, features: np.ndarray
 ) -> tuple[CaptionedPool, Index]:
@@ -155,16 +170,9 @@ def with_planted(
         pool, embeddings: n images and their features.
         copies: uint8 (m, h, w, 3). features: of these, float32 (m, d), unit length.
     """
-    n, ids = len(pool), tuple(f"planted/{i}" for i in range(len(copies)))
-    captions = ("",) * len(copies)
-
-    def read(rows: np.ndarray, size: int | None = None) -> list[np.ndarray | None]:
-        images = dict(zip(rows[rows < n].tolist(), pool.read(rows[rows < n], size), strict=True))
-        further = pool_in_memory("planted", copies, captions).read(rows[rows >= n] - n, size)
-        images |= dict(zip(rows[rows >= n].tolist(), further, strict=True))
-        return [images[row] for row in rows.tolist()]
-
-    ids, captions = (*pool.ids, *ids), (*pool.captions, *captions)
-    both = replace(pool, name=f"{pool.name}, planted", ids=ids, captions=captions, read=read)
+    ids = (*pool.ids, *(f"planted:{i}" for i in range(len(copies))))
+    captions = (*pool.captions, *("",) * len(copies))
+    source = Joined(first=pool.source, n=len(pool), further=copies)
+    both = CaptionedPool(name=f"{pool.name}, planted", ids=ids, captions=captions, source=source)
     vectors = np.concatenate([embeddings.vectors, features.astype(np.float16)])
     return both, build_index(replace(embeddings, vectors=vectors, ids=ids, captions=captions))
