@@ -174,7 +174,7 @@ def _made(setting: Setting, target: str, seed: int, name: str, n: int, execution
     images, own = result if isinstance(result, tuple) else (result, pd.DataFrame())
     images = first_of_each(images, np.full(len(images.classes), n))
     report = pd.DataFrame({"class": images.classes, "wanted": n, "delivered": counts(images)})
-    report = pd.concat([report, own.reset_index().drop(columns=list(report), errors="ignore")], axis=1)
+    report = pd.concat([report, own.drop(columns=["class", "asked", "delivered"], errors="ignore")], axis=1)
     evaluations = float(images.manifest["evaluations"].sum()) if len(images) else 0.0
     extra = Extra(
         images=images,

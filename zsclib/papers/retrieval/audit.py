@@ -1,18 +1,17 @@
 """Memorisation: how many generated images are near-copies of what the generator learnt from, and can we tell?
 
-    detector = calibrate(vectors, parents)                  # on the pool's own planted near-duplicates
-    detector.recall, detector.false_alarms, detector.threshold
-    near = nearest(index, clip.encode_images(images).numpy())
-    copies(near, detector.threshold, {"guidance": scales})  # a row per guidance: share of near-copies
+    detectors(traces(clip, pool_images), parents)           # recall and false alarms, near-duplicates being planted
+    table, images = memorised(setting, data, 20, (1, 2, 3, 5), execution)
+    share_of_copies(table, ["guidance"])                    # a row per guidance
+    share_of_copies(table, ["frequency"])                   # a row per number of captions that name the class
 
-The detector is a cosine of CLIP features. What it misses is known where near-duplicates were planted with a known
-parent; what it takes for a copy and is none, on images that the generator never met.
+What a detector misses is known where near-duplicates were planted with a known parent; what it takes for a copy and is
+none, on images that have no relative in the pool.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,115 +20,117 @@ from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.generated_arms import prompted
 from zsclib.papers.retrieval.pool_arms import open_captioned, open_index
 from zsclib.papers.retrieval.training_sets import Data, Setting, open_models
+from zsclib.pools.captioned import CaptionedPool
+from zsclib.pools.copies import ALIGNED, SIDE, SIMILAR, Traces, alignment, near_copies, thumbnails, traces
 from zsclib.pools.index import Index
 from zsclib.prompts import ARTICLE
 from zsclib.workers import Execution
 
-BLOCK = 2**22  # cosines in memory at once
+CANDIDATES = 32  # pool images, the nearest in CLIP space, that are compared with an image pixel by pixel
+COSINES = (0.9, 0.95, 0.98)  # detectors that do not look at pixels, for comparison
 
 
-@dataclass(frozen=True, kw_only=True)
-class Detector:
-    """A threshold on the cosine of two images' features, and how well it tells near-copies.
-
-    Attributes:
-        threshold: pairs at or above it are called near-copies.
-        recall: share of the planted near-duplicates whose cosine with their parent reaches it. pairs: their number.
-        false_alarms: share of the other images whose nearest image, of those that are no relative, reaches it.
-        others: the number of these images.
-        rank_one: share of the planted near-duplicates whose nearest image of all is a relative.
-    """
-
-    threshold: float
-    recall: float
-    pairs: int
-    false_alarms: float
-    others: int
-    rank_one: float
-
-
-def calibrate(
-    vectors: np.ndarray, parents: np.ndarray, threshold: float | None = None, false_alarms: float = 0.01
-) -> Detector:
-    """Measure a detector of near-copies on a pool some of whose images are known to repeat others.
+def detectors(images: Traces, parents: np.ndarray, cosines: Sequence[float] = COSINES) -> pd.DataFrame:
+    """Measure detectors of near-copies on images some of which are known to repeat others.
 
     Args:
-        vectors: features of the pool's images, float (n, d), unit length.
-        parents: of each image the row that it repeats, int64 (n,); -1: none. `Pool.scenes["parent"]` of the made-up
-            world's pool.
-        threshold: to be measured; None: the least at which at most `false_alarms` of the others are taken for copies.
-        false_alarms: see there.
+        images: of n images, such as a part of the made-up world's pool.
+        parents: of each the row that it repeats, int64 (n,); -1: none (`Pool.scenes["parent"]`, in a first part of it).
+        cosines: thresholds of detectors by CLIP's cosine alone.
+
+    Returns:
+        A row per detector (`zsclib.pools.copies.near_copies`, then the cosines): `recall`, the share of `pairs` of a
+        planted copy and its parent that it reports; `false alarms`, the share of `others`, images without a relative,
+        that it takes for a copy of some other image.
 
     Raises:
-        ValueError: no image repeats another, or shapes differ.
+        ValueError: no image repeats another, or none does not, or a parent is not among the images.
     """
-    vectors, parents = np.asarray(vectors, np.float32), np.asarray(parents)
-    if parents.shape != (len(vectors),) or not (parents >= 0).any() or parents.max() >= len(vectors):
-        raise ValueError(
-            f"calibrate: each of {len(vectors)} images needs the row of its parent, and some must have one; got "
-            f"{parents.shape} with {int((parents >= 0).sum())} parents up to {parents.max(initial=-1)}"
-        )
+    parents = np.asarray(parents)
     family = roots(parents)
-    relatives, strangers = np.full(len(vectors), -1.0), np.full(len(vectors), -1.0)
-    at_once = max(1, BLOCK // len(vectors))
-    for start in range(0, len(vectors), at_once):
-        rows = np.arange(start, min(start + at_once, len(vectors)))
-        cosines = vectors[rows] @ vectors.T  # (rows, n)
-        cosines[np.arange(len(rows)), rows] = -1  # itself
-        related = family[rows, None] == family
-        relatives[rows] = np.where(related, cosines, -1).max(1)
-        strangers[rows] = np.where(related, -1, cosines).max(1)
-    copies = parents >= 0
-    with_parent = np.einsum("id,id->i", vectors[copies], vectors[parents[copies]])
-    alone = np.bincount(family, minlength=len(vectors))[family] == 1
-    if threshold is None:
-        ordered = np.sort(strangers[alone])
-        allowed = int(false_alarms * len(ordered))
-        threshold = float(np.nextafter(ordered[len(ordered) - 1 - allowed], np.float32(2)))
-    return Detector(
-        threshold=threshold,
-        recall=float((with_parent >= threshold).mean()),
-        pairs=int(copies.sum()),
-        false_alarms=float((strangers[alone] >= threshold).mean()),
-        others=int(alone.sum()),
-        rank_one=float((relatives[copies] >= strangers[copies]).mean()),
-    )
+    copies, alone = np.flatnonzero(parents >= 0), np.bincount(family, minlength=len(family))[family] == 1
+    if len(parents) != len(images) or not len(copies) or not alone.any():
+        raise ValueError(
+            f"detectors: {len(images)} images need a parent or -1 each, and some of both kinds; got {len(parents)} "
+            f"with {len(copies)} copies and {int(alone.sum())} images without a relative"
+        )
+    pairs = {(int(i), int(j)) for i, j in near_copies(images, images)}
+    reported = np.array([(int(i), int(parents[i])) in pairs for i in copies])
+    alarmed = np.zeros(len(images), bool)
+    for i, j in pairs:
+        alarmed[i] |= family[i] != family[j]
+    rows = [("CLIP, then pixels", reported.mean(), alarmed[alone].mean())]
+    x = images.features
+    with_parent = np.einsum("id,id->i", x[copies], x[parents[copies]])
+    nearest = np.array([np.where(family == family[i], -1, x @ x[i]).max() for i in np.flatnonzero(alone)])
+    rows += [(f"cosine of {c:g}", (with_parent >= c).mean(), (nearest >= c).mean()) for c in cosines]
+    table = pd.DataFrame(rows, columns=["detector", "recall", "false alarms"])
+    return table.assign(pairs=len(copies), others=int(alone.sum()))
 
 
 def roots(parents: np.ndarray) -> np.ndarray:
-    """Return of each image the first that it repeats, through all generations: int64 (n,); its own row if none."""
-    root = np.where(parents < 0, np.arange(len(parents)), parents)
+    """Return of each image the first that it repeats, through all generations, int64 (n,); its own row if none.
+
+    Raises:
+        ValueError: a parent that is not before its image.
+    """
+    own = np.arange(len(parents))
+    if (np.asarray(parents) >= own).any():
+        raise ValueError("roots: an image repeats one before it: parents must be rows below its own")
+    root = np.where(parents < 0, own, parents)
     while (root[root] != root).any():
         root = root[root]
     return root
 
 
-def nearest(index: Index, features: np.ndarray) -> pd.DataFrame:
-    """Return of each feature, float32 (n, d), the nearest pool image: columns `similarity` and `row`."""
-    similarities, rows = index.search(np.asarray(features, np.float32), 1)
-    return pd.DataFrame({"similarity": similarities[:, 0], "row": rows[:, 0]})
+def nearest_in_pool(
+    images: Traces, pool: CaptionedPool, index: Index, candidates: int = CANDIDATES
+) -> pd.DataFrame:
+    """Return of each image what the pool has nearest to it, and whether that is a near-copy.
+
+    Args:
+        images: n images. pool, index: what the generator learnt from.
+        candidates: of the pool, the nearest in CLIP space, that are compared pixel by pixel.
+
+    Returns:
+        A row per image: `similarity` (CLIP's cosine with the nearest), `row` (of the pool, of the candidate aligned
+        best), `alignment` (its), `copy` (whether some candidate passes both limits of `zsclib.pools.copies`).
+    """
+    k = min(candidates, len(pool))
+    similarities, rows = index.search(images.features, k)  # (n, k)
+    rows, aligned = index.embeddings.rows_in(pool)[rows], np.full(rows.shape, -1.0)
+    for i in range(len(images)):
+        others = pool.read(rows[i], SIDE)
+        readable = np.array([other is not None for other in others], bool)
+        theirs = thumbnails([other for other in others if other is not None])
+        own = np.repeat(images.thumbnails[i : i + 1], len(theirs), axis=0)
+        aligned[i, readable] = alignment(own, theirs)
+    best, each = aligned.argmax(1), np.arange(len(images))
+    copy = ((aligned >= ALIGNED) & (similarities >= SIMILAR)).any(1)
+    return pd.DataFrame(
+        {"similarity": similarities[:, 0], "row": rows[each, best], "alignment": aligned[each, best], "copy": copy}
+    )
 
 
-def copies(near: pd.DataFrame, threshold: float, by: Mapping[str, Sequence] | None = None) -> pd.DataFrame:
+def share_of_copies(near: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """Return how many images are near-copies of pool images, in groups.
 
     Args:
-        near: from `nearest`. threshold: of a `Detector`.
-        by: name → value of each image (its guidance, its class's frequency); None: all together.
+        near: from `nearest_in_pool`, with further columns. by: columns that make groups; none: all together.
 
     Returns:
-        A row per group: the values of `by`, `images`, `copies` (their number), `share`, `similarity` (mean).
+        A row per group: the columns of `by`, then `images`, `copies` (their number), `share`, `similarity` (mean).
     """
-    columns = {name: list(values) for name, values in (by or {"set": ["all"] * len(near)}).items()}
-    table = near.assign(copy=near["similarity"] >= threshold, **columns)
-    groups = table.groupby(list(columns), sort=True)
-    counted = groups.agg(images=("copy", "size"), copies=("copy", "sum"), similarity=("similarity", "mean"))
+    keys = [near[name] for name in by] or [pd.Series("all", near.index, name="set")]
+    counted = near.groupby(keys, sort=True).agg(
+        images=("copy", "size"), copies=("copy", "sum"), similarity=("similarity", "mean")
+    )
     counted.insert(2, "share", counted["copies"] / counted["images"])
     return counted.reset_index()
 
 
 def frequencies(captions: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """Return how many captions of a pool name each class, whole words, without its article."""
+    """Return how many captions of a pool name each class, as whole words and without its article."""
     padded = [f" {caption.lower()} " for caption in captions]
     bare = {name: f" {ARTICLE.sub('', name).lower()} " for name in names}
     return {name: sum(text in caption for caption in padded) for name, text in bare.items()}
@@ -138,7 +139,7 @@ def frequencies(captions: Sequence[str], names: Sequence[str]) -> dict[str, int]
 def memorised(
     setting: Setting, data: Data, n: int, guidances: Sequence[float], execution: Execution
 ) -> tuple[pd.DataFrame, dict[float, ImageSet]]:
-    """Generate images at several guidance scales and look for the nearest pool image of each.
+    """Generate images at several guidance scales and look for a near-copy of each in the pool.
 
     Args:
         setting, data: whose generator, pool and classes.
@@ -146,15 +147,15 @@ def memorised(
         guidances: the scales.
 
     Returns:
-        A row per image: similarity, row (of the pool), guidance, class, frequency (captions of the pool that name the
-        class); and the images by scale.
+        A row per image: what `nearest_in_pool` says, then guidance, class, and frequency (captions of the pool that
+        name the class); and the images by scale.
     """
-    clip, index, captions = open_models(setting)[1], open_index(setting)[1], open_captioned(setting).captions
-    count = frequencies(captions, data.real.classes)
+    clip, pool = open_models(setting)[1], open_captioned(setting)
+    (_, index), count = open_index(setting), frequencies(pool.captions, data.real.classes)
     tables, sets = [], {}
     for scale in guidances:
         images = sets[scale] = prompted(setting, data, n, execution, guidance=scale)
         classes = [data.real.classes[label] for label in images.labels]
-        near = nearest(index, clip.encode_images(images.images).cpu().numpy())
+        near = nearest_in_pool(traces(clip, images.images), pool, index)
         tables.append(near.assign(guidance=scale, **{"class": classes}, frequency=[count[name] for name in classes]))
     return pd.concat(tables, ignore_index=True), sets

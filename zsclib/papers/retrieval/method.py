@@ -7,7 +7,7 @@ test holds the two together.
 
     S = retrieve_extra(pool, f, g, names, N=2)
     S[0]                                    # (4, H, W, 3)
-    S[1]                                    # (4,), which class asked
+    S[1]                                    # (4,), class of each
 """
 # fmt: off
 
@@ -17,23 +17,23 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-NEAR = 0.95  # cosine from which on two images are near-copies
-
 
 def retrieve_extra(
     pool: np.ndarray, f: Callable, g: Callable, names: Sequence[str], N: int,
     templates: Sequence[str] = ("a photo of a {}",),
-    held_out: np.ndarray | None = None, near: float = NEAR,
+    held_out: Sequence[np.ndarray] = (),
+    copy: Callable = np.array_equal,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return S: for each class the N pool images nearest to it, labelled.
 
     Args:
         pool: images (n, H, W, 3). names: of C classes.
         f, g: CLIP's encoders, of images and of texts, to unit vectors (·, d).
-        held_out: test images; no near-copy of one may come into S.
+        held_out: test images, no near-copy of which may come into S.
+        copy: says whether two images are near-copies of one another.
 
     Returns:
-        x (m, H, W, 3) and y (m,), m = N · C unless the pool is too small.
+        x (m, H, W, 3) and y (m,), m = N · C unless the pool ends before.
     """
     v = f(pool)                                            # (n, d)
     q = np.stack([
@@ -41,23 +41,20 @@ def retrieve_extra(
         for y in names
     ])                                                     # (C, d)
     similarity = v @ q.T                                   # (n, C)
-    forbidden = f(held_out) if held_out is not None else v[:0]
-    rows, S_x, S_y = [], [], []
-    for y in range(len(names)):
-        for i in np.argsort(-similarity[:, y], kind="stable"):
-            if S_y.count(y) == N:                          # y has its N
-                break
-            if len(forbidden) and (forbidden @ v[i]).max() >= near:
-                continue                                   # a test image
-            if any(v[j] @ v[i] >= near for j in rows):
-                continue                                   # S has it
-            if similarity[i].argmax() != y:
-                continue                                   # another's
-            rows.append(i)
-            S_x.append(pool[i])
-            S_y.append(y)
-    shape = (0, *pool.shape[1:])
-    return np.array(S_x, pool.dtype).reshape(-1, *shape[1:]), np.array(S_y, int)
+    S_x, S_y = [], []
+    for k in np.argsort(-similarity, axis=None, kind="stable"):
+        i, y = divmod(int(k), len(names))                  # nearest first
+        if S_y.count(y) == N:                              # y has its N
+            continue
+        if similarity[i].argmax() != y:                    # another's
+            continue
+        if any(copy(pool[i], x) for x in held_out):        # a test image
+            continue
+        if any(copy(pool[i], x) for x in S_x):             # S has it
+            continue
+        S_x.append(pool[i])
+        S_y.append(y)
+    return np.array(S_x).reshape(-1, *pool.shape[1:]), np.array(S_y, int)
 
 
 def mixed_batches(

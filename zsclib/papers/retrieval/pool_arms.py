@@ -14,23 +14,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.generated_arms import pseudo_labelled
-from zsclib.papers.retrieval.training_sets import (
-    WORLD,
-    Data,
-    Setting,
-    labeller,
-    open_models,
-    prompts_for,
-    shown,
-)
+from zsclib.papers.retrieval.training_sets import WORLD, Data, Setting, labeller, open_models, prompts_for
 from zsclib.pools.captioned import CaptionedPool, open_pool, pool_in_memory
+from zsclib.pools.copies import Traces, near_copies, thumbnails, traces
 from zsclib.pools.embeddings import Embeddings, embed, open_embeddings
 from zsclib.pools.index import Index, build_index
 from zsclib.pools.queries import image_queries, mixed_queries, text_queries
-from zsclib.pools.retrieval import Rules, near_duplicates, retrieve
+from zsclib.pools.retrieval import retrieve
+from zsclib.pools.vectors import Vectors
 from zsclib.seeds import rng
 from zsclib.workers import Execution
 from zsclib.world.pool import PHASE_1, PHASE_2, load_pool
@@ -52,13 +47,13 @@ def open_captioned(setting: Setting) -> CaptionedPool:
 
 def prepare(setting: Setting, execution: Execution) -> None:
     """Embed the pool's images, as far as that is not done: jobs on the execution's workers."""
-    embed(open_captioned(setting), open_models(setting)[1], Path(setting.index), execution)
+    embed(open_captioned(setting), setting.clip, Path(setting.index), execution, setting.device)
 
 
 @functools.lru_cache(maxsize=1)
 def open_index(setting: Setting) -> tuple[Embeddings, Index]:
     """Open the pool's CLIP features, which `prepare` has made, and index them."""
-    embeddings = open_embeddings(Path(setting.index))
+    embeddings = open_embeddings(Path(setting.index), open_models(setting)[1])
     return embeddings, build_index(embeddings)
 
 
@@ -77,7 +72,7 @@ def retrieved(
     Args:
         setting, data, n, execution: as of every arm.
         query: "text" (the mean of the class's prompts), "images" (the mean of D's images of it) or "both".
-        ladder: whether near-duplicates of test and held-out images are dropped.
+        ladder: whether near-copies of test and held-out images are dropped; the other rungs stay.
         planted: near-copies of test images put into the pool before, as a share of it (an audit, claim R11).
 
     Returns:
@@ -87,49 +82,52 @@ def retrieved(
         raise ValueError(f"retrieved: query must be one of {', '.join(QUERIES)}, got {query!r}")
     clip, pool, (embeddings, index) = open_models(setting)[1], open_captioned(setting), open_index(setting)
     if planted:
-        copies = near_copies(data.test.images, round(planted * len(pool)), data.seed)
+        copies = near_copies_of(data.test.images, round(planted * len(pool)), data.seed)
         pool, index = with_planted(pool, embeddings, copies, clip.encode_images(copies).cpu().numpy())
     prompts = prompts_for(data.target, data.real.classes)
     by_text = text_queries(clip, prompts.classes, prompts.templates)
     by_images = image_queries(clip, data.real) if query != "text" else by_text
     queries = {"text": by_text, "images": by_images, "both": mixed_queries(by_text, by_images, MIX)}[query]
-    held_out = held_out_features(setting, data) if ladder else None
-    result = retrieve(pool, index, queries, data.real.classes, n, held_out=held_out, rules=Rules())
-    images = replace(
-        result.images,
-        images=shown(setting, result.images.images),
-        manifest=result.images.manifest.assign(source=f"retrieved by {query}", evaluations=0.0),
-    )
-    return images, result.report
+    held_out = held_out_traces(setting, data) if ladder else None
+    result = retrieve(pool, index, queries, data.real.classes, n, held_out=held_out, size=setting.size)
+    manifest = result.images.manifest.rename(columns={"source": "id"})
+    images = replace(result.images, manifest=manifest.assign(source=f"retrieved by {query}", evaluations=0.0))
+    return by_rank(images), result.report
+
+
+def by_rank(images: ImageSet) -> ImageSet:
+    """Return retrieved images with the classes in turn, each class's nearest first."""
+    turn = pd.Series(images.labels).groupby(images.labels).cumcount().to_numpy()
+    return images.take(np.lexsort((images.labels, turn)))
 
 
 def random_pool(setting: Setting, data: Data, n: int, execution: Execution) -> ImageSet:
     """A control: images of the pool at random, labelled by the network trained on D alone, the surest of each class.
 
-    As many are looked at as the unconditional arm samples; near-duplicates of test and held-out images are dropped.
+    As many are looked at as the unconditional arm samples; near-copies of test and held-out images are dropped.
     """
     pool, (embeddings, _) = open_captioned(setting), open_index(setting)
-    m = min(len(pool), setting.candidates * n * len(data.real.classes))
-    rows = np.sort(rng(data.seed, "random pool images", data.target).permutation(len(pool))[:m])
-    features = np.asarray(embeddings.vectors[rows], np.float32)
-    rows = rows[~near_duplicates(features, held_out_features(setting, data), Rules().near)]
-    images = pool.read(rows, setting.size)
-    readable = np.array([image is not None for image in images], bool)
-    manifest = pd.DataFrame({"source": "random pool", "id": [pool.ids[row] for row in rows[readable]]})
-    manifest["caption"] = [pool.captions[row] for row in rows[readable]]
-    pixels = np.stack([image for image in images if image is not None])
-    labelled = pseudo_labelled(labeller(setting, data.target, data.seed), pixels, n, manifest)
+    m = min(len(embeddings), setting.candidates * n * len(data.real.classes))
+    rows = rng(data.seed, "random pool images", data.target).permutation(len(embeddings))[:m]
+    places = embeddings.rows_in(pool)[rows]
+    opened = pool.read(places, setting.size)
+    readable = np.array([image is not None for image in opened], bool)
+    rows, places = rows[readable], places[readable]
+    images = np.stack([image for image in opened if image is not None])
+    own = Traces(embeddings.vectors[rows].astype(np.float32), thumbnails(images))
+    other = ~np.isin(np.arange(len(rows)), near_copies(own, held_out_traces(setting, data))[:, 0])
+    manifest = pd.DataFrame({"source": "random pool", "id": [pool.ids[place] for place in places[other]]})
+    manifest["caption"] = [pool.captions[place] for place in places[other]]
+    labelled = pseudo_labelled(labeller(setting, data.target, data.seed), images[other], n, manifest)
     return replace(labelled, manifest=labelled.manifest.assign(evaluations=0.0))
 
 
-def held_out_features(setting: Setting, data: Data) -> np.ndarray:
-    """Return CLIP's features of all images that no extra image may repeat: test and held-out ones, float32 (m, d)."""
-    clip = open_models(setting)[1]
-    images = np.concatenate([data.test.images, data.held_out.images])
-    return clip.encode_images(images).cpu().numpy()
+def held_out_traces(setting: Setting, data: Data) -> Traces:
+    """Return the traces of all images that no extra image may repeat: test and held-out ones."""
+    return traces(open_models(setting)[1], np.concatenate([data.test.images, data.held_out.images]))
 
 
-def near_copies(images: np.ndarray, n: int, seed: int) -> np.ndarray:
+def near_copies_of(images: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Return n near-copies of images in turn: moved by a pixel, a little brighter or darker, as the web repeats itself.
 
     Args:
@@ -164,7 +162,7 @@ class Joined:
 def with_planted(
     pool: CaptionedPool, embeddings: Embeddings, copies: np.ndarray, features: np.ndarray
 ) -> tuple[CaptionedPool, Index]:
-    """Return a pool with further images at its end, and its index; those given stay as they are.
+    """Return a pool with further images at its end, and its index; pool and embeddings stay as they are.
 
     Args:
         pool, embeddings: n images and their features.
@@ -174,5 +172,6 @@ def with_planted(
     captions = (*pool.captions, *("",) * len(copies))
     source = Joined(first=pool.source, n=len(pool), further=copies)
     both = CaptionedPool(name=f"{pool.name}, planted", ids=ids, captions=captions, source=source)
-    vectors = np.concatenate([embeddings.vectors, features.astype(np.float16)])
-    return both, build_index(replace(embeddings, vectors=vectors, ids=ids, captions=captions))
+    names = {"image_path": (*embeddings.ids, *ids[len(pool) :]), "caption": (*embeddings.captions, *captions[len(pool) :])}
+    vectors = Vectors([*embeddings.vectors.parts, features.astype(np.float16)])
+    return both, build_index(Embeddings(vectors, pa.table(names), model=embeddings.model))
