@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from zsclib.pools.captioned import pool_in_memory
 
 from tests import tiny
 from zsclib.cache import Cache
@@ -30,6 +29,7 @@ from zsclib.papers.retrieval.training_sets import (
     extra_of,
     first_of_each,
 )
+from zsclib.pools.captioned import pool_in_memory
 from zsclib.recipe import Recipe
 from zsclib.workers import Execution
 
@@ -50,8 +50,8 @@ def setting(tmp_path_factory) -> Setting:
         tiny.clip(root / "clip")
     return Setting(
         model=str(root / "sd"), clip=str(root / "clip"), pool="tiny", index=str(root / "index"), shots=SHOTS,
-        held_out=1, times=2, sampling_steps=2, candidates=3, tuning_samples=40, rank=2, tuned_at=1, test_images=20, size=16,
-        network="resnet18", recipe=Recipe(steps=2, batch=4, checkpoints=1),
+        held_out=1, times=2, sampling_steps=2, candidates=3, tuning_samples=40, rank=2, tuned_at=1, test_images=20,
+        size=16, network="resnet18", recipe=Recipe(steps=2, batch=4, checkpoints=1),
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def test_d_what_is_beyond_it_what_is_held_out_and_test_images_share_none(setting
     assert len(set(every)) == len(every)
     other = data(setting, TARGET, 1)
     assert not set(pixels(other.real)) & set(pixels(one.real)) and pixels(other.test) == pixels(one.test)
-    with pytest.raises(ValueError, match="each class; the train split of digits has 100"):
+    with pytest.raises(ValueError, match="1000 images in its split .train., 1100 were asked"):
         data(replace(setting, shots=45, held_out=20), "digits", 0)
 
 
@@ -110,6 +110,7 @@ def test_where_an_arm_falls_short_all_arms_of_that_class_are_cut_to_its_count():
 def test_extra_images_travel_through_the_cache_with_manifest_report_and_costs():
     images = labelled(0, 1, 2)
     images = replace(images, manifest=images.manifest.assign(seed=2**62 + 1, similarity=0.1, caption="a “star”"))
+    images.manifest["parent"] = pd.array([None, 2**61 + 1, 0], "Int64")
     report = pd.DataFrame({"class": ["a", "b", "c"], "wanted": 2, "delivered": 1})
     extra = Extra(images=images, report=report, evaluations=6.0, tuning_samples=5, seconds=0.25)
     back = extra_of(extra.arrays())
@@ -153,7 +154,7 @@ def test_costs_count_the_denoiser_s_evaluations(extra):
     assert (table["seconds"] > 0).all() and table["method"]["retrieved by text"] == "M11"
 
 
-def test_arms_of_the_generator_differ_from_one_another_as_they_say(extra):
+def test_arms_of_the_generator_differ_from_one_another_as_they_say(extra, one):
     said = {name: pixels(one.images) for name, one in extra.items()}
     different = [name for name in ARMS if ARMS[name].method[:1] == "M" and name in extra and ARMS[name].method != "M11"]
     for i, a in enumerate(different):
@@ -161,7 +162,7 @@ def test_arms_of_the_generator_differ_from_one_another_as_they_say(extra):
             assert said[a] != said[b], (a, b)
     assert said["tuned by LoRA"] == said["tuned by LoRA, alone"]
     assert said["planted 0 %, ladder"] == said["retrieved by text"]
-    assert set(said["oversampled"]) == set(pixels(data_of(extra)))
+    assert set(said["oversampled"]) == set(pixels(one.real))
     prompts = extra["textual inversion"].images.manifest["prompt"]
     assert prompts.str.contains("<").all() and prompts.nunique() > CLASSES
     learnt = extra["conditioning"].images
@@ -169,17 +170,12 @@ def test_arms_of_the_generator_differ_from_one_another_as_they_say(extra):
     grounds = "on grass|in the snow|background|beach|table|street"
     assert extra["backgrounds"].images.manifest["prompt"].str.contains(grounds).all()
     parents = extra["image-to-image"].images
-    assert (parents.labels == np.array([data_of(extra).labels[i] for i in parents.manifest["parent"]])).all()
-
-
-def data_of(extra: dict[str, Extra]) -> ImageSet:
-    images = extra["oversampled"].images
-    return first_of_each(images, np.full(CLASSES, SHOTS))
+    assert (parents.labels == one.real.labels[parents.manifest["parent"]]).all()
 
 
 def test_fewer_images_are_the_beginning_of_more(setting, one, execution):
     few, many = (prompted(setting, one, n, execution) for n in (1, 2))
-    assert pixels(many)[:CLASSES] == pixels(few)
+    assert np.abs(many.images[:CLASSES].astype(int) - few.images).max() <= 1  # in other batches
     few, many = (retrieved(setting, one, n, execution)[0] for n in (1, 2))
     assert set(pixels(few)) <= set(pixels(many))
 
@@ -213,8 +209,9 @@ def test_half_and_half_is_half_of_each(extra, setting, one, execution):
     both = half_and_half(setting, one, 4, execution)
     by_source = both.manifest["source"].value_counts()
     assert by_source["templates"] == 2 * CLASSES and counts(both).max() <= 4
+    there = np.minimum(counts(both.take(both.manifest["source"] != "templates")), 1)  # the pool has not every class
     first = first_of_each(both, np.full(CLASSES, 2)).manifest["source"]
-    assert first.value_counts()["templates"] == CLASSES, "a set of half the size has half of each, too"
+    assert (first != "templates").sum() == there.sum() > 0, "a set of half the size has half of each, too"
 
 
 def test_oversampled_is_d_again_and_again(setting, one, execution):
@@ -225,8 +222,8 @@ def test_oversampled_is_d_again_and_again(setting, one, execution):
 def test_near_copies_of_test_images_are_retrieved_without_the_ladder_and_not_with_it(setting, one, execution):
     copies = {image.tobytes() for image in near_copies_of(one.test.images, 150, one.seed)}
     options = {"planted": 0.5, "query": "images"}
-    without, _ = retrieved(setting, one, 8, execution, **options, ladder=False)
-    with_ladder, report = retrieved(setting, one, 8, execution, **options)
+    without, _ = retrieved(setting, one, 4, execution, **options, ladder=False)
+    with_ladder, report = retrieved(setting, one, 4, execution, **options)
     assert set(pixels(without)) & copies and not set(pixels(with_ladder)) & copies
     assert len(near_copies_of(one.test.images, 7, 0)) == 7
     assert np.abs(near_copies_of(one.test.images, 3, 0).astype(int) - one.test.images[:3]).mean() < 60

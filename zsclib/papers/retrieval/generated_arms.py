@@ -31,6 +31,7 @@ from zsclib.models.personalised import learnt_name, prompts_in_proportion
 from zsclib.papers.retrieval.training_sets import (
     Data,
     Setting,
+    counts,
     first_of_each,
     labeller,
     open_models,
@@ -188,7 +189,8 @@ def personalised(setting: Setting, data: Data, n: int, execution: Execution, *, 
     if way == "clusters":
         features = clip.encode_images(real.images).cpu().numpy()
         tuning = tuning_of(setting, data, way, k * len(classes))
-        tuned = cluster_conditioning(generator, real, sentences, features, k, tuning, **how)
+        most = min(k, int(counts(real).min()))  # of few images no more clusters than there are images
+        tuned = cluster_conditioning(generator, real, sentences, features, most, tuning, **how)
         learnt = [prompts_in_proportion(tuned, name, n) for name in classes]
         return _generated(setting, data, n, execution, tuned, lambda label, i: learnt[label][i], f"{way}, k = {k}")
     if way == "full":

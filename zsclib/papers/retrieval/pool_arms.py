@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from zsclib.hashing import digest
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.generated_arms import pseudo_labelled
 from zsclib.papers.retrieval.training_sets import WORLD, Data, Setting, labeller, open_models, prompts_for
@@ -128,7 +129,9 @@ def held_out_traces(setting: Setting, data: Data) -> Traces:
 
 
 def near_copies_of(images: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Return n near-copies of images in turn: moved by a pixel, a little brighter or darker, as the web repeats itself.
+    """Return n near-copies of images in turn: moved by a 32nd of their width, a little brighter or darker.
+
+    At 32 pixels they are made as the made-up world makes the near-duplicates of its pool.
 
     Args:
         images: uint8 (m, h, w, 3).
@@ -136,10 +139,10 @@ def near_copies_of(images: np.ndarray, n: int, seed: int) -> np.ndarray:
     Returns:
         uint8 (n, h, w, 3).
     """
-    copies = np.empty((n, *images.shape[1:]), np.uint8)
+    copies, step = np.empty((n, *images.shape[1:]), np.uint8), round(images.shape[2] / 32)
     for i in range(n):
         random = rng(seed, "planted copy", i)
-        dx, dy = int(random.integers(-1, 2)), int(random.integers(-1, 2))
+        dx, dy = step * int(random.integers(-1, 2)), step * int(random.integers(-1, 2))
         moved = np.roll(images[i % len(images)], (dy, dx), axis=(0, 1)).astype(np.float32)
         copies[i] = np.floor(np.clip(moved * (0.9 + 0.2 * random.random()), 0, 255) + 0.5)
     return copies
@@ -158,6 +161,10 @@ class Joined:
         own = iter(self.first.open(rows[rows < self.n]))
         return [next(own) if row < self.n else self.further[row - self.n] for row in rows]
 
+    def content(self, modified: bool = False) -> str:
+        """Return a hash of what there is."""
+        return digest(self.first.content(modified), self.further.tobytes())
+
 
 def with_planted(
     pool: CaptionedPool, embeddings: Embeddings, copies: np.ndarray, features: np.ndarray
@@ -172,6 +179,7 @@ def with_planted(
     captions = (*pool.captions, *("",) * len(copies))
     source = Joined(first=pool.source, n=len(pool), further=copies)
     both = CaptionedPool(name=f"{pool.name}, planted", ids=ids, captions=captions, source=source)
-    names = {"image_path": (*embeddings.ids, *ids[len(pool) :]), "caption": (*embeddings.captions, *captions[len(pool) :])}
+    n = len(pool)
+    names = {"image_path": (*embeddings.ids, *ids[n:]), "caption": (*embeddings.captions, *captions[n:])}
     vectors = Vectors([*embeddings.vectors.parts, features.astype(np.float16)])
     return both, build_index(Embeddings(vectors, pa.table(names), model=embeddings.model))

@@ -114,11 +114,15 @@ class Extra:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all this as arrays, for the cache; `extra_of` is the way back."""
-        columns = {name: self.images.manifest[name].tolist() for name in self.images.manifest.columns}
-        report = {name: self.report[name].tolist() for name in self.report.columns}
-        about = json.dumps({"classes": self.images.classes, "manifest": columns, "report": report})
+        manifest = self.images.manifest
+        about = {
+            "classes": self.images.classes,
+            "manifest": {name: manifest[name].tolist() for name in manifest.columns},
+            "with gaps": [name for name in manifest.columns if str(manifest[name].dtype) == "Int64"],
+            "report": {name: self.report[name].tolist() for name in self.report.columns},
+        }
         costs = [self.evaluations, self.tuning_samples, self.seconds]
-        text = np.frombuffer(about.encode(), np.uint8)
+        text = np.frombuffer(json.dumps(about, default=lambda gap: None).encode(), np.uint8)
         return {"images": self.images.images, "labels": self.images.labels, "about": text, "costs": np.array(costs)}
 
 
@@ -126,7 +130,8 @@ def extra_of(arrays: Mapping[str, np.ndarray]) -> Extra:
     """Return what `Extra.arrays` has turned into arrays."""
     about = json.loads(np.asarray(arrays["about"]).tobytes())
     evaluations, samples, seconds = map(float, arrays["costs"])
-    manifest = pd.DataFrame(about["manifest"], index=pd.RangeIndex(len(arrays["labels"])))
+    columns = about["manifest"] | {name: pd.array(about["manifest"][name], "Int64") for name in about["with gaps"]}
+    manifest = pd.DataFrame(columns, index=pd.RangeIndex(len(arrays["labels"])))
     images = ImageSet(arrays["images"], arrays["labels"], tuple(about["classes"]), manifest=manifest)
     report = pd.DataFrame(about["report"])
     return Extra(
@@ -141,7 +146,7 @@ def counts(images: ImageSet) -> np.ndarray:
 
 def equal_counts(sets: Iterable[ImageSet], n: int) -> np.ndarray:
     """Return how many images of each class every one of some sets has, n at most: int64 (C,)."""
-    return np.minimum.reduce([n, *map(counts, sets)])
+    return np.minimum(n, np.min([counts(images) for images in sets], axis=0))
 
 
 def first_of_each(images: ImageSet, most: np.ndarray) -> ImageSet:
