@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsclib.images.randaugment import randaugment
 from zsclib.seeds import rng
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]; the convention of all five networks
@@ -78,9 +79,43 @@ def learning_rate_at(step: int, recipe: Recipe) -> float:
 
 def batch_indices(seed: int, step: int, batch: int, n: int) -> np.ndarray:
     """Return the indices int64 (batch,) of a step: n inputs in a new order every epoch, nothing left over."""
-    position = np.arange(step * batch, (step + 1) * batch)
+    return _in_epochs(seed, "order", np.arange(step * batch, (step + 1) * batch), n)
+
+
+def mixed_indices(seed: int, step: int, batch: int, sizes: tuple[int, int], share: float) -> np.ndarray:
+    """Return the indices int64 (batch,) of a step on real and extra inputs, mixed at a fixed share.
+
+    Each kind comes in a new order every epoch of its own, nothing left over. After k steps, share · batch · k inputs
+    were extra ones, rounded down: every batch has the same number of them where share · batch is a whole number, and
+    otherwise numbers that differ by one at most. The real ones follow one another as in `batch_indices`, which this
+    is at share 0.
+
+    Args:
+        seed: of the run. step: counted from 0.
+        batch: inputs a step.
+        sizes: numbers of real and of extra inputs; indices of the extra ones follow those of the real ones.
+        share: of extra inputs in a batch, from 0 to 1.
+
+    Raises:
+        ValueError: a share outside [0, 1], or a kind that has a share and no input.
+    """
+    real, extra = sizes
+    if not 0 <= share <= 1 or (share < 1 and real < 1) or (share > 0 and extra < 1):
+        raise ValueError(
+            f"mixed_indices: a share of extra inputs in [0, 1] and inputs of each kind that has a share; got the "
+            f"share {share}, {real} real and {extra} extra inputs"
+        )
+    before, after = (math.floor(share * batch * k + 1e-9) for k in (step, step + 1))
+    position = np.arange(step * batch - before, (step + 1) * batch - after)
+    parts = [_in_epochs(seed, "order", position, real)] if len(position) else []
+    if after > before:
+        parts.append(real + _in_epochs(seed, "order of extra inputs", np.arange(before, after), extra))
+    return np.concatenate(parts)
+
+
+def _in_epochs(seed: int, purpose: str, position: np.ndarray, n: int) -> np.ndarray:
     epochs = np.unique(position // n)
-    order = np.concatenate([rng(seed, "order", int(epoch)).permutation(n) for epoch in epochs])
+    order = np.concatenate([rng(seed, purpose, int(epoch)).permutation(n) for epoch in epochs])
     return order[position - epochs[0] * n]
 
 
@@ -101,6 +136,39 @@ def augment(images: Tensor, recipe: Recipe, seed: int, step: int) -> Tensor:
         columns = np.where(random.random(n)[:, None] < 0.5, columns[:, ::-1], columns)
     rows, columns = torch.from_numpy(rows), torch.from_numpy(np.ascontiguousarray(columns))
     return images[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def strengthen(images: Tensor, operations: int, seed: int, step: int) -> Tensor:
+    """Return images uint8 (n, H, W, 3), each after so many operations of RandAugment (Cubuk et al. 2020)."""
+    changed = [randaugment(x, operations, rng(seed, "randaugment", step, i)) for i, x in enumerate(images.numpy())]
+    return torch.from_numpy(np.stack(changed))
+
+
+def cutmix(images: Tensor, probability: float, seed: int, step: int) -> tuple[Tensor, Tensor, float]:
+    """Paste a box of one image of the batch into each other one (Yun et al. 2019), in a share of the steps.
+
+    Args:
+        images: uint8 (n, H, W, 3).
+        probability: of a step to mix; the box has the share 1 - λ of the area, λ uniform in [0, 1].
+
+    Returns:
+        The images; int64 (n,), whose box each has; λ, the share that each has of its own (1: nothing was mixed).
+    """
+    random = rng(seed, "cutmix", step)
+    n, h, w, _ = images.shape
+    if random.random() >= probability:
+        return images, torch.arange(n), 1.0
+    others = torch.from_numpy(random.permutation(n))
+    side = math.sqrt(1 - random.random())
+    (top, bottom), (left, right) = (_box(side * length, length, random) for length in (h, w))
+    images = images.clone()
+    images[:, top:bottom, left:right] = images[others, top:bottom, left:right]
+    return images, others, 1 - (bottom - top) * (right - left) / (h * w)
+
+
+def _box(length: float, whole: int, random: np.random.Generator) -> tuple[int, int]:
+    middle = random.integers(whole)
+    return max(0, int(middle - length / 2)), min(whole, int(middle + length / 2))
 
 
 def standardise(images: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Prompts become images: DDIM with classifier-free guidance, one seed and one scale per image.
 
 Images of different prompts, scales and seeds share a batch, and none depends on which others it was generated with.
-`sample` makes a few. `sample_in_jobs` makes many, and `generate` a labelled set from a plan, a table with a row per
-image, both in jobs whose results are cached, so that a run that was killed goes on where it was.
+`sample` makes a few, and `image_to_image` changes images. `sample_in_jobs` makes many, and `generate` a labelled set
+from a plan, a table with a row per image, both in jobs whose results are cached, so that a run that was killed goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -97,21 +98,77 @@ def sample(
         )
     if (scales < 0).any() or not np.isfinite(scales).all():
         raise ValueError(f"sample: guidance must be a number of at least 0, got {scales.min()}")
-    unique = list(dict.fromkeys(prompts))
-    where = {prompt: row for row, prompt in enumerate(unique)}
-    condition = generator.encode_prompts([*unique, ""])
-    rows = torch.tensor([where[prompt] for prompt in prompts])
+    condition, rows = _encoded(generator, prompts)
     timesteps = sampling_timesteps(generator, steps)
     images = []
     for start in range(0, n, batch):
         part = slice(start, start + batch)
-        noise = [
-            torch.randn(generator.latent_shape, generator=torch.Generator("cpu").manual_seed(int(seed)))
-            for seed in seeds[part]
-        ]
-        z = _ddim(generator, torch.stack(noise), condition, rows[part], torch.tensor(scales[part]), timesteps)
+        z = _noise(generator, seeds[part])
+        z = _ddim(generator, z, condition, rows[part], torch.tensor(scales[part]), timesteps)
         images.append(generator.decode(z))
     return np.concatenate(images)
+
+
+def image_to_image(
+    generator: Generator,
+    images: np.ndarray,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    strength: float = 0.5,
+    guidance: float = 1.0,
+    steps: int = 40,
+    batch: int = 128,
+) -> np.ndarray:
+    """Change images locally: noise each part of the way, then denoise it (SDEdit, Meng et al. 2022; Boomerang, Luzi et
+    al. 2022, algorithm 1).
+
+    Args:
+        generator: a text-to-image model.
+        images: uint8 (n, H, W, 3) of the model's size.
+        prompts, seeds: n of each; a seed is that of the image's noise.
+        strength: share of the steps that are taken, in (0, 1]; at 1 hardly anything of the image is left.
+        guidance, steps, batch: as in `sample`; `round(strength * steps)` of the steps are taken, at least one.
+
+    Returns:
+        uint8 (n, H, W, 3).
+
+    Raises:
+        ValueError: numbers of images, prompts and seeds differ, a strength or a scale that is none, images of another
+            size, or steps that do not fit the model's schedule.
+    """
+    n = len(images)
+    if n == 0 or len(prompts) != n or len(seeds) != n:
+        raise ValueError(
+            f"image_to_image: {n} images need as many prompts and seeds, got {len(prompts)} and {len(seeds)}"
+        )
+    if not 0 < strength <= 1 or not 0 <= guidance < float("inf"):
+        raise ValueError(
+            f"image_to_image: strength must be in (0, 1] and guidance at least 0, got {strength} and {guidance}"
+        )
+    condition, rows = _encoded(generator, prompts)
+    timesteps = sampling_timesteps(generator, steps)[-max(1, round(strength * steps)) :]
+    a, s = generator.signal_and_noise(timesteps[0])
+    changed = []
+    for start in range(0, n, batch):
+        part = slice(start, start + batch)
+        ε = _noise(generator, seeds[part]).to(generator.device)
+        z = a * generator.encode_images(images[part]) + s * ε
+        scales = torch.full((len(z),), float(guidance))
+        changed.append(generator.decode(_ddim(generator, z, condition, rows[part], scales, timesteps)))
+    return np.concatenate(changed)
+
+
+def _encoded(generator: Generator, prompts: Sequence[str]) -> tuple[Condition, Tensor]:
+    """Encode each different prompt once, and the empty one as the last; return also each prompt's row."""
+    unique = list(dict.fromkeys(prompts))
+    where = {prompt: row for row, prompt in enumerate(unique)}
+    return generator.encode_prompts([*unique, ""]), torch.tensor([where[prompt] for prompt in prompts])
+
+
+def _noise(generator: Generator, seeds: Sequence[int]) -> Tensor:
+    """Return the noise of each seed, (n, c, h, w), made on the CPU so that a GPU has the same."""
+    sources = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
+    return torch.stack([torch.randn(generator.latent_shape, generator=source) for source in sources])
 
 
 def sample_in_jobs(

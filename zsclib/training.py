@@ -20,8 +20,48 @@ from torch import Tensor, nn
 
 from zsclib.checks import check_images
 from zsclib.images.image_set import ImageSet
-from zsclib.recipe import Recipe, augment, batch_indices, learning_rate_at, standardise
+from zsclib.recipe import (
+    Recipe,
+    augment,
+    batch_indices,
+    cutmix,
+    learning_rate_at,
+    mixed_indices,
+    standardise,
+    strengthen,
+)
 from zsclib.seeds import seed_of
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Augmentation:
+    """What a network learns from beside its images as the recipe moves them; the number of steps stays the same.
+
+    Attributes:
+        extra: labelled images of the same classes and size, or None.
+        share: of each batch, that is extra images (see `zsclib.recipe.mixed_indices`).
+        operations: of RandAugment on every image.
+        cutmix: share of the steps in which images get a box of another one, and that share of its label.
+    """
+
+    extra: ImageSet | None = None
+    share: float = 0.0
+    operations: int = 0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.share <= 1 and 0 <= self.cutmix <= 1 and self.operations >= 0):
+            raise ValueError(
+                "Augmentation: share and cutmix must be in [0, 1] and operations at least 0, got "
+                f"{self.share}, {self.cutmix} and {self.operations}"
+            )
+        if (self.share > 0) != (self.extra is not None and len(self.extra) > 0):
+            raise ValueError(
+                f"Augmentation: extra images and a share of them belong together, got {self.extra} and {self.share}"
+            )
+
+
+PLAIN = Augmentation()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,6 +119,7 @@ def train(
     validation: ImageSet | None = None,
     watch: Mapping[str, ImageSet] | None = None,
     device: str | torch.device = "cpu",
+    augmentation: Augmentation = PLAIN,
 ) -> TrainedNetwork:
     """Train a copy of a network on labelled images.
 
@@ -92,16 +133,18 @@ def train(
         watch: sets, such as the test set, that are scored at every checkpoint and choose nothing: from one training
             an audit reads what choosing on them would give.
         device: where to compute, in float32.
+        augmentation: extra images that fill a share of every batch, and strong classical augmentation.
 
     Raises:
         ValueError: no images, an image without a label, or classes or sizes that do not fit the network.
         FloatingPointError: the loss is not finite.
     """
     watch = dict(watch or {})
-    if taken := {"images", "validation", "step", "loss"} & watch.keys():
+    if taken := {"images", "extra", "validation", "step", "loss"} & watch.keys():
         raise ValueError(f"train: a watched set cannot be called {taken.pop()!r}")
     held_out = watch if validation is None else {"validation": validation, **watch}
-    for name, one in {"images": images, **held_out}.items():
+    extra = {} if augmentation.extra is None else {"extra": augmentation.extra}
+    for name, one in {"images": images, **extra, **held_out}.items():
         if len(one) == 0:
             raise ValueError(f"train: {name} holds no image")
         if one.classes != tuple(network.classes):
@@ -113,7 +156,7 @@ def train(
             )
     pairs = {name: (one.images, one.labels) for name, one in held_out.items()}
     chooses = pairs.pop("validation", None)
-    return fit(network, images.images, images.labels, recipe, seed, chooses, pairs, device)
+    return fit(network, images.images, images.labels, recipe, seed, chooses, pairs, device, augmentation)
 
 
 def fit(
@@ -125,6 +168,7 @@ def fit(
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     watch: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     device: str | torch.device = "cpu",
+    augmentation: Augmentation = PLAIN,
 ) -> TrainedNetwork:
     """Train a copy of any network on arrays; `train` is this on image sets.
 
@@ -132,7 +176,7 @@ def fit(
         network: a module from tensors to logits (n, classes).
         inputs: uint8 images (n, H, W, 3), augmented and standardised; or float32 features (n, ...), taken as they are.
         labels: integers (n,), 0 to classes - 1.
-        recipe, seed, device: as for `train`.
+        recipe, seed, device, augmentation: as for `train`; extra images go with images only.
         validation, watch: pairs of inputs and labels; an input labelled -1 counts in no accuracy.
     """
     inputs, labels = np.asarray(inputs), np.asarray(labels)
@@ -142,6 +186,12 @@ def fit(
         )
     if labels.min() < 0:
         raise ValueError(f"fit: {(labels < 0).sum()} of {len(labels)} inputs have no label (-1)")
+    own = len(inputs)
+    if augmentation.extra is not None:
+        if (extra := augmentation.extra.labels).min() < 0:
+            raise ValueError(f"fit: {(extra < 0).sum()} of {len(extra)} extra images have no label (-1)")
+        inputs = np.concatenate([inputs, augmentation.extra.images])
+        labels = np.concatenate([labels, extra])
     if validation is not None and not (np.asarray(validation[1]) >= 0).any():
         raise ValueError("fit: validation has no label, so it can choose no checkpoint; watch it instead")
     device = torch.device(device)
@@ -159,15 +209,19 @@ def fit(
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, recipe)
-        index = batch_indices(seed, step, recipe.batch, len(inputs))
-        x, y = torch.from_numpy(inputs[index]), torch.from_numpy(labels[index].astype(np.int64))
-        if x.dtype == torch.uint8:
-            x = augment(x, recipe, seed, step)
+        if augmentation.extra is None:
+            index = batch_indices(seed, step, recipe.batch, own)
+        else:
+            index = mixed_indices(seed, step, recipe.batch, (own, len(inputs) - own), augmentation.share)
+        x, y, others, λ = _batch(inputs[index], labels[index], recipe, augmentation, (seed, step))
         with _own_randomness(device, seed, "dropout", step):
-            logits = network(_tensor(x, device))
-        loss = nn.functional.cross_entropy(
-            logits.float(), y.to(device), label_smoothing=recipe.label_smoothing
-        )
+            logits = network(_tensor(x, device)).float()
+        loss = nn.functional.cross_entropy(logits, y.to(device), label_smoothing=recipe.label_smoothing)
+        if λ < 1:
+            pasted = nn.functional.cross_entropy(
+                logits, y[others].to(device), label_smoothing=recipe.label_smoothing
+            )
+            loss = λ * loss + (1 - λ) * pasted
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
         optimizer.step()
@@ -201,6 +255,22 @@ def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the share of labelled inputs whose highest score (n, classes) is their label's; NaN without any."""
     labelled = np.asarray(labels) >= 0
     return float(np.mean(scores.argmax(1)[labelled] == np.asarray(labels)[labelled])) if labelled.any() else math.nan
+
+
+def _batch(
+    inputs: np.ndarray, labels: np.ndarray, recipe: Recipe, augmentation: Augmentation, when: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor | None, float]:
+    """Return a batch as the network is to see it, its labels, whose box each image has, and what is left of its own."""
+    x, y = torch.from_numpy(inputs), torch.from_numpy(labels.astype(np.int64))
+    if x.dtype != torch.uint8:
+        return x, y, None, 1.0
+    x = augment(x, recipe, *when)
+    if augmentation.operations:
+        x = strengthen(x, augmentation.operations, *when)
+    if not augmentation.cutmix:
+        return x, y, None, 1.0
+    x, others, λ = cutmix(x, augmentation.cutmix, *when)
+    return x, y, others, λ
 
 
 def _tensor(chunk: Tensor, device: torch.device) -> Tensor:

@@ -1,0 +1,369 @@
+"""The arms of the retrieval paper on tiny models: exact or reported counts, equal updates, shares, costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests import tiny
+from zsclib.cache import Cache
+from zsclib.images.image_set import ImageSet
+from zsclib.papers.retrieval import arms as arms_room
+from zsclib.papers.retrieval import experiments, generated_arms, pool_arms, training_sets
+from zsclib.papers.retrieval.arms import ARMS, costs, half_and_half, make_extra, oversampled
+from zsclib.papers.retrieval.contrasts import REFERENCES, Arms, At, contrasts
+from zsclib.papers.retrieval.experiments import Cell, comparison, references, run
+from zsclib.papers.retrieval.generated_arms import prompted, pseudo_labelled, tuning_of, unconditional
+from zsclib.papers.retrieval.outcomes import differences, jobs, outcomes
+from zsclib.papers.retrieval.pool_arms import near_copies_of, prepare, random_pool, retrieved
+from zsclib.papers.retrieval.training_sets import (
+    Data,
+    Extra,
+    Setting,
+    counts,
+    data,
+    equal_counts,
+    extra_of,
+    first_of_each,
+)
+from zsclib.pools.captioned import pool_in_memory
+from zsclib.recipe import Recipe
+from zsclib.workers import Execution
+
+TARGET, CLASSES = "objects", 10
+SHOTS = 2
+
+
+def reddish(n: int, seed: int, size: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (n, size, size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Setting:
+    root = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "LENGTH", 64)
+        tiny.stable_diffusion_1(root / "sd")
+        tiny.clip(root / "clip")
+    return Setting(
+        model=str(root / "sd"), clip=str(root / "clip"), pool="tiny", index=str(root / "index"), shots=SHOTS,
+        held_out=1, times=2, sampling_steps=2, candidates=3, tuning_samples=40, rank=2, tuned_at=1, test_images=20,
+        size=16, network="resnet18", recipe=Recipe(steps=2, batch=4, checkpoints=1),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def execution(tmp_path_factory) -> Execution:
+    return Execution(batch=16, cache=Cache(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pool(setting):
+    """300 images with captions in the place of the world's pool."""
+    images = reddish(300, 9)
+    images[:40] = training_sets.load(setting, TARGET, "validation", 40, 0).images
+    pool = pool_in_memory("tiny", images, [f"image {i} of a star" for i in range(300)])
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (pool_arms, arms_room):
+            patch.setattr(room, "open_captioned", lambda setting: pool)
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def one(setting) -> Data:
+    return data(setting, TARGET, 0)
+
+
+def pixels(images: ImageSet) -> list[bytes]:
+    return [image.tobytes() for image in images.images]
+
+
+def test_d_what_is_beyond_it_what_is_held_out_and_test_images_share_none(setting, one):
+    parts = (one.real, one.further, one.held_out, one.test)
+    assert [len(part) for part in parts] == [20, 20, 10, 20]
+    assert [set(counts(part)) for part in parts[:3]] == [{2}, {2}, {1}]
+    every = [image for part in parts for image in pixels(part)]
+    assert len(set(every)) == len(every)
+    other = data(setting, TARGET, 1)
+    assert not set(pixels(other.real)) & set(pixels(one.real)) and pixels(other.test) == pixels(one.test)
+    with pytest.raises(ValueError, match="1000 images in its split .train., 1100 were asked"):
+        data(replace(setting, shots=45, held_out=20), "digits", 0)
+
+
+def labelled(*labels: int) -> ImageSet:
+    images = reddish(len(labels), 0, 2)
+    return ImageSet(images, np.array(labels, int), ("a", "b", "c"), manifest=pd.DataFrame({"row": range(len(labels))}))
+
+
+def test_where_an_arm_falls_short_all_arms_of_that_class_are_cut_to_its_count():
+    full, short = labelled(0, 1, 2, 0, 1, 2, 0, 1, 2), labelled(0, 0, 0, 0, 1, 2, 2)
+    most = equal_counts([full, short], 3)
+    assert most.tolist() == [3, 1, 2]
+    assert counts(first_of_each(full, most)).tolist() == counts(first_of_each(short, most)).tolist() == [3, 1, 2]
+    assert first_of_each(full, most).manifest["row"].tolist() == [0, 1, 2, 3, 5, 6]  # the first of each class
+    assert equal_counts([full, short], 2).tolist() == [2, 1, 2]
+
+
+def test_extra_images_travel_through_the_cache_with_manifest_report_and_costs():
+    images = labelled(0, 1, 2)
+    images = replace(images, manifest=images.manifest.assign(seed=2**62 + 1, similarity=0.1, caption="a “star”"))
+    images.manifest["parent"] = pd.array([None, 2**61 + 1, 0], "Int64")
+    report = pd.DataFrame({"class": ["a", "b", "c"], "wanted": 2, "delivered": 1})
+    extra = Extra(images=images, report=report, evaluations=6.0, tuning_samples=5, seconds=0.25)
+    back = extra_of(extra.arrays())
+    assert pixels(back.images) == pixels(images) and back.images.classes == images.classes
+    pd.testing.assert_frame_equal(back.images.manifest, images.manifest)
+    pd.testing.assert_frame_equal(back.report, report)
+    assert (back.evaluations, back.tuning_samples, back.seconds) == (6.0, 5, 0.25)
+
+
+@pytest.fixture(scope="module")
+def extra(setting, execution, pool) -> dict[str, Extra]:
+    return make_extra(setting, TARGET, 0, list(ARMS), execution)
+
+
+def test_every_arm_has_exactly_n_of_each_class_or_says_what_is_missing(extra, setting):
+    n = round(setting.times * setting.shots)
+    assert set(extra) == set(ARMS) - {"real only", "classical"}
+    for name, one in extra.items():
+        delivered = counts(one.images)
+        assert one.report["wanted"].tolist() == [n] * CLASSES
+        assert one.report["delivered"].tolist() == delivered.tolist() and delivered.max() <= n, name
+        if ARMS[name].method not in ("M1", "M3", "M11", "R9", "R11") and name != "random pool":
+            assert set(delivered) == {n}, name
+        assert one.images.images.shape[1:] == (16, 16, 3) and one.images.classes == extra["templates"].images.classes
+    assert set(counts(extra["twice the real"].images)) == {SHOTS}
+
+
+def test_costs_count_the_denoiser_s_evaluations(extra):
+    table = costs(extra).set_index("arm")
+    images = 4 * CLASSES
+    evaluations = table["denoiser evaluations"]
+    assert evaluations["templates"] == evaluations["textual inversion"] == images * 2 * 2  # steps, with guidance
+    assert evaluations["templates, guidance 1"] == images * 2
+    assert evaluations["image-to-image"] == images * 1  # half of the steps
+    assert evaluations["unconditional"] == pytest.approx(3 * images * 2)  # with the images that were dropped
+    assert evaluations["half and half"] <= images / 2 * 4
+    for name in ("retrieved by text", "twice the real", "oversampled", "random pool"):
+        assert evaluations[name] == 0
+    tuned = table["samples tuned on"] > 0
+    assert set(table.index[tuned]) == {name for name in ARMS if ARMS[name].tuned} and tuned.sum() == 7
+    assert (table["seconds"] > 0).all() and table["method"]["retrieved by text"] == "M11"
+
+
+def test_arms_of_the_generator_differ_from_one_another_as_they_say(extra, one):
+    said = {name: pixels(one.images) for name, one in extra.items()}
+    different = [name for name in ARMS if ARMS[name].method[:1] == "M" and name in extra and ARMS[name].method != "M11"]
+    for i, a in enumerate(different):
+        for b in different[i + 1 :]:
+            assert said[a] != said[b], (a, b)
+    assert said["tuned by LoRA"] == said["tuned by LoRA, alone"]
+    assert said["planted 0 %, ladder"] == said["retrieved by text"]
+    assert set(said["oversampled"]) == set(pixels(one.real))
+    prompts = extra["textual inversion"].images.manifest["prompt"]
+    assert prompts.str.contains("<").all() and prompts.nunique() > CLASSES
+    learnt = extra["conditioning"].images
+    assert set(learnt.manifest["prompt"]) == {f"<{name}>" for name in learnt.classes}
+    grounds = "on grass|in the snow|background|beach|table|street"
+    assert extra["backgrounds"].images.manifest["prompt"].str.contains(grounds).all()
+    parents = extra["image-to-image"].images
+    assert (parents.labels == one.real.labels[parents.manifest["parent"]]).all()
+
+
+def test_fewer_images_are_the_beginning_of_more(setting, one, execution):
+    few, many = (prompted(setting, one, n, execution) for n in (1, 2))
+    assert np.abs(many.images[:CLASSES].astype(int) - few.images).max() <= 1  # in other batches
+    few, many = (retrieved(setting, one, n, execution)[0] for n in (1, 2))
+    assert set(pixels(few)) <= set(pixels(many))
+
+
+def test_pseudo_labels_are_the_network_s_and_the_surest_stay():
+    class Network:
+        classes = ("a", "b")
+
+    class Trained:
+        network = Network()
+
+        def scores(self, images):
+            sure = images[:, 0, 0, 0].astype(np.float32) / 10
+            return np.stack([sure, -sure], 1) * np.where(np.arange(len(images)) % 2, -1, 1)[:, None]
+
+    images = np.zeros((6, 2, 2, 3), np.uint8) + np.array([5, 9, 1, 3, 8, 4], np.uint8)[:, None, None, None]
+    chosen = pseudo_labelled(Trained(), images, 2, pd.DataFrame({"i": range(6)}))
+    assert chosen.manifest["i"].tolist() == [1, 4, 0, 5] and chosen.labels.tolist() == [1, 0, 0, 1]
+    assert chosen.manifest["confidence"].is_monotonic_decreasing
+    assert counts(pseudo_labelled(Trained(), images[::2], 5, pd.DataFrame({"i": range(3)}))).sum() == 3
+
+
+def test_random_and_unconditional_images_have_labels_of_the_network_trained_on_d(setting, one, execution, pool):
+    for images in (random_pool(setting, one, 2, execution), unconditional(setting, one, 2, execution)):
+        network = training_sets.labeller(setting, TARGET, 0)
+        assert (network.scores(images.images).argmax(1) == images.labels).all() and counts(images).max() <= 2
+    assert set(random_pool(setting, one, 2, execution).manifest["id"]) <= set(pool.ids)
+
+
+def test_half_and_half_is_half_of_each(extra, setting, one, execution):
+    both = half_and_half(setting, one, 4, execution)
+    by_source = both.manifest["source"].value_counts()
+    assert by_source["templates"] == 2 * CLASSES and counts(both).max() <= 4
+    there = np.minimum(counts(both.take(both.manifest["source"] != "templates")), 1)  # the pool has not every class
+    first = first_of_each(both, np.full(CLASSES, 2)).manifest["source"]
+    assert (first != "templates").sum() == there.sum() > 0, "a set of half the size has half of each, too"
+
+
+def test_oversampled_is_d_again_and_again(setting, one, execution):
+    images = oversampled(setting, one, 5, execution)
+    assert set(counts(images)) == {5} and set(pixels(images)) == set(pixels(one.real))
+
+
+def test_near_copies_of_test_images_are_retrieved_without_the_ladder_and_not_with_it(setting, one, execution):
+    copies = {image.tobytes() for image in near_copies_of(one.test.images, 150, one.seed)}
+    options = {"planted": 0.5, "query": "images"}
+    without, _ = retrieved(setting, one, 4, execution, **options, ladder=False)
+    with_ladder, report = retrieved(setting, one, 4, execution, **options)
+    assert set(pixels(without)) & copies and not set(pixels(with_ladder)) & copies
+    assert len(near_copies_of(one.test.images, 7, 0)) == 7
+    assert np.abs(near_copies_of(one.test.images, 3, 0).astype(int) - one.test.images[:3]).mean() < 60
+
+
+def test_personalising_costs_the_same_number_of_samples_whatever_is_learnt(setting, one):
+    for way in generated_arms.TUNINGS:
+        assert tuning_of(setting, one, way).samples == 40
+    assert tuning_of(setting, one, "clusters", 20).samples == 2
+    assert tuning_of(replace(setting, learning_rates=(("LoRA", 0.5),)), one, "LoRA").learning_rate == 0.5
+    with pytest.raises(ValueError, match="no way 'magic'; there are textual inversion"):
+        generated_arms.personalised(setting, one, 1, Execution(), way="magic")
+    with pytest.raises(ValueError, match="wording must be"):
+        prompted(setting, one, 1, Execution(), wording="long")
+    with pytest.raises(ValueError, match="query must be"):
+        retrieved(setting, one, 1, Execution(), query="sound")
+
+
+FEW = (
+    *("real only", "twice the real", "templates", "retrieved by text", "oversampled", "classical"),
+    "tuned by LoRA, alone",
+)
+
+
+@pytest.fixture(scope="module")
+def table(setting, execution, extra) -> pd.DataFrame:
+    return run(setting, comparison([TARGET], FEW, (1, 2), (1, 2), seeds=1), execution)
+
+
+def test_every_cell_has_one_row_and_arms_without_n_are_trained_once_per_length(table):
+    rows = table.groupby("arm").size()
+    assert rows["real only"] == rows["classical"] == rows["twice the real"] == 2
+    assert rows["templates"] == rows["oversampled"] == 2 * 2 + 1
+    assert all(x.dtype == bool and x.shape == (20,) for x in table["correct"])
+    assert table["held_out"].between(0, 1).all()
+    equal = table[(table.counts == "equal") & (table.times == 2) & table.arm.isin(("templates", "retrieved by text"))]
+    assert equal["images"].nunique() == 1
+
+
+def test_shares_are_chosen_from_the_grid_for_every_arm_alike(table, setting):
+    chosen = table.groupby("arm")["share"].agg(set)
+    for arm in ("templates", "retrieved by text", "oversampled"):
+        assert len(chosen[arm]) == 1 and chosen[arm] <= set(setting.shares)
+    assert chosen["real only"] == chosen["classical"] == {0.0}
+    assert chosen["twice the real"] == {0.5} and chosen["tuned by LoRA, alone"] == {1.0}
+
+
+def test_the_share_of_the_best_held_out_accuracy_is_chosen(setting, execution, extra, monkeypatch):
+    trials = []
+
+    def fake(setting, trainings, execution, what):
+        trials.extend(trainings)
+        return {one.key: {"held_out": {0.25: 0.3, 0.5: 0.6, 0.75: 0.6}[one.share]} for one in trainings}
+
+    monkeypatch.setattr(experiments, "_train_all", fake)
+    cells = [Cell(TARGET, arm, times=2, length=2) for arm in ("templates", "oversampled", "real only")]
+    shares = experiments.tuned_shares(setting, cells, {(TARGET, 0): extra}, execution)
+    assert shares == {(TARGET, "templates"): 0.5, (TARGET, "oversampled"): 0.5, (TARGET, "real only"): 0.0}
+    assert len(trials) == 6 and {one.cell.length for one in trials} == {setting.tuned_at}
+    assert not any("test" in vars(one) for one in trials)
+
+
+def test_all_arms_take_the_same_number_of_updates(setting, execution, extra, monkeypatch):
+    steps = {}
+
+    def record(network, images, recipe, seed, device, augmentation):
+        steps.setdefault((recipe.steps, recipe.batch), []).append(augmentation.share)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "train", record)
+    one = next(iter(extra.values())).images
+    for arm in ARMS:
+        for length in (1, 16):
+            share = ARMS[arm].share or 0.5 * (ARMS[arm].make is not None)
+            with pytest.raises(KeyboardInterrupt):
+                experiments._trained(setting, Cell(TARGET, arm, length=length), one if share else None, share)
+    assert set(steps) == {(2, 4), (32, 4)} and all(len(shares) == len(ARMS) for shares in steps.values())
+
+
+def test_what_is_cached_is_neither_made_nor_trained_again(table, setting, execution, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(experiments, "train", never)
+    monkeypatch.setattr(generated_arms, "generate", never)
+    monkeypatch.setattr(pool_arms, "retrieve", never)
+    monkeypatch.setattr(arms_room, "prepare", never)
+    again = run(setting, comparison([TARGET], FEW, (1, 2), (1, 2), seeds=1), execution)
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_an_arm_that_falls_short_cuts_the_others_and_the_full_count_stands_beside(setting, execution, extra):
+    shortened = dict(extra)
+    short = first_of_each(extra["retrieved by text"].images, np.array([0, *[2] * (CLASSES - 1)]))
+    shortened["retrieved by text"] = replace(extra["retrieved by text"], images=short)
+    shortened = {name: shortened[name] for name in ("templates", "retrieved by text")}
+    sets = {(TARGET, 0): shortened}
+    cut = experiments._training(setting, Cell(TARGET, "templates", times=2), sets, 0.5)
+    full = experiments._training(setting, Cell(TARGET, "templates", times=2, counts="full"), sets, 0.5)
+    assert counts(cut.extra).tolist() == counts(short).tolist() and set(counts(full.extra)) == {4}
+    assert cut.key != full.key
+
+
+def test_bad_cells_are_refused_before_any_work(setting, execution):
+    with pytest.raises(ValueError, match="no arm 'template' \\(did you mean 'templates'"):
+        comparison([TARGET], ["template"])
+    with pytest.raises(ValueError, match="more than the 2"):
+        run(setting, [Cell(TARGET, "templates", times=3)], execution)
+
+
+def test_references_are_the_clip_that_retrieves(setting, table):
+    rows = references(setting, [TARGET], [0])
+    assert tuple(rows["arm"]) == REFERENCES and all(x.shape == (20,) for x in rows["correct"])
+    both = pd.concat([table, rows])
+    computed = contrasts(both, at=At(times=2, length=2))
+    assert {"RET-A-zero-shot", "RET-A-probe", "RET-R1", "RET-R5", "RET-R6", "RET-A-classical"} <= set(computed)
+    assert computed["RET-R1"][TARGET].shape == (1, 20)
+    np.testing.assert_array_equal(Arms(both, TARGET, At(2, 2))["linear probe"][0], rows["correct"][1])
+
+
+def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, execution, pool):
+    apart = ("model", "clip", "test_images", "test_seed", "recipe", "device")
+    names = {part for part in vars(setting) if part not in apart}
+    plan = {
+        "models": [setting.model, setting.clip], "claims": ["RET-R1", "RET-A-zero-shot"], "sets": {TARGET: 20},
+        "images_seed": 0, "seeds": [0],
+        "settings": {name: getattr(setting, name) for name in names} | {"times": 2, "length": 2, "network_steps": 2},
+    }  # fmt: skip
+    every = jobs(plan)
+    assert every == [
+        (arm, TARGET, 0) for arm in ("templates", "real only", "retrieved by text", "CLIP, zero-shot")
+    ]
+    done = {job: (correct, images) for job, correct, images in outcomes(plan, every, execution)}
+    assert list(done) == every and all(len(images) == 20 for _, images in done.values())
+    by_arm = {arm: {TARGET: correct[None]} for (arm, _, _), (correct, _) in done.items()}
+    assert set(differences(by_arm)) >= {"RET-R1", "RET-A-zero-shot", "RET-R5-prompts"}
+    (only,) = outcomes(plan, every[1:2], execution)
+    np.testing.assert_array_equal(only[1], done[every[1]][0])
+
+
+def test_preparing_embeds_the_pool_once(setting, execution, monkeypatch):
+    prepare(setting, execution)
+    assert len(pool_arms.open_index(setting)[0]) == 300

@@ -1,0 +1,242 @@
+"""The comparison: every arm on every target with every seed, at equal counts and equal updates, one training each.
+
+    setting = Setting(model="data/models/pocket-sd", clip="data/models/pocket-clip", index="results/index")
+    cells = comparison(["objects-hard", "digits"], seeds=3)
+    table = run(setting, cells, Execution(batch=100, cache=Cache(), workers=Workers(2)))
+
+An arm differs from "real only" in what a share of each batch is taken from, and in nothing else: the real images come
+in the same order, the network begins with the same weights and takes as many steps. That share is chosen for every arm
+alike, on held-out real images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, replace
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from zsclib.hashing import key
+from zsclib.images.image_set import ImageSet
+from zsclib.models.networks import new_network
+from zsclib.papers.retrieval.arms import ARMS, check_arms, make_extra
+from zsclib.papers.retrieval.training_sets import (
+    Data,
+    Extra,
+    Setting,
+    data,
+    equal_counts,
+    first_of_each,
+    open_models,
+    prompts_for,
+    recipe_for,
+)
+from zsclib.recipe import Recipe
+from zsclib.training import Augmentation, fit, train
+from zsclib.workers import Execution, Job, run_jobs
+
+MAIN = tuple(name for name in ARMS if not name.startswith("planted") and ", guidance" not in name)
+PLANTED = tuple(name for name in ARMS if name.startswith("planted"))
+GUIDANCE = tuple(name for name in ARMS if ", guidance" in name)
+FULL = "full"  # counts: as many as an arm has; "equal": as many of each class as every arm has
+PROBE = Recipe(steps=400, batch=32, learning_rate=1e-2, weight_decay=0.05, label_smoothing=0.0, checkpoints=1)
+Sets = dict[tuple[str, int], dict[str, Extra]]  # target, seed -> arm -> its extra images
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: target, arm, N as a multiple of |D|, training length, whether counts are made equal, seed."""
+
+    target: str
+    arm: str = "real only"
+    _: KW_ONLY
+    times: float = 3
+    length: int = 16
+    counts: str = "equal"
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trained:
+    """What a training is made from; the key of all that determines it."""
+
+    cell: Cell
+    extra: ImageSet | None
+    share: float
+    key: str
+
+
+def comparison(
+    targets: Sequence[str],
+    arms: Sequence[str] = MAIN,
+    times: Sequence[float] = (1, 3),
+    lengths: Sequence[int] = (1, 4, 16),
+    seeds: int = 3,
+) -> list[Cell]:
+    """Return the trainings that compare arms: every one at every N and length, and at full counts at the largest ones.
+
+    Args:
+        targets, arms: names; arms are keys of `ARMS`.
+        times: N of the extra images as multiples of |D|. lengths: of the training.
+        seeds: each repeats everything.
+    """
+    check_arms(arms)
+    cells = [
+        Cell(target, arm, times=n, length=length, seed=seed)
+        for target, arm, n, length, seed in product(targets, arms, times, lengths, range(seeds))
+    ]
+    most = {"times": max(times), "length": max(lengths), "counts": FULL}
+    cells += [Cell(t, arm, **most, seed=s) for t, arm, s in product(targets, arms, range(seeds))]
+    return list(dict.fromkeys(map(_plain, cells)))
+
+
+def run(
+    setting: Setting, cells: Iterable[Cell], execution: Execution, together: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Make every set of extra images, choose the shares, and train every network that the cache lacks.
+
+    Args:
+        setting, cells: what is to be done.
+        execution: sets of extra images and trainings are jobs.
+        together: further arms whose counts the arms of the cells are cut to, where a study runs in parts.
+
+    Returns:
+        A row per cell: the columns of `Cell`; `share` of extra images in a batch; `images`, how many extra ones there
+        were; `held_out`, the accuracy on held-out real images; `correct`, bool (test,).
+
+    Raises:
+        ValueError: an unknown arm, a target with too few images, an N above the setting's.
+    """
+    cells = list(dict.fromkeys(map(_plain, cells)))
+    check_arms([*(cell.arm for cell in cells), *together])
+    if beyond := [cell for cell in cells if cell.times > setting.times]:
+        raise ValueError(f"run: {beyond[0]} asks for more than the {setting.times} |D| images of the setting")
+    arms: dict[tuple[str, int], dict[str, None]] = {}
+    for cell in cells:
+        arms.setdefault((cell.target, cell.seed), {})[cell.arm] = None
+    sets = {
+        (target, seed): make_extra(setting, target, seed, [*of, *together], execution)
+        for (target, seed), of in arms.items()
+    }
+    shares = tuned_shares(setting, cells, sets, execution)
+    trainings = [_training(setting, cell, sets, shares[cell.target, cell.arm]) for cell in cells]
+    outcomes = _train_all(setting, trainings, execution, "training")
+    rows = []
+    for one in trainings:
+        labels = data(setting, one.cell.target, one.cell.seed).test.labels
+        outcome = outcomes[one.key]
+        facts = {"share": one.share, "images": 0 if one.extra is None else len(one.extra)}
+        facts |= {"held_out": float(outcome["held_out"]), "correct": outcome["test"] == labels}
+        rows.append(asdict(one.cell) | facts)
+    return pd.DataFrame(rows)
+
+
+def tuned_shares(
+    setting: Setting, cells: Sequence[Cell], sets: Sets, execution: Execution
+) -> dict[tuple[str, str], float]:
+    """Choose each arm's share of extra images in a batch, on held-out real images, alike for all arms.
+
+    An arm is trained on each target with each share of the setting, at the largest N and at length `tuned_at`, with
+    every seed; the share of the best mean accuracy counts, of equals the first, at every N and length.
+
+    Returns:
+        (target, arm) → share; 0 for arms without extra images.
+    """
+    trials: dict[tuple[str, str], dict[float, list[Trained]]] = {}
+    for target, arm, seed in dict.fromkeys((cell.target, cell.arm, cell.seed) for cell in cells):
+        fixed, by_share = ARMS[arm].share, trials.setdefault((target, arm), {})
+        if ARMS[arm].make is not None and fixed is None:
+            cell = Cell(target, arm, times=setting.times, length=setting.tuned_at, seed=seed)
+            for share in setting.shares:
+                by_share.setdefault(share, []).append(_training(setting, cell, sets, share))
+    every = [one for by_share in trials.values() for ones in by_share.values() for one in ones]
+    outcomes = _train_all(setting, every, execution, "choosing shares")
+    chosen = {}
+    for (target, arm), by_share in trials.items():
+        accuracy = {share: np.mean([outcomes[one.key]["held_out"] for one in ones]) for share, ones in by_share.items()}
+        chosen[target, arm] = max(accuracy, key=accuracy.get) if accuracy else (ARMS[arm].share or 0.0)
+    return chosen
+
+
+def references(setting: Setting, targets: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
+    """Return rows, as `run` has them, of the CLIP that retrieves: does retrieval but hand on what that knows?
+
+    "CLIP, zero-shot" takes the prompts that retrieve; "linear probe" learns from CLIP's features of D.
+    """
+    clip, rows = open_models(setting)[1], []
+    for target, seed in product(targets, list(seeds)):
+        one = data(setting, target, seed)
+        prompts = prompts_for(target, one.real.classes)
+        classifier = clip.zero_shot(prompts.classes, prompts.templates)
+        zero_shot = [classifier.scores(part.images) for part in (one.test, one.held_out)]
+        features = [clip.encode_images(part.images).cpu().numpy() for part in (one.real, one.test, one.held_out)]
+        for arm, scores in (("CLIP, zero-shot", zero_shot), ("linear probe", _probe(setting, one, *features))):
+            correct, held_out = (
+                score.argmax(1) == part.labels for score, part in zip(scores, (one.test, one.held_out), strict=True)
+            )
+            cell = Cell(target, arm, times=0, length=0, seed=seed)
+            facts = {"share": 0.0, "images": 0, "held_out": float(held_out.mean()), "correct": correct}
+            rows.append(asdict(cell) | facts)
+    return pd.DataFrame(rows)
+
+
+def _probe(setting: Setting, one: Data, real: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Return the scores that a linear probe on features (n, d) of D gives to other features."""
+    head, scale = nn.Linear(real.shape[1], len(one.real.classes)), np.sqrt(real.shape[1])  # about unit variance
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    probe = fit(head, real * scale, one.real.labels, PROBE, one.seed, device=setting.device)
+    return [probe.scores(features * scale) for features in others]
+
+
+def _plain(cell: Cell) -> Cell:
+    """Return the one cell that stands for all that are the same training."""
+    if ARMS[cell.arm].make is None:
+        return replace(cell, times=1, counts="equal")
+    return replace(cell, times=1, counts=FULL) if cell.arm == "twice the real" else cell
+
+
+def _training(setting: Setting, cell: Cell, sets: Sets, share: float) -> Trained:
+    """Return what a cell is trained on."""
+    one, arm, of = data(setting, cell.target, cell.seed), ARMS[cell.arm], sets[cell.target, cell.seed]
+    extra = None
+    if cell.arm in of:
+        n = round(cell.times * setting.shots)
+        most = np.full(len(one.real.classes), n)
+        if cell.counts != FULL:
+            compared = [other.images for name, other in of.items() if ARMS[name].method != "M1"]
+            most = equal_counts(compared, n)
+        extra = first_of_each(of[cell.arm].images, most)
+        extra = replace(extra, manifest=None) if len(extra) else None
+    share = share if extra is not None else 0.0
+    name = key(
+        images=[part.fingerprint() for part in (one.real, one.held_out, one.test)],
+        extra=None if extra is None else extra.fingerprint(),
+        share=share,
+        augmentation=(arm.operations, arm.cutmix),
+        recipe=recipe_for(setting, cell.target, cell.length),
+        network=(setting.network, setting.width, setting.size, cell.seed),
+    )
+    return Trained(cell=cell, extra=extra, share=share, key=name)
+
+
+def _train_all(
+    setting: Setting, trainings: Sequence[Trained], execution: Execution, what: str
+) -> dict[str, Mapping[str, np.ndarray]]:
+    """Train every network once, whatever number of cells it stands for."""
+    jobs = {one.key: Job(_trained, (setting, one.cell, one.extra, one.share), one.key) for one in trainings}
+    return dict(zip(jobs, run_jobs(jobs.values(), execution, what), strict=True))
+
+
+def _trained(setting: Setting, cell: Cell, extra: ImageSet | None, share: float) -> dict[str, np.ndarray]:
+    """Train one network; return its predictions on the test images, int64 (test,), and its held-out accuracy."""
+    one, arm = data(setting, cell.target, cell.seed), ARMS[cell.arm]
+    network = new_network(setting.network, one.real.classes, setting.size, setting.width, cell.seed)
+    augmentation = Augmentation(extra=extra, share=share, operations=arm.operations, cutmix=arm.cutmix)
+    recipe = recipe_for(setting, cell.target, cell.length)
+    trained = train(network, one.real, recipe, cell.seed, device=setting.device, augmentation=augmentation)
+    held_out = trained.scores(one.held_out.images).argmax(1) == one.held_out.labels
+    return {"test": trained.scores(one.test.images).argmax(1), "held_out": held_out.mean()}

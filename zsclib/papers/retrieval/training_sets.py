@@ -1,0 +1,227 @@
+"""What all arms of the comparison have in common: the models, the pool, D and its held-out images, and equal counts.
+
+D, the further real images of "twice the real" and the held-out ones that choose the mixing ratio come, one after the
+other, from the target's train split; another seed has others. The test images are those of the test split.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from zsclib import datasets
+from zsclib.hashing import key
+from zsclib.images.files import resize
+from zsclib.images.image_set import ImageSet
+from zsclib.models.clip import Clip, open_clip
+from zsclib.models.generator import Generator, open_generator
+from zsclib.models.networks import new_network
+from zsclib.prompts import FOLDER, Prompts, load_prompts
+from zsclib.recipe import Recipe
+from zsclib.training import TrainedNetwork, train
+
+WORLD = "world"  # the pool that the pocket generator learnt from, both phases
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all trainings have in common.
+
+    Attributes:
+        model, clip: folders of the generator and of the CLIP that retrieves.
+        pool: "world", or a place as `zsclib.pools.captioned.open_pool` takes it: what the generator learnt from.
+        index: a folder for the pool's CLIP features.
+        pool_cache: a folder for the world's pool, or None. pool_images: only so many of each of its phases.
+        shots: |D|, labelled real images of a class. held_out: further ones of a class, which choose the mixing ratio.
+        times: N of the largest set of extra images, as a multiple of |D|.
+        sampling_steps, guidance: of DDIM. strength: of image-to-image, the share of the steps.
+        candidates: images to be labelled by a classifier, as a multiple of those wanted.
+        tuning_samples: images (with repeats) that each way of personalising the generator learns from, the same for
+            all: of all classes together. learning_rates: (way, learning rate) where it is another than that of
+            `generated_arms.TUNINGS`. rank: of LoRA.
+        shares: of extra images in a batch, to choose from. tuned_at: training length at which the choice is made.
+        test_images: of each target. test_seed: which ones.
+        size: pixels that networks see. network, width: which network. recipe: of its training at length 1.
+        unmirrored: targets whose images are not flipped. unplaced: those whose classes stand on no ground, so that
+            prompts with backgrounds make no sense.
+        device, precision, allow_network: where all is computed, how models are opened.
+    """
+
+    model: str
+    clip: str
+    pool: str = WORLD
+    index: str
+    pool_cache: str | None = None
+    pool_images: int | None = None
+    shots: int = 32
+    held_out: int = 16
+    times: float = 3
+    sampling_steps: int = 8
+    guidance: float = 2.0
+    strength: float = 0.5
+    candidates: int = 4
+    tuning_samples: int = 4000
+    learning_rates: tuple[tuple[str, float], ...] = ()
+    rank: int = 16
+    shares: tuple[float, ...] = (0.25, 0.5, 0.75)
+    tuned_at: int = 4
+    test_images: int = 400
+    test_seed: int = 0
+    size: int = 32
+    network: str = "resnet50"
+    width: str = "pocket"
+    recipe: Recipe = field(default_factory=lambda: Recipe(steps=100, checkpoints=1))
+    unmirrored: tuple[str, ...] = ("digits",)
+    unplaced: tuple[str, ...] = ("digits", "aerial", "aerial-hard")
+    device: str = "cpu"
+    precision: str = "float32"
+    allow_network: bool = False
+
+
+class Data(NamedTuple):
+    """One target's images for one seed, as networks see them; none is in two of these."""
+
+    target: str
+    seed: int
+    real: ImageSet  # D
+    further: ImageSet  # as many again
+    held_out: ImageSet
+    test: ImageSet
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Extra:
+    """The extra images of an arm, and what they took.
+
+    Attributes:
+        images: S, at most n of a class. report: a row per class: class, wanted, delivered, and the arm's own columns.
+        evaluations: of the denoiser, to generate. tuning_samples: images that the denoiser learnt from, with repeats.
+        seconds: to make S, where nothing of it was cached.
+    """
+
+    images: ImageSet
+    report: pd.DataFrame
+    evaluations: float
+    tuning_samples: int
+    seconds: float
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all this as arrays, for the cache; `extra_of` is the way back."""
+        manifest = self.images.manifest
+        about = {
+            "classes": self.images.classes,
+            "manifest": {name: manifest[name].tolist() for name in manifest.columns},
+            "with gaps": [name for name in manifest.columns if str(manifest[name].dtype) == "Int64"],
+            "report": {name: self.report[name].tolist() for name in self.report.columns},
+        }
+        costs = [self.evaluations, self.tuning_samples, self.seconds]
+        text = np.frombuffer(json.dumps(about, default=lambda gap: None).encode(), np.uint8)
+        return {"images": self.images.images, "labels": self.images.labels, "about": text, "costs": np.array(costs)}
+
+
+def extra_of(arrays: Mapping[str, np.ndarray]) -> Extra:
+    """Return what `Extra.arrays` has turned into arrays."""
+    about = json.loads(np.asarray(arrays["about"]).tobytes())
+    evaluations, samples, seconds = map(float, arrays["costs"])
+    columns = about["manifest"] | {name: pd.array(about["manifest"][name], "Int64") for name in about["with gaps"]}
+    manifest = pd.DataFrame(columns, index=pd.RangeIndex(len(arrays["labels"])))
+    images = ImageSet(arrays["images"], arrays["labels"], tuple(about["classes"]), manifest=manifest)
+    report = pd.DataFrame(about["report"])
+    return Extra(
+        images=images, report=report, evaluations=evaluations, tuning_samples=int(samples), seconds=seconds
+    )
+
+
+def counts(images: ImageSet) -> np.ndarray:
+    """Return how many images of each class a set has, int64 (C,)."""
+    return np.bincount(images.labels[images.labels >= 0], minlength=len(images.classes))
+
+
+def equal_counts(sets: Iterable[ImageSet], n: int) -> np.ndarray:
+    """Return how many images of each class every one of some sets has, n at most: int64 (C,)."""
+    return np.minimum(n, np.min([counts(images) for images in sets], axis=0))
+
+
+def first_of_each(images: ImageSet, most: np.ndarray) -> ImageSet:
+    """Return of each class y the first most[y] images, in the set's order."""
+    own = pd.Series(images.labels).groupby(images.labels).cumcount().to_numpy()  # the how-manieth of its class
+    return images.take(own < np.asarray(most)[images.labels])
+
+
+@functools.lru_cache(maxsize=8)
+def data(setting: Setting, target: str, seed: int) -> Data:
+    """Return a target's images for a seed, at the size that networks see."""
+    test = load(setting, target, "test", setting.test_images, setting.test_seed)
+    each, classes = 2 * setting.shots + setting.held_out, len(test.classes)
+    train_split = load(setting, target, "train", each * classes, seed)
+    turn = pd.Series(train_split.labels).groupby(train_split.labels).cumcount().to_numpy()
+    if counts(train_split).min() < each:
+        raise ValueError(
+            f"data: D, as many images again and those held out are {each} of each class; the train split of {target} "
+            f"has {counts(train_split).min()} of one"
+        )
+    bounds = (0, setting.shots, 2 * setting.shots, each)
+    parts = (train_split.take((a <= turn) & (turn < b)) for a, b in zip(bounds, bounds[1:], strict=False))
+    return Data(target, seed, *parts, test)
+
+
+def load(setting: Setting, target: str, split: str, n: int, seed: int) -> ImageSet:
+    """Load images of a target at the size that networks see."""
+    return datasets.load(target, split, n, seed, setting.size, setting.allow_network)
+
+
+def prompts_for(target: str, classes: tuple[str, ...]) -> Prompts:
+    """Return a target's own prompts, or CLIP's for CIFAR-10 filled with its class names."""
+    if (FOLDER / f"{target}.yml").is_file():
+        prompts = load_prompts(target)
+        if len(prompts.classes) != len(classes):
+            raise ValueError(f"prompts_for: {target!r} has {len(prompts.classes)} prompts for {len(classes)} classes")
+        return prompts
+    return replace(load_prompts("cifar10"), classes=tuple(classes), about=target)
+
+
+@functools.lru_cache(maxsize=1)
+def open_models(setting: Setting) -> tuple[Generator, Clip]:
+    """Open the setting's generator and CLIP."""
+    dtype = getattr(torch, setting.precision)
+    generator = open_generator(setting.model, setting.device, dtype, setting.allow_network)
+    return generator, open_clip(setting.clip, setting.device, setting.allow_network)
+
+
+@functools.lru_cache(maxsize=4)
+def labeller(setting: Setting, target: str, seed: int) -> TrainedNetwork:
+    """Return the network that labels images nobody has labelled: trained on D alone."""
+    one = data(setting, target, seed)
+    network = new_network(setting.network, one.real.classes, setting.size, setting.width, seed)
+    return train(network, one.real, recipe_for(setting, target, setting.tuned_at), seed, device=setting.device)
+
+
+def recipe_for(setting: Setting, target: str, length: int) -> Recipe:
+    """Return the recipe of a training `length` times as long, the same for every arm."""
+    flip = setting.recipe.flip and target not in setting.unmirrored
+    return replace(setting.recipe, steps=setting.recipe.steps * length, flip=flip)
+
+
+def shown(setting: Setting, images: np.ndarray) -> np.ndarray:
+    """Return images at the size that networks see."""
+    return images if images.shape[1:3] == (setting.size, setting.size) else resize(images, setting.size)
+
+
+@functools.cache
+def facts(setting: Setting) -> str:
+    """Return the hash of what generated images depend on: the setting, its models by their weights."""
+    apart = ("model", "clip", "pool", "index", "pool_cache", "recipe", "shares")
+    generator, clip = open_models(setting)
+    return key(
+        values={part.name: getattr(setting, part.name) for part in fields(setting) if part.name not in apart},
+        recipe=setting.recipe,
+        generator=generator.fingerprint(),
+        clip=dict(clip.model.state_dict()),
+    )
