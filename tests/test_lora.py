@@ -231,10 +231,8 @@ def test_what_cannot_be_adapted_is_refused(adapted, tmp_path):
     with pytest.raises(ValueError, match="has an adapter already"):
         tune_lora(adapted, shots(), PROMPTS, SHORT, SMALL)
     dit = open_generator(tiny.dit(tmp_path / "dit"))
-    with pytest.raises(ValueError, match="no text encoder"):
+    with pytest.raises(ValueError, match="class-conditional: use tune_unet"):
         tune_lora(dit, shots(), ["cat", "dog"], SHORT, SMALL)
-    tuned = tune_lora(dit, shots(), ["cat", "dog"], SHORT, Lora(rank=2, text_encoder=False))
-    assert tuned.history.loss.iloc[-1] < 2
     for wrong in ({"rank": 0}, {"alpha": 0}):
         with pytest.raises(ValueError, match="rank of at least 1"):
             Lora(**wrong)

@@ -101,6 +101,10 @@ class Cache:
         content = self._read(key)
         return content[1] if content else None
 
+    def beside(self, key: str, suffix: str) -> Path:
+        """Return a path beside the file of a key, for what leads up to its result (a state to go on from)."""
+        return self._path(key).with_suffix(suffix)
+
     def _path(self, key: str) -> Path:
         if not key:
             raise ValueError("Cache: the key is empty")

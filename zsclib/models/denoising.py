@@ -137,7 +137,8 @@ def finetune(
         FloatingPointError: the loss is not finite.
     """
     z, labels = _checked(generator, shots)
-    begin_key = None if checkpoint is None else key(z=z, labels=labels, tuning=tuning, parameters=list(parameters))
+    begin = [parameter.detach() for parameter in parameters]
+    begin_key = None if checkpoint is None else key(z=z, labels=labels, tuning=tuning, parameters=begin)
     optimizer = torch.optim.AdamW(parameters, tuning.learning_rate, weight_decay=tuning.weight_decay)
     first, rows = _resumed(checkpoint, begin_key, parameters, optimizer)
     losses: list[float] = []
@@ -156,9 +157,10 @@ def finetune(
             samples = np.arange(first, min(first + tuning.batch, tuning.samples))
             optimizer.param_groups[0]["lr"] = tuning.learning_rate_at(first)
             for part in np.split(samples, range(at_once, len(samples), at_once)):
-                i = batch_rows(tuning.seed, part, len(z))                              # (b,)
-                t, ε = noise_of_samples(generator, tuning.seed, part)                  # (b,), (b, c, h, w)
-                errors = denoising_errors(generator, z[i], t, ε, condition(labels[i], part))   # (b,)
+                i = batch_rows(tuning.seed, part, len(z))                                  # (b,)
+                t, ε = noise_of_samples(generator, tuning.seed, part)                      # (b,), (b, c, h, w)
+                c = condition(labels[i], part)                                             # b prompts
+                errors = denoising_errors(generator, z[i], t, ε, c)                        # (b,)
                 (errors.sum() / len(samples)).backward()
                 losses += errors.tolist()
             if not math.isfinite(sum(losses)):

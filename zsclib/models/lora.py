@@ -95,7 +95,7 @@ def tune_lora(
     """Tune one adapter on all classes, each under its prompt (DataDream-dset).
 
     Args:
-        generator: any that has attention in its network. With lora.text_encoder, one whose text encoder is CLIP's.
+        generator: a text-to-image model; of its text encoders those of CLIP are adapted.
         images: of every class at least one, of the generator's size.
         prompts: one per class, in label order.
         tuning: how; the first A follow from its seed, B begin as 0, so that it begins as the base model.
@@ -108,7 +108,7 @@ def tune_lora(
 
     Raises:
         ValueError: a class without images, images of another size, numbers of prompts and classes differ, a generator
-            with an adapter already, or without the layers that are to be adapted.
+            with an adapter already, or a class-conditional one.
         FloatingPointError: the loss is not finite.
     """
     parts, others = labelled_images(images, prompts, held_out)
@@ -261,12 +261,10 @@ def _adapted_parts(generator: Generator, lora: Lora) -> list[str]:
     """Return the parts of a generator that an adapter changes."""
     if generator.parts.get("adapter") is not None:
         raise ValueError("this generator has an adapter already: adapt its base model")
-    parts = [network_name(generator)]
-    if lora.text_encoder:
-        parts += [name for name in TEXT_ENCODERS if name in generator.parts]
-        if len(parts) == 1:
-            raise ValueError("a class-conditional model has no text encoder: adapt it with Lora(text_encoder=False)")
-    return parts
+    if generator.text_encoder is None:
+        raise ValueError("adapters are for text-to-image models, this one is class-conditional: use tune_unet")
+    texts = [name for name in TEXT_ENCODERS if name in generator.parts]
+    return [network_name(generator), *(texts if lora.text_encoder else ())]
 
 
 def _adapted(generator: Generator, lora: Lora, seed: int = 0) -> tuple[Generator, dict[str, nn.Parameter]]:

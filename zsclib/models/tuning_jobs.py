@@ -37,7 +37,7 @@ def run_tuning(
         name = checkpoint = None
         if fingerprint is not None:
             name = key(function=function.__name__, generator=fingerprint, call=call)
-            checkpoint = execution.cache.folder / f"{name}.partial"
+            checkpoint = execution.cache.beside(name, ".partial")
         samples = sum(part.samples for part in call if isinstance(part, Tuning))
         jobs.append(Job(function, (generator, checkpoint, *call), name, samples))
     with torch.inference_mode(False):  # tensors made under it could not be tuned
