@@ -20,13 +20,13 @@ def place(tmp_path_factory) -> Path:
     (root / "images").mkdir()
     rows = []
     for i in range(24):
-        pixels = draws.integers(0, 255, (16 + i, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+        image = Image.fromarray(draws.integers(0, 255, (4, 4, 3), dtype=np.uint8)).resize((40, 32 + i))
+        image.save(root / "images" / f"{i}.png")
         rows.append({"file": f"{i}.png", "caption": f"image {i}"})
         if i < 2:
             folder = root / "shots" / ("star", "car")[i]
             folder.mkdir(parents=True)
-            Image.fromarray(pixels).save(folder / "0.png")
+            image.save(folder / "0.png")
     pd.DataFrame(rows).to_csv(root / "images/captions.csv", index=False)
     return root
 

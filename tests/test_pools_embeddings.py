@@ -207,7 +207,7 @@ def test_others_ids_are_matched_as_they_are_as_paths_or_as_keys(images, tmp_path
         ("empty", ValueError, r"img_emb_1.npy: cut short or damaged"),
         ("width", ValueError, r"img_emb_1.npy: embeddings 8 wide, those in img_emb_0.npy are 12"),
         ("integers", ValueError, r"img_emb_1.npy: expected a float16 or float32 matrix .*, got int64 \(3, 12\)"),
-        ("objects", ValueError, r"img_emb_1.npy: cut short or damaged .*pickle"),
+        ("objects", ValueError, r"img_emb_1.npy: cut short or damaged .*Python objects"),
         ("counts", ValueError, r"img_emb_1.npy: 2 embeddings, metadata_1.parquet has 3 rows"),
         ("metadata", FileNotFoundError, r"metadata_1.parquet: img_emb_1.npy has no metadata beside it"),
         ("metadata cut", ValueError, r"metadata_1.parquet: not usable as a Parquet file"),

@@ -13,12 +13,11 @@ from zsclib.images.image_set import ImageSet
 from zsclib.pools import index as index_module
 from zsclib.pools.captioned import CaptionedPool, Memory, pool_in_memory
 from zsclib.pools.copies import Traces, alignment, near_copies, near_duplicates, thumbnails
-from zsclib.pools.embeddings import Embeddings
 from zsclib.pools.index import Index, build_index, open_index
 from zsclib.pools.ladder import Rules
 from zsclib.pools.queries import image_queries, mixed_queries, text_queries
 from zsclib.pools.retrieval import refuse_overlap, retrieve, retrieve_to_folder
-from zsclib.pools.vectors import Vectors
+from zsclib.pools.vectors import Embeddings, Vectors
 
 D = 16
 

@@ -185,7 +185,7 @@ def _pool_query(options: argparse.Namespace) -> None:
         raise ValueError("pool query: --share mixes texts with --images; give some")
     held_out = None
     if options.held_out:
-        held_out = copies.traces(clip, datasets.load(options.held_out, size=side_of(clip)).images)
+        held_out = copies.traces(clip, datasets.load(options.held_out, size=max(side_of(clip), copies.SIDE)).images)
         dropped = retrieval.refuse_overlap(pool, index, held_out, count_and_drop=options.count_and_drop)
         print(f"{len(dropped)} near-copies of {len(held_out)} held-out images in the pool")
     report = retrieval.retrieve_to_folder(

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from zsclib.checks import check_images
 from zsclib.images.files import resize
-from zsclib.models.clip import Clip
+
+if TYPE_CHECKING:  # what is retrieved needs no network
+    from zsclib.models.clip import Clip
 
 # Of 279 planted near-duplicates and 1,521 other images of the pocket pool, these limits take all of the former for
 # near-copies and no pair of the latter; a cosine of 0.95 by itself misses a tenth and takes in 4 in 10 other images.

@@ -12,127 +12,31 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zsclib.cache import Cache
-from zsclib.hashing import digest, key
+from zsclib.hashing import key
 from zsclib.images.image_set import readable
 from zsclib.models.clip import Clip, open_clip
 from zsclib.paths import atomic, locked, remove_unfinished, write_json
 from zsclib.pools.captioned import CaptionedPool
-from zsclib.pools.folders import column
 from zsclib.pools.model import check_model, model_fingerprint, side_of
-from zsclib.pools.vectors import Vectors, check_unit, open_vectors, spread
+from zsclib.pools.vectors import Embeddings, Vectors, check_unit, open_vectors, spread
 from zsclib.workers import Execution, Job, run_jobs
 
 CHUNK = 1024  # images of a job
 SHARD = 128 * CHUNK  # images of a file: 200 MB at a width of 768
-ID, TEXT = ("image_path", "id", "key", "path"), ("caption", "text", "TEXT")
 SAME_IMAGE = (
     0.9  # least cosine of an image's embeddings by one model, whatever prepared it and in what precision
 )
-
-
-class Embeddings:
-    """Embeddings of a pool's images; made by `embed`, `open_embeddings` and `take`.
-
-    Attributes:
-        vectors: float16 (n, d), unit rows, memory-mapped.
-        model: fingerprint of the CLIP; None where others made them and did not say.
-        pool: fingerprint of the pool; None likewise.
-        unreadable: ids of the pool's images that could not be opened, and so have no row.
-        folder: where they lie; None: in memory.
-    """
-
-    def __init__(self, vectors: Vectors, metadata: Sequence[Path] | pa.Table = (), **about: object):
-        self.vectors, self._metadata = vectors, metadata
-        self.model, self.pool, self.folder = about.get("model"), about.get("pool"), about.get("folder")
-        self.unreadable = tuple(about.get("unreadable", ()))
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def __repr__(self) -> str:
-        return f"Embeddings({self.vectors!r}, model {self.model or 'not named'})"
-
-    @cached_property
-    def ids(self) -> tuple[str, ...]:
-        """The id of each row's image."""
-        return tuple(self._column(ID).to_pylist())
-
-    @cached_property
-    def captions(self) -> tuple[str, ...]:
-        """The caption of each row's image; empty texts where none were stored."""
-        names = self._names()
-        return (
-            tuple(self._column(TEXT).to_pylist())
-            if any(name in names for name in TEXT)
-            else ("",) * len(self)
-        )
-
-    def fingerprint(self) -> str:
-        """Return a hash of the shape and of rows spread over the whole."""
-        rows = self.vectors[spread(len(self))]
-        return digest(repr((self.vectors.shape, str(self.vectors.dtype))), rows.tobytes())[:32]
-
-    def take(self, rows: Sequence[int] | np.ndarray) -> Embeddings:
-        """Return some rows, in memory."""
-        rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-        table = pa.table(
-            {"image_path": self._column(ID).take(rows), "caption": pa.array(self.captions).take(rows)}
-        )
-        return Embeddings(Vectors([self.vectors[rows]]), table, model=self.model)
-
-    def rows_in(self, pool: CaptionedPool) -> np.ndarray:
-        """Return each row's place in a pool, int64 (n,).
-
-        Ids are compared as they are; others' also as paths in the pool's folder, or by the file name without suffix
-        (the key of a WebDataset) where these are all different.
-
-        Raises:
-            ValueError: an id is not in the pool.
-        """
-        if self.pool is not None and self.pool == pool.fingerprint() and "row" in self._names():
-            return self._column(("row",)).to_numpy().astype(np.int64)
-        own, ids = list(pool.ids), self.ids
-        root = getattr(pool.source, "root", None)
-        for shorten in (str, lambda name: name.removeprefix(f"{root}/"), _key):
-            names = [shorten(name) for name in own]
-            if len(set(names)) == len(names):
-                places = pc.index_in(pa.array([shorten(name) for name in ids]), value_set=pa.array(names))
-                if not places.null_count:
-                    return places.to_numpy().astype(np.int64)
-        absent = next(name for name in ids if name not in set(own))
-        raise ValueError(
-            f"{self.folder or 'these embeddings'}: {len(ids)} embeddings and {len(own)} images of {pool.name!r} do not "
-            f"belong together: there is no image {absent!r}; give the pool that was embedded, or embed this one"
-        )
-
-    def _names(self) -> list[str]:
-        table = self._metadata
-        if isinstance(table, pa.Table):
-            return table.column_names
-        return pq.read_schema(table[0]).names if table else []
-
-    def _column(self, understood: Sequence[str]) -> pa.ChunkedArray:
-        name = column(self._names(), understood, self.folder or "the embeddings' metadata")
-        if isinstance(self._metadata, pa.Table):
-            return self._metadata[name]
-        chunks = []
-        for file in self._metadata:
-            with readable(file):
-                chunks += pq.read_table(file, columns=[name])[name].chunks
-        return pa.chunked_array(chunks)
 
 
 def embed(
@@ -328,7 +232,3 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _shard_files(folder: Path, number: str) -> tuple[Path, Path]:
     return folder / "img_emb" / f"img_emb_{number}.npy", folder / "metadata" / f"metadata_{number}.parquet"
-
-
-def _key(name: str) -> str:
-    return name.rpartition("/")[2].partition(".")[0]

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zsclib.hashing import key
 from zsclib.models.clip import Clip
 from zsclib.pools.captioned import CaptionedPool
-from zsclib.pools.vectors import spread
-
-if TYPE_CHECKING:
-    from zsclib.pools.embeddings import Embeddings
+from zsclib.pools.vectors import Embeddings, spread
 
 SAME_IMAGE = (
     0.9  # least cosine of an image's embeddings by one model, whatever prepared it and in what precision

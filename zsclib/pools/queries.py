@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zsclib.images.image_set import ImageSet
-from zsclib.models.clip import Clip
+
+if TYPE_CHECKING:  # what is retrieved needs no network
+    from zsclib.models.clip import Clip
 
 
 def text_queries(

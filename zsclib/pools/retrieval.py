@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,9 @@ from zsclib.pools.captioned import CaptionedPool
 from zsclib.pools.copies import SIDE, Traces, alignment, thumbnails
 from zsclib.pools.index import Index
 from zsclib.pools.ladder import Ladder, Rules, Taken
-from zsclib.workers import Progress
+
+if TYPE_CHECKING:
+    from zsclib.workers import Progress
 
 LOOKED_AT = 32  # nearest pool images among which a copy of a test image is sought
 
