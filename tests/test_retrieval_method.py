@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
 from tests import tiny
 from zsclib.models.clip import open_clip
-from zsclib.papers.retrieval import audit
+from zsclib.papers.retrieval import audit, method
 from zsclib.papers.retrieval.method import mixed_batches, retrieve_extra
 from zsclib.papers.retrieval.pool_arms import near_copies_of, with_planted
 from zsclib.pools.captioned import pool_in_memory
@@ -60,6 +62,21 @@ def test_the_method_retrieves_what_the_pools_retrieve(world, clip, opened, n):
         assert x[y == label].tobytes() == theirs.tobytes(), "the same images in the same order"
     assert fast.report["delivered"].tolist() == np.bincount(y, minlength=3).tolist()
     assert n < 100 or 0 < len(y) < POOL - 12
+
+
+def test_the_example_runs_and_gives_the_shapes_it_says(clip):
+    pool = np.random.default_rng(0).integers(0, 255, (40, 16, 16, 3), dtype=np.uint8)
+    f, g = (lambda images: clip.encode_images(images).numpy()), (lambda texts: clip.encode_texts(texts).numpy())
+    space = {**vars(method), "pool": pool, "f": f, "g": g, "names": ("cat", "dog")}
+    exec("\n".join(line for line in method.__doc__.splitlines() if line.startswith("    ")).replace("    ", ""), space)
+    assert space["S"][0].shape == (4, 16, 16, 3) and space["S"][1].tolist().count(0) == 2
+
+
+def test_the_method_fits_a_screen():
+    source = inspect.getsource(method)
+    assert max(map(len, source.splitlines())) <= 80
+    body = inspect.getsource(retrieve_extra).split('"""')[2]
+    assert len(body.strip().splitlines()) <= 40
 
 
 def test_the_method_mixes_batches_as_training_does():

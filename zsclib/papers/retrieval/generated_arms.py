@@ -29,6 +29,7 @@ from zsclib.models.generator import Generator
 from zsclib.models.lora import DATADREAM, Lora, tune_lora
 from zsclib.models.personalised import learnt_name, prompts_in_proportion
 from zsclib.papers.retrieval.training_sets import (
+    FURTHER,
     Data,
     Setting,
     counts,
@@ -121,17 +122,17 @@ def _changed(setting: Setting, images: np.ndarray, prompts: list[str], seeds: li
 def unconditional(setting: Setting, data: Data, n: int, execution: Execution) -> ImageSet:
     """M3: sample with the empty prompt, and let the network trained on D alone say what it sees.
 
-    `setting.candidates` images are sampled for each that is wanted; the surest of each class stay.
+    `setting.candidates` images are sampled for each that is wanted, more where a class falls short; the surest stay.
     """
-    m = setting.candidates * n * len(data.real.classes)
-    seeds = [seed_of(data.seed, "sample", "unconditional", i) for i in range(m)]
-    jobs = [
-        Job(_unconditional, (setting, seeds[start : start + execution.batch]), None, execution.batch)
-        for start in range(0, m, execution.batch)
-    ]
-    images = np.concatenate([arrays["images"] for arrays in run_jobs(jobs, execution, "sampling")])
-    manifest = pd.DataFrame({"source": "unconditional", "seed": seeds})
-    labelled = pseudo_labelled(labeller(setting, data.target, data.seed), shown(setting, images), n, manifest)
+
+    def sampled(rows: range) -> tuple[np.ndarray, pd.DataFrame]:
+        seeds = [seed_of(data.seed, "sample", "unconditional", i) for i in rows]
+        batches = [seeds[start : start + execution.batch] for start in range(0, len(seeds), execution.batch)]
+        jobs = [Job(_unconditional, (setting, batch), None, len(batch)) for batch in batches]
+        images = [arrays["images"] for arrays in run_jobs(jobs, execution, "sampling")]
+        return shown(setting, np.concatenate(images)), pd.DataFrame({"source": "unconditional", "seed": seeds})
+
+    labelled, m = with_pseudo_labels(setting, data, n, sampled)
     spent = m * setting.sampling_steps / max(1, len(labelled))  # also on the images that were dropped
     return replace(labelled, manifest=labelled.manifest.assign(evaluations=spent))
 
@@ -139,6 +140,27 @@ def unconditional(setting: Setting, data: Data, n: int, execution: Execution) ->
 def _unconditional(setting: Setting, seeds: list[int]) -> dict[str, np.ndarray]:
     generator, _ = open_models(setting)
     return {"images": sample(generator, [""] * len(seeds), seeds, 1.0, setting.sampling_steps, len(seeds))}
+
+
+def with_pseudo_labels(
+    setting: Setting, data: Data, n: int, source: Callable[[range], tuple[np.ndarray, pd.DataFrame]]
+) -> tuple[ImageSet, int]:
+    """Return of each class the n images of a source that the network trained on D is surest of, and how many it saw.
+
+    Args:
+        setting, data, n: as of every arm.
+        source: gives the images i of a range, uint8 (at most m, h, w, 3), with a manifest; none where it has ended.
+    """
+    network, wanted = labeller(setting, data.target, data.seed), n * len(data.real.classes)
+    parts, m = [], 0
+    for times in (setting.candidates, FURTHER * setting.candidates):
+        parts.append(source(range(m, times * wanted)))
+        m = times * wanted
+        manifest = pd.concat([rows for _, rows in parts], ignore_index=True)
+        labelled = pseudo_labelled(network, np.concatenate([images for images, _ in parts]), n, manifest)
+        if counts(labelled).min() == n:
+            break
+    return labelled, m
 
 
 def pseudo_labelled(network: TrainedNetwork, images: np.ndarray, n: int, manifest: pd.DataFrame) -> ImageSet:

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from zsclib.hashing import digest
 from zsclib.images.image_set import ImageSet
-from zsclib.papers.retrieval.generated_arms import pseudo_labelled
-from zsclib.papers.retrieval.training_sets import WORLD, Data, Setting, labeller, open_models, prompts_for
+from zsclib.papers.retrieval.generated_arms import with_pseudo_labels
+from zsclib.papers.retrieval.training_sets import WORLD, Data, Setting, open_models, prompts_for
 from zsclib.pools.captioned import CaptionedPool, open_pool, pool_in_memory
 from zsclib.pools.copies import Traces, near_copies, thumbnails, traces
 from zsclib.pools.embeddings import Embeddings, embed, open_embeddings
@@ -107,19 +107,22 @@ def random_pool(setting: Setting, data: Data, n: int, execution: Execution) -> I
 
     As many are looked at as the unconditional arm samples; near-copies of test and held-out images are dropped.
     """
-    pool, (embeddings, _) = open_captioned(setting), open_index(setting)
-    m = min(len(embeddings), setting.candidates * n * len(data.real.classes))
-    rows = rng(data.seed, "random pool images", data.target).permutation(len(embeddings))[:m]
-    places = embeddings.rows_in(pool)[rows]
-    opened = pool.read(places, setting.size)
-    readable = np.array([image is not None for image in opened], bool)
-    rows, places = rows[readable], places[readable]
-    images = np.stack([image for image in opened if image is not None])
-    own = Traces(embeddings.vectors[rows].astype(np.float32), thumbnails(images))
-    other = ~np.isin(np.arange(len(rows)), near_copies(own, held_out_traces(setting, data))[:, 0])
-    manifest = pd.DataFrame({"source": "random pool", "id": [pool.ids[place] for place in places[other]]})
-    manifest["caption"] = [pool.captions[place] for place in places[other]]
-    labelled = pseudo_labelled(labeller(setting, data.target, data.seed), images[other], n, manifest)
+    pool, (embeddings, _), held_out = open_captioned(setting), open_index(setting), held_out_traces(setting, data)
+    order = rng(data.seed, "random pool images", data.target).permutation(len(embeddings))
+    places = embeddings.rows_in(pool)
+
+    def opened(which: range) -> tuple[np.ndarray, pd.DataFrame]:
+        rows = order[which.start : which.stop]
+        read = pool.read(places[rows], setting.size)
+        rows = rows[[image is not None for image in read]]
+        images = np.array([image for image in read if image is not None], np.uint8)
+        images = images.reshape(-1, setting.size, setting.size, 3)
+        own = Traces(embeddings.vectors[rows].astype(np.float32), thumbnails(images))
+        other = ~np.isin(np.arange(len(rows)), near_copies(own, held_out)[:, 0])
+        ids, captions = ([values[place] for place in places[rows[other]]] for values in (pool.ids, pool.captions))
+        return images[other], pd.DataFrame({"source": "random pool", "id": ids, "caption": captions})
+
+    labelled, _ = with_pseudo_labels(setting, data, n, opened)
     return replace(labelled, manifest=labelled.manifest.assign(evaluations=0.0))
 
 

@@ -1,7 +1,7 @@
 """What all arms of the comparison have in common: the models, the pool, D and its held-out images, and equal counts.
 
 D, the further real images of "twice the real" and the held-out ones that choose the mixing ratio come, one after the
-other, from the target's train split; another seed has others. The test images are those of the test split.
+other, from the target's train split; another seed draws anew. The test images are those of the test split.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ from zsclib.prompts import FOLDER, Prompts, load_prompts
 from zsclib.recipe import Recipe
 from zsclib.training import TrainedNetwork, train
 
+FURTHER = 4  # times as many candidates for pseudo-labels, at most
 WORLD = "world"  # the pool that the pocket generator learnt from, both phases
+SEVEN = (  # the best ones for ImageNet, of OpenAI's notebook on prompts for CLIP
+    *("itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}."),
+    *("a {} in a video game.", "art of the {}.", "a photo of the small {}."),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,8 @@ class Setting:
         shots: |D|, labelled real images of a class. held_out: further ones of a class, which choose the mixing ratio.
         times: N of the largest set of extra images, as a multiple of |D|.
         sampling_steps, guidance: of DDIM. strength: of image-to-image, the share of the steps.
-        candidates: images to be labelled by a classifier, as a multiple of those wanted.
+        candidates: images to be labelled by a classifier, as a multiple of those wanted; up to `FURTHER` times as many
+            where a class falls short.
         tuning_samples: images (with repeats) that each way of personalising the generator learns from, the same for
             all: of all classes together. learning_rates: (way, learning rate) where it is another than that of
             `generated_arms.TUNINGS`. rank: of LoRA.
@@ -178,13 +184,13 @@ def load(setting: Setting, target: str, split: str, n: int, seed: int) -> ImageS
 
 
 def prompts_for(target: str, classes: tuple[str, ...]) -> Prompts:
-    """Return a target's own prompts, or CLIP's for CIFAR-10 filled with its class names."""
+    """Return a target's own prompts, or those of CIFAR-10 with its class names and CLIP's ensemble of seven."""
     if (FOLDER / f"{target}.yml").is_file():
         prompts = load_prompts(target)
         if len(prompts.classes) != len(classes):
             raise ValueError(f"prompts_for: {target!r} has {len(prompts.classes)} prompts for {len(classes)} classes")
         return prompts
-    return replace(load_prompts("cifar10"), classes=tuple(classes), about=target)
+    return replace(load_prompts("cifar10"), classes=tuple(classes), about=target, templates=SEVEN)
 
 
 @functools.lru_cache(maxsize=1)
