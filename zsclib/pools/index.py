@@ -179,7 +179,7 @@ def _trained(embeddings: Embeddings) -> faiss.IndexIVFPQ:
     """Return an empty index, trained on rows drawn from all over the pool."""
     n, d = embeddings.vectors.shape
     number = max(1, 2 ** round(np.log2(n) / 2))  # lists, about √n
-    # a byte for 8 numbers: faiss trains codes of 4 numbers twenty times as slowly, and the stored rows rank again anyway
+    # a byte for 8 numbers: faiss trains codes of 4 numbers twenty times as slowly, and stored rows rank again anyway
     codes = max(m for m in range(1, d + 1) if d % m == 0 and m <= max(1, d // 8))
     bits = min(8, max(1, int(np.log2(n)) - 2))
     quantizer = faiss.IndexFlatIP(d)
