@@ -60,7 +60,7 @@ class Arm:
 
     Attributes:
         method: its number in the specification, or "control".
-        make: (setting, data, n, execution, **options) → `ImageSet`, or that and a report; None: no extra images.
+        make: `(setting, data, n, execution, **options)` → `ImageSet`, or that and a report; None: no extra images.
         options: of `make`.
         pool: whether it reads the pool. tuned: whether it tunes the generator.
         share: of extra images in a batch, where it is not chosen on held-out images.
@@ -120,7 +120,7 @@ ARMS = {  # behind some, the paper's top-1 accuracy on ImageNet, D being 10 % of
 def make_extra(
     setting: Setting, target: str, seed: int, arms: Sequence[str], execution: Execution
 ) -> dict[str, Extra]:
-    """Return the extra images of arms, N = `setting.times` · |D| of each class; arms without any are left out.
+    """Return the extra images of arms, N = `setting.times · |D|` of each class; arms without any are left out.
 
     Args:
         setting, target, seed: whose D.

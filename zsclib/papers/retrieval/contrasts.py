@@ -62,7 +62,7 @@ Differences = dict[str, dict[str, np.ndarray]]  # claim -> target -> (seeds, ima
 
 
 class At(NamedTuple):
-    """Where arms are compared: N as a multiple of |D|, the training length, and equal or full counts."""
+    """Where arms are compared: N as a multiple of `|D|`, the training length, and equal or full counts."""
 
     times: float = 3
     length: int = 16

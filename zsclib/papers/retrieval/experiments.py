@@ -48,7 +48,7 @@ Sets = dict[tuple[str, int], dict[str, Extra]]  # target, seed -> arm -> its ext
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: target, arm, N as a multiple of |D|, training length, whether counts are made equal, seed."""
+    """One training: target, arm, N as a multiple of `|D|`, training length, whether counts are made equal, seed."""
 
     target: str
     arm: str = "real only"
@@ -80,7 +80,7 @@ def comparison(
 
     Args:
         targets, arms: names; arms are keys of `ARMS`.
-        times: N of the extra images as multiples of |D|. lengths: of the training.
+        times: N of the extra images as multiples of `|D|`. lengths: of the training.
         seeds: each repeats everything.
     """
     check_arms(arms)

@@ -44,8 +44,8 @@ class Setting:
         pool: "world", or a place as `zsclib.pools.captioned.open_pool` takes it: what the generator learnt from.
         index: a folder for the pool's CLIP features.
         pool_cache: a folder for the world's pool, or None. pool_images: only so many of each of its phases.
-        shots: |D|, labelled real images of a class. held_out: further ones of a class, which choose the mixing ratio.
-        times: N of the largest set of extra images, as a multiple of |D|.
+        shots: `|D|`, labelled real images of a class. held_out: further ones of a class, which choose the mixing ratio.
+        times: N of the largest set of extra images, as a multiple of `|D|`.
         sampling_steps, guidance: of DDIM. strength: of image-to-image, the share of the steps.
         candidates: images to be labelled by a classifier, as a multiple of those wanted; up to `FURTHER` times as many
             where a class falls short.
