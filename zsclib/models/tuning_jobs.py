@@ -25,7 +25,7 @@ Labelled = tuple[np.ndarray, np.ndarray]  # images uint8 (n, H, W, 3), labels in
 def run_tuning(
     function: Callable[..., dict], generator: Generator, calls: Sequence[tuple], execution: Execution, what: str
 ) -> list[Mapping[str, np.ndarray]]:
-    """Run one job per call, `function(generator, checkpoint, *call)`, and return their results; finished ones are cached.
+    """Run a job per call, `function(generator, checkpoint, *call)`, and return their results; all are cached.
 
     Args:
         function: returns arrays, among them `history` (rows, 3): samples, loss, held-out loss.
