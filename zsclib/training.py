@@ -156,7 +156,7 @@ def train(
             )
     pairs = {name: (one.images, one.labels) for name, one in held_out.items()}
     chooses = pairs.pop("validation", None)
-    return fit(network, images.images, images.labels, recipe, seed, chooses, pairs, device, augmentation)
+    return _fit(network, images.images, images.labels, recipe, seed, chooses, pairs, device, augmentation)
 
 
 def fit(
@@ -168,7 +168,6 @@ def fit(
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     watch: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     device: str | torch.device = "cpu",
-    augmentation: Augmentation = PLAIN,
 ) -> TrainedNetwork:
     """Train a copy of any network on arrays; `train` is this on image sets.
 
@@ -176,9 +175,23 @@ def fit(
         network: a module from tensors to logits (n, classes).
         inputs: uint8 images (n, H, W, 3), augmented and standardised; or float32 features (n, ...), taken as they are.
         labels: integers (n,), 0 to classes - 1.
-        recipe, seed, device, augmentation: as for `train`; extra images go with images only.
+        recipe, seed, device: as for `train`.
         validation, watch: pairs of inputs and labels; an input labelled -1 counts in no accuracy.
     """
+    return _fit(network, inputs, labels, recipe, seed, validation, watch, device, PLAIN)
+
+
+def _fit(
+    network: nn.Module,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    recipe: Recipe,
+    seed: int,
+    validation: tuple[np.ndarray, np.ndarray] | None,
+    watch: Mapping[str, tuple[np.ndarray, np.ndarray]] | None,
+    device: str | torch.device,
+    augmentation: Augmentation,
+) -> TrainedNetwork:
     inputs, labels = np.asarray(inputs), np.asarray(labels)
     if len(inputs) == 0 or labels.shape != (len(inputs),) or labels.dtype.kind not in "iu":
         raise ValueError(
