@@ -171,14 +171,14 @@ def test_costs_count_the_denoiser_s_evaluations(extra):
 
 
 def test_arms_of_the_generator_differ_from_one_another_as_they_say(extra, one):
-    said = {name: pixels(one.images) for name, one in extra.items()}
+    sets = {name: pixels(one.images) for name, one in extra.items()}
     different = [name for name in ARMS if ARMS[name].method[:1] == "M" and name in extra and ARMS[name].method != "M11"]
     for i, a in enumerate(different):
         for b in different[i + 1 :]:
-            assert said[a] != said[b], (a, b)
-    assert said["tuned by LoRA"] == said["tuned by LoRA, alone"]
-    assert said["planted 0 %, ladder"] == said["retrieved by text"]
-    assert set(said["oversampled"]) == set(pixels(one.real))
+            assert sets[a] != sets[b], (a, b)
+    assert sets["tuned by LoRA"] == sets["tuned by LoRA, alone"]
+    assert sets["planted 0 %, ladder"] == sets["retrieved by text"]
+    assert set(sets["oversampled"]) == set(pixels(one.real))
     prompts = extra["textual inversion"].images.manifest["prompt"]
     assert prompts.str.contains("<").all() and prompts.nunique() > CLASSES
     learnt = extra["conditioning"].images

@@ -1,7 +1,7 @@
 """What all arms of the comparison have in common: the models, the pool, D and its held-out images, and equal counts.
 
 D, the further real images of "twice the real" and the held-out ones that choose the mixing ratio come, one after the
-other, from the target's train split; another seed draws anew. The test images are those of the test split.
+other, from the target's train split; another seed chooses anew. The test images are those of the test split.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def first_of_each(images: ImageSet, most: np.ndarray) -> ImageSet:
     return images.take(own < np.asarray(most)[images.labels])
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def data(setting: Setting, target: str, seed: int) -> Data:
     """Return a target's images for a seed, at the size that networks see."""
     test = load(setting, target, "test", setting.test_images, setting.test_seed)
