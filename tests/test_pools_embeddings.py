@@ -245,6 +245,9 @@ def test_our_own_embeddings_cut_short_or_without_a_shard(pool, clip, tmp_path, s
         open_embeddings(folder)
     file.write_bytes(data)
     assert len(open_embeddings(folder, clip)) == N
+    (folder / "about.json").write_text('{"model": ')
+    with pytest.raises(ValueError, match="about.json: damaged"):
+        open_embeddings(folder)
 
 
 def test_embeddings_of_another_model_or_width_are_refused(pool, clip, images, tmp_path):

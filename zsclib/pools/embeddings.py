@@ -62,13 +62,13 @@ def embed(
     opened = clip if isinstance(clip, Clip) else _opened(str(clip), device)
     facts = {"model": model_fingerprint(opened), "pool": pool.fingerprint(), "images": len(pool)}
     if (folder / "about.json").is_file():
-        _check_same(folder, json.loads((folder / "about.json").read_text()), facts)
+        _check_same(folder, _facts(folder / "about.json"), facts)
         return open_embeddings(folder)
     if (folder / "img_emb").is_dir() and not (folder / "unfinished.json").is_file():
         raise ValueError(f"{folder} holds embeddings that were not made here; give another folder")
     with _alone(folder):
         if (folder / "unfinished.json").is_file():
-            _check_same(folder, json.loads((folder / "unfinished.json").read_text()), facts)
+            _check_same(folder, _facts(folder / "unfinished.json"), facts)
         write_json(folder / "unfinished.json", facts)
         starts = range(0, len(pool), SHARD)
         digits = len(str(len(starts)))
@@ -120,7 +120,7 @@ def open_embeddings(folder: Path | str, model: Clip | None = None) -> Embeddings
         for file in folder.glob("img_emb/img_emb_*.npy")
         if (match := _NUMBER.search(file.name))
     )
-    about = json.loads(path.read_text()) if (path := folder / "about.json").is_file() else {}
+    about = _facts(folder / "about.json") if (folder / "about.json").is_file() else {}
     if (folder / "unfinished.json").is_file() and not about:
         raise ValueError(
             f"{folder}: these embeddings are not finished; give the command that makes them once more"
@@ -209,6 +209,13 @@ def _embedded(part: CaptionedPool, clip: Clip | str, device: str, batch: int) ->
     vectors = np.concatenate(rows)
     check_unit(Vectors([vectors]), f"{part.name}, images from {part.ids[0]} on")
     return {"vectors": vectors, "readable": np.array(usable, bool)}
+
+
+def _facts(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); remove the folder and embed again") from error
 
 
 def _check_same(folder: Path, old: dict, new: dict) -> None:

@@ -22,9 +22,9 @@ from zsclib.pools.vectors import Embeddings
 from zsclib.seeds import rng
 
 EXACT_UP_TO = 2**30  # numbers of a pool that "auto" scans: 8 million rows of 128, 2 million of 512
-PER_LIST = 64  # training rows for each list of an IVF index
+PER_LIST, ITERATIONS = 64, 10  # training rows for each list and each code, and rounds of k-means
 PROBES = 32  # lists that are looked into, at least
-RERANKED = (4, 200)  # candidates that are ranked again: so many times k, and so many more
+RERANKED = (8, 800)  # candidates that are ranked again: so many times k, and so many more
 SCANNED = 4  # where more than one in so many rows is a candidate, all of them are scanned
 FILE, ABOUT = "index.faiss", "index.json"
 
@@ -109,8 +109,8 @@ class Index:
 def build_index(embeddings: Embeddings, folder: Path | str | None = None, kind: str = "auto") -> Index:
     """Prepare embeddings to be searched.
 
-    An IVF-PQ index (Jégou et al. 2011) sorts rows into about √n lists and has a code of each, a byte for eight
-    numbers. It is made in blocks: beside the codes, no more than one block is in memory.
+    An IVF-PQ index (Jégou et al. 2011) sorts rows into about √n lists and has a code of each, a byte for four numbers
+    or, beyond a width of 256, for eight. It is made in blocks: beside the codes, no more than one block is in memory.
 
     Args:
         folder: where an IVF-PQ index is written; None: it stays in memory. A scan needs no file.
@@ -179,14 +179,14 @@ def _trained(embeddings: Embeddings) -> faiss.IndexIVFPQ:
     """Return an empty index, trained on rows drawn from all over the pool."""
     n, d = embeddings.vectors.shape
     number = max(1, 2 ** round(np.log2(n) / 2))  # lists, about √n
-    # a byte for 8 numbers: faiss trains codes of 4 numbers twenty times as slowly, and stored rows rank again anyway
-    codes = max(m for m in range(1, d + 1) if d % m == 0 and m <= max(1, d // 8))
+    codes = max(m for m in range(1, d + 1) if d % m == 0 and m <= max(1, d // (4 if d <= 256 else 8)))
     bits = min(8, max(1, int(np.log2(n)) - 2))
     quantizer = faiss.IndexFlatIP(d)
     lists = faiss.IndexIVFPQ(quantizer, d, number, codes, bits, faiss.METRIC_INNER_PRODUCT)
     for clustering in (lists.cp, lists.pq.cp):
+        clustering.niter, clustering.max_points_per_centroid = ITERATIONS, PER_LIST
         clustering.min_points_per_centroid = 1  # small pools are no reason for a warning
-    amount = min(n, max(PER_LIST * number, 64 * 2**bits))
+    amount = min(n, PER_LIST * max(number, 2**bits))
     drawn = np.sort(rng(0, "pool index", n).choice(n, amount, replace=False))
     lists.train(embeddings.vectors[drawn].astype(np.float32))
     return lists

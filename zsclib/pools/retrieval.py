@@ -18,7 +18,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from zsclib.checks import is_integer
+from zsclib.hashing import key
 from zsclib.images.files import decode
 from zsclib.images.image_set import ImageSet
 from zsclib.paths import atomic, write_json
@@ -162,10 +163,14 @@ def retrieve_to_folder(
         manifest.insert(0, "file", files)
         manifest.sort_values("file").to_csv(temporary / "manifest.csv", index=False)
         table.to_csv(temporary / "report.csv", index=False)
-        write_json(
-            temporary / "about.json",
-            {"pool": pool.name, "pool fingerprint": pool.fingerprint(), "index": index.kind},
-        )
+        about = {"pool": pool.name, "pool fingerprint": pool.fingerprint(), "model": index.embeddings.model}
+        about |= {
+            "embeddings": index.embeddings.fingerprint(),
+            "index": index.kind,
+            "queries": key(queries=queries),
+        }
+        about |= {"classes": list(classes), "n": n, "rules": asdict(ladder.rules)}
+        write_json(temporary / "about.json", about)
     return table
 
 

@@ -16,7 +16,7 @@ from zsclib.images.image_set import readable
 from zsclib.pools.captioned import CaptionedPool
 from zsclib.pools.folders import column
 
-BLOCK = 2**24  # float32 numbers of a block: 64 MiB
+BLOCK = 2**22  # float32 numbers of a block: 16 MiB
 ID, TEXT = ("image_path", "id", "key", "path"), ("caption", "text", "TEXT")
 PROBED = 256  # rows that stand for all, in fingerprints and where our own files are checked
 TOLERANCE = 0.01  # of a norm: float16 rounds it by far less
