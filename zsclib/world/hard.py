@@ -1,7 +1,8 @@
 """Test sets off the ceiling: the world's things and lands under conditions that no image of the pool has.
 
 How hard an image is in each respect is uniform between two bounds, so that a page can slice a set by it: the manifest
-has a column for each field of `Conditions` or `Weather`. Bounds were chosen on validation images.
+has a column for each field of `Conditions` or `Weather`. Bounds were chosen on validation images, between two ends:
+the better zero-shot method at most 85 % correct, and a small ResNet trained on 32 images a class at least 50 %.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ class Conditions:
         noise: height of the sensor's noise, as a share of white.
     """
 
-    size: Bounds = (0.78, 0.46)
-    turned: Bounds = (0, 25)
-    clutter: Bounds = (1, 5)
-    hidden: Bounds = (-0.4, 0.35)
-    faded: Bounds = (-0.4, 0.5)
-    dark: Bounds = (-0.3, 0.6)
-    tint: Bounds = (0, 0.4)
+    size: Bounds = (0.84, 0.54)
+    turned: Bounds = (0, 15)
+    clutter: Bounds = (0, 4)
+    hidden: Bounds = (-0.6, 0.35)
+    faded: Bounds = (-0.6, 0.5)
+    dark: Bounds = (-0.3, 0.5)
+    tint: Bounds = (0, 0.3)
     noise: Bounds = (0, 0.1)
 
 
@@ -64,20 +65,23 @@ class Weather:
         noise: height of the sensor's noise, as a share of white.
     """
 
-    zoom: Bounds = (1, 1.6)
-    mixed: Bounds = (-0.1, 0.35)
-    haze: Bounds = (-0.2, 0.4)
-    relief: Bounds = (0, 1)
-    dark: Bounds = (0, 0.4)
-    noise: Bounds = (0, 0.1)
+    zoom: Bounds = (1, 1.8)
+    mixed: Bounds = (-0.1, 0.4)
+    haze: Bounds = (-0.2, 0.5)
+    relief: Bounds = (0, 1.2)
+    dark: Bounds = (0, 0.5)
+    noise: Bounds = (0, 0.15)
 
 
 OBJECTS_HARD = Conditions()
-FINE_HARD = Conditions(size=(0.84, 0.6), clutter=(1, 5), hidden=(-0.3, 0.3), faded=(-0.3, 0.4), tint=(0, 0.3))
+FINE_HARD = Conditions(size=(0.84, 0.6), hidden=(-0.6, 0.3), faded=(-0.6, 0.35), tint=(0, 0.25))
 MANY = Conditions(
-    size=(0.82, 0.55), turned=(0, 20), clutter=(1, 4), hidden=(-0.7, 0.3), faded=(-0.7, 0.4), tint=(0, 0.1)
+    size=(0.82, 0.55), turned=(0, 20), clutter=(1, 4), hidden=(-0.7, 0.3), faded=(-0.7, 0.4), dark=(-0.3, 0.6),
+    tint=(0, 0.1),
+)  # fmt: skip
+GADGETS_HARD = Conditions(
+    size=(0.84, 0.6), turned=(0, 25), clutter=(1, 4), hidden=(-1, 0.2), faded=(-1, 0.3), dark=(-0.3, 0.6), tint=(0, 0.4)
 )
-GADGETS_HARD = Conditions(size=(0.84, 0.6), clutter=(1, 4), hidden=(-1, 0.2), faded=(-1, 0.3), noise=(0, 0.1))
 AERIAL_HARD = Weather()
 
 
