@@ -45,11 +45,11 @@ class Conditions:
     size: Bounds = (0.84, 0.54)
     turned: Bounds = (0, 15)
     clutter: Bounds = (0, 4)
-    hidden: Bounds = (-0.6, 0.35)
+    hidden: Bounds = (-0.5, 0.38)
     faded: Bounds = (-0.6, 0.5)
     dark: Bounds = (-0.3, 0.5)
     tint: Bounds = (0, 0.3)
-    noise: Bounds = (0, 0.1)
+    noise: Bounds = (0, 0.14)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +74,15 @@ class Weather:
 
 
 OBJECTS_HARD = Conditions()
-FINE_HARD = Conditions(size=(0.84, 0.6), hidden=(-0.6, 0.3), faded=(-0.6, 0.35), tint=(0, 0.25))
+FINE_HARD = Conditions(size=(0.84, 0.6), hidden=(-0.6, 0.3), faded=(-0.6, 0.35), tint=(0, 0.25), noise=(0, 0.1))
 MANY = Conditions(
     size=(0.82, 0.55), turned=(0, 20), clutter=(1, 4), hidden=(-0.7, 0.3), faded=(-0.7, 0.4), dark=(-0.3, 0.6),
-    tint=(0, 0.1),
+    tint=(0, 0.1), noise=(0, 0.1),
 )  # fmt: skip
 GADGETS_HARD = Conditions(
-    size=(0.84, 0.6), turned=(0, 25), clutter=(1, 4), hidden=(-1, 0.2), faded=(-1, 0.3), dark=(-0.3, 0.6), tint=(0, 0.4)
-)
+    size=(0.84, 0.6), turned=(0, 25), clutter=(1, 4), hidden=(-1, 0.2), faded=(-1, 0.3), dark=(-0.3, 0.6),
+    tint=(0, 0.4), noise=(0, 0.1),
+)  # fmt: skip
 AERIAL_HARD = Weather()
 
 
