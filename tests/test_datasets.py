@@ -20,6 +20,7 @@ from zsclib.images import files as image_files
 from zsclib.images.image_set import ImageSet, content_hash
 from zsclib.images.parquet import from_table
 from zsclib.seeds import rng
+from zsclib.study.parameters import profile_names, read_profile
 
 
 def picture(*key: int | str, size: tuple[int, int] = (8, 8)) -> np.ndarray:
@@ -120,10 +121,12 @@ def test_smaller_sets_are_the_first_images_of_larger_ones():
 
 def test_fresh_digits_are_test_digits_that_no_page_has_used():
     fresh = load("digits", "fresh")
-    assert np.bincount(fresh.labels).tolist() == [230] * 10
+    assert np.bincount(fresh.labels).tolist() == [190] * 10
     sources = set(fresh.manifest["source"])
-    assert len(sources) == 2300 and sources < set(load("digits").manifest["source"])
-    for seed, n in ((0, 600), (1, 100)):
+    assert len(sources) == 1900 and sources < set(load("digits").manifest["source"])
+    profiles = [read_profile(name).values() for name in profile_names()]
+    sizes = [values.get(name) for of in profiles for values in of for name in ("images", "test_images", "deep_images")]
+    for seed, n in ((0, max(filter(None, sizes))), (1, 100)):
         assert not sources & set(load("digits", n=n, seed=seed).manifest["source"])
     ten = load("digits", "fresh", n=10, seed=3)
     assert sorted(ten.labels) == list(range(10)) and set(ten.manifest["source"]) < sources

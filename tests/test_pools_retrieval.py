@@ -12,7 +12,7 @@ from zsclib.images.class_folders import from_folder
 from zsclib.images.image_set import ImageSet
 from zsclib.pools import index as index_module
 from zsclib.pools.captioned import CaptionedPool, Memory, pool_in_memory
-from zsclib.pools.copies import Traces, alignment, near_copies, near_duplicates, thumbnails
+from zsclib.pools.copies import Traces, alignment, near_copies, thumbnails
 from zsclib.pools.index import Index, build_index, open_index
 from zsclib.pools.ladder import Rules
 from zsclib.pools.queries import image_queries, mixed_queries, text_queries
@@ -234,16 +234,6 @@ def test_near_copies_need_both_features_and_pixels(monkeypatch):
         assert set(map(tuple, near_copies(everything, everything).tolist())) == expected
     assert looks_the_same_to_clip not in {i for i, j in expected if i != j}
     assert near_copies(everything, world.traces([])).shape == (0, 2)
-
-
-def test_near_duplicates_are_rows_beyond_a_threshold():
-    features = unit(np.array([[1, 0], [1, 0.1], [0, 1], [-1, 0]]))
-    assert near_duplicates(features, features[:1], 0.99).tolist() == [True, True, False, False]
-    assert near_duplicates(features, features[:0], 0.99).tolist() == [False] * 4
-    with pytest.raises(ValueError, match="must be matrices of one width"):
-        near_duplicates(features, np.eye(3), 0.9)
-    with pytest.raises(ValueError, match=r"must be in \(0, 1\], got 1.5"):
-        near_duplicates(features, features, 1.5)
 
 
 # --- the ladder -----------------------------------------------------------------------------------

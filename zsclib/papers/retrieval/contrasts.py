@@ -56,6 +56,7 @@ PAIRS = {  # claim -> arm, rival
     "RET-A-zero-shot": (RETRIEVED, "CLIP, zero-shot"),
     "RET-A-probe": (RETRIEVED, "linear probe"),
 }
+ABSENT = ("gadgets", "gadgets-hard")  # targets whose classes the made-up world's pool does not know
 AGAINST_BEST = {"RET-R5": RETRIEVED, "RET-R6-generated": "twice the real"}  # rival: the best generative arm
 
 Differences = dict[str, dict[str, np.ndarray]]  # claim -> target -> (seeds, images)
@@ -80,7 +81,7 @@ class Interval(Protocol):
     high: float
 
 
-def contrasts(table: pd.DataFrame, absent: Sequence[str] = ("gadgets",), at: At = PRIMARY) -> Differences:
+def contrasts(table: pd.DataFrame, absent: Sequence[str] = ABSENT, at: At = PRIMARY) -> Differences:
     """Return the differences of correctness that decide each claim, by target.
 
     Args:

@@ -39,7 +39,7 @@ from zsclib.papers.retrieval.training_sets import (
     prompts_for,
     shown,
 )
-from zsclib.prompts import Prompts, fill
+from zsclib.prompts import ARTICLE, Prompts, fill
 from zsclib.sampling import generate, image_to_image, sample
 from zsclib.seeds import seed_of
 from zsclib.training import TrainedNetwork
@@ -200,7 +200,7 @@ def personalised(setting: Setting, data: Data, n: int, execution: Execution, *, 
         tuning = tuning_of(setting, data, way, learners=len(classes))
         tuned = textual_inversion(generator, real, prompts.classes, tuning, templates=prompts.templates, **how)
         pairs = zip(prompts.classes, classes, strict=True)  # the learnt word stands where the noun stood: "a <star>"
-        words = [name.replace(noun_of(name), learnt_name(own)) for name, own in pairs]
+        words = [name.replace(ARTICLE.sub("", name), learnt_name(own)) for name, own in pairs]
         filled = [fill(template, words) for template in prompts.templates]
         return _generated(
             setting, data, n, execution, tuned, lambda label, i: filled[(i + label) % len(filled)][label], way
@@ -236,12 +236,6 @@ def tuning_of(setting: Setting, data: Data, way: str, learners: int = 1) -> Tuni
     every = min(tuning.check_every, samples)
     changes = {"samples": samples, "learning_rate": rate, "warm_up": warm_up, "check_every": every}
     return replace(tuning, seed=data.seed, **changes)
-
-
-def noun_of(name: str) -> str:
-    """Return a class's name without its article."""
-    first, _, rest = name.partition(" ")
-    return rest if first.lower() in ("a", "an", "the") and rest else name
 
 
 def _generated(

@@ -34,8 +34,7 @@ Job = tuple[str, str, int]
 
 def jobs(plan: Mapping) -> list[Job]:
     """Return the study's jobs: every arm of its claims, on every target, with every seed."""
-    arms = dict.fromkeys(arm for claim in plan["claims"] for arm in arms_of(claim))
-    return [(arm, name, seed) for name in plan["sets"] for arm in arms for seed in plan["seeds"]]
+    return [(arm, name, seed) for name in plan["sets"] for arm in _arms(plan) for seed in plan["seeds"]]
 
 
 def outcomes(
@@ -53,7 +52,7 @@ def outcomes(
     wanted = list(jobs)
     for target in dict.fromkeys(target for _, target, _ in wanted):
         setting, at = _setting(plan, target, device), _at(plan)
-        arms = dict.fromkeys(arm for arm, of, _ in _jobs(plan) if of == target)
+        arms = _arms(plan)
         trained = dict.fromkeys([arm for arm in arms if arm not in (*REFERENCES, CHOSEN)])
         trained |= dict.fromkeys(PERSONALISED if CHOSEN in arms else ())
         cells = [
@@ -82,8 +81,8 @@ def differences(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, d
     return contrasts(pd.DataFrame(rows))
 
 
-def _jobs(plan: Mapping) -> list[Job]:
-    return jobs(plan)
+def _arms(plan: Mapping) -> list[str]:
+    return list(dict.fromkeys(arm for claim in plan["claims"] for arm in arms_of(claim)))
 
 
 def _at(plan: Mapping) -> At:

@@ -29,7 +29,7 @@ from zsclib.pools.retrieval import retrieve
 from zsclib.pools.vectors import Vectors
 from zsclib.seeds import rng
 from zsclib.workers import Execution
-from zsclib.world.pool import PHASE_1, PHASE_2, load_pool
+from zsclib.world.pool import PHASE_1, PHASE_2, load_pool, near_copy
 
 MIX = 0.5  # share of the text in a query by both
 QUERIES = ("text", "images", "both")
@@ -142,13 +142,9 @@ def near_copies_of(images: np.ndarray, n: int, seed: int) -> np.ndarray:
     Returns:
         uint8 (n, h, w, 3).
     """
-    copies, step = np.empty((n, *images.shape[1:]), np.uint8), round(images.shape[2] / 32)
-    for i in range(n):
-        random = rng(seed, "planted copy", i)
-        dx, dy = step * int(random.integers(-1, 2)), step * int(random.integers(-1, 2))
-        moved = np.roll(images[i % len(images)], (dy, dx), axis=(0, 1)).astype(np.float32)
-        copies[i] = np.floor(np.clip(moved * (0.9 + 0.2 * random.random()), 0, 255) + 0.5)
-    return copies
+    step = round(images.shape[2] / 32)
+    copies = [near_copy(images[i % len(images)], rng(seed, "planted copy", i), step) for i in range(n)]
+    return np.stack(copies) if copies else images[:0]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

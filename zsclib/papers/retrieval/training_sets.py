@@ -23,7 +23,7 @@ from zsclib.images.image_set import ImageSet
 from zsclib.models.clip import Clip, open_clip
 from zsclib.models.generator import Generator, open_generator
 from zsclib.models.networks import new_network
-from zsclib.prompts import FOLDER, Prompts, load_prompts
+from zsclib.prompts import Prompts, load_prompts, shipped_prompts
 from zsclib.recipe import Recipe
 from zsclib.training import TrainedNetwork, train
 
@@ -185,12 +185,8 @@ def load(setting: Setting, target: str, split: str, n: int, seed: int) -> ImageS
 
 def prompts_for(target: str, classes: tuple[str, ...]) -> Prompts:
     """Return a target's own prompts, or those of CIFAR-10 with its class names and CLIP's ensemble of seven."""
-    if (FOLDER / f"{target}.yml").is_file():
-        prompts = load_prompts(target)
-        if len(prompts.classes) != len(classes):
-            raise ValueError(f"prompts_for: {target!r} has {len(prompts.classes)} prompts for {len(classes)} classes")
-        return prompts
-    return replace(load_prompts("cifar10"), classes=tuple(classes), about=target, templates=SEVEN)
+    cifar10 = replace(load_prompts("cifar10"), classes=tuple(classes), about=target, templates=SEVEN)
+    return shipped_prompts(target, classes) or cifar10
 
 
 @functools.lru_cache(maxsize=1)
