@@ -6,8 +6,12 @@ clusters. Three ways to their 10 nearest rows:
   exact   zsclib.pools.index, the scan
   ivf-pq  zsclib.pools.index, through lists and codes whose candidates are ranked again by the stored rows
 For each size: seconds to build, milliseconds a query (the median of several repeats, all queries at once and one by
-one), recall@10 against the scan, and the peak memory of this process. Machines are noisy: times are those that the
-processors spent on this process, all threads together, and what stands in brackets is the time on the clock.
+one), recall@10 against the scan, and the most memory that building and searching took beyond what the process held at
+its start. Pages of files that are mapped are left out: the system takes them back at will, and the size on disk stands
+below. Memory is flat where these columns stay what they are while the files grow. Machines are noisy: times are those
+that the processors spent on this process, all threads together, and what stands in brackets is the time on the clock.
+
+    python bench/pools.py --sizes 10000000x128 1000000x512 --limit 20 --folder FOLDER_WITH_4_GB
 """
 
 from __future__ import annotations
@@ -16,13 +20,14 @@ import argparse
 import resource
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from zsclib.pools.index import build_index
+from zsclib.pools.index import FILE, build_index
 from zsclib.pools.vectors import Embeddings, Vectors
 from zsclib.seeds import rng
 
@@ -87,9 +92,28 @@ def query_times(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray,
     return f"{columns[0]:>18} {columns[1]:>18}"
 
 
-def peak() -> float:
-    """Return the peak memory of this process in GiB (Linux); pages of mapped files that were read count too."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def memory() -> float:
+    """Return the memory that this process holds by itself in GiB, pages of mapped files left out (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**20
+
+
+class Peak:
+    """The most memory within a `with`, in GiB, looked at a hundred times a second: `most`."""
+
+    def __enter__(self) -> Peak:
+        self.most, self._over = memory(), threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.01):
+            self.most = max(self.most, memory())
 
 
 def main() -> None:
@@ -101,8 +125,12 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=0.7, help="standard deviation within a cluster; between: 1")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the vectors are written (default: a temporary folder)")
+    parser.add_argument("--limit", type=float, default=20, help="GiB that this process may hold (default: %(default)s)")
     options = parser.parse_args()
-    print(f"{'rows':>9} {'width':>5} {'way':<7} {'build s':>15} {'ms/query':>18} {'ms/query, single':>18} recall  GiB")
+    resource.setrlimit(resource.RLIMIT_DATA, (int(options.limit * 2**30),) * 2)  # beyond it, an error
+    start = memory()
+    columns = f"{'build s':>15} {'ms/query':>18} {'ms/query, single':>18} recall  GiB to build, to search"
+    print(f"{'rows':>9} {'width':>5} {'way':<7} {columns}")
     for size in options.sizes:
         n, d = map(int, size.split("x"))
         middles = centres(d, max(50, int(n**0.5)))
@@ -116,18 +144,23 @@ def main() -> None:
             for way in ("ivf-pq", "exact", "numpy"):
                 into = folder if way == "ivf-pq" else None
                 kind = "exact" if way == "numpy" else way
-                built = timed(lambda: indexes.update({way: build_index(embeddings, into, kind)}))  # noqa: B023
+                with Peak() as building:
+                    built = timed(lambda: indexes.update({way: build_index(embeddings, into, kind)}))  # noqa: B023
 
                 def search(queries: np.ndarray) -> np.ndarray:
                     if way == "numpy":  # noqa: B023
                         return scan(vectors, queries, options.k)  # noqa: B023
                     return indexes[way].search(queries, options.k)[1]  # noqa: B023
 
-                nearest = search(queries)
+                with Peak() as searching:
+                    nearest = search(queries)
                 recall = np.mean([len(set(a) & set(b)) / options.k for a, b in zip(nearest, expected, strict=True)])
                 build = f"{built[0]:.1f} ({built[1]:.1f})"
                 times = query_times(search, queries, options.repeats)
-                print(f"{n:>9} {d:>5} {way:<7} {build:>15} {times} {recall:6.3f} {peak():4.2f}", flush=True)
+                held = f"{building.most - start:5.2f} {searching.most - start:5.2f}"
+                print(f"{n:>9} {d:>5} {way:<7} {build:>15} {times} {recall:6.3f} {held}", flush=True)
+            sizes = [file.stat().st_size / 2**30 for file in (path, Path(folder) / FILE)]
+            print(f"{n:>9} {d:>5} on disk: {sizes[0]:.2f} GiB of vectors, {sizes[1]:.2f} GiB of index", flush=True)
 
 
 if __name__ == "__main__":

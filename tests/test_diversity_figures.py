@@ -10,8 +10,10 @@ import pytest
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.diversity.contrasts import MEASURED
 from zsclib.setmetrics import MEASURES
-from zsclib.study.claims import load_claims
+from zsclib.study.claims import load_claims, to_judge
 from zsclib.study.figures import diversity as figures
+from zsclib.study.panels import level, panels
+from zsclib.study.record import short_name
 from zsclib.study.stats import Estimate
 from zsclib.study.verdicts import judge
 
@@ -61,29 +63,29 @@ def test_a_shortcut_is_what_it_adds_however_its_claim_is_worded():
 
 
 def test_accuracy_of_one_seed_has_wilsons_interval_and_of_more_one_over_seeds():
-    one = figures.level(np.array([[True] * 9 + [False]]))
+    one = level(np.array([[True] * 9 + [False]]))
     assert one.value == 0.9 and 0.55 < one.low < 0.6 and one.n == 10
     random = np.random.default_rng(0).random((3, 200)) < 0.5
-    several = figures.level(random)
+    several = level(random)
     assert several.value == pytest.approx(random.mean()) and several.low < several.value < several.high
 
 
 def test_a_rank_correlation_of_one_seed_decides_nothing():
     differences = {claim: {"a": np.array([0.9]), "b": np.array([1.0])} for claim in MEASURED}
-    verdicts = judge(*figures.testable(CLAIMS, differences))
+    verdicts = judge(*to_judge(CLAIMS, differences))
     assert set(verdicts) == set(MEASURED)
     assert {verdict.direction for verdict in verdicts.values()} == {"inconclusive"}
     assert verdicts["DIV-D9-vendi"].pooled.value == pytest.approx(0.95)
     assert verdicts["DIV-D9-vendi"].effects["a"][:3] == pytest.approx((0.9, -1, 1))
     several = {claim: {"a": np.array([0.9, 0.8, 0.85])} for claim in MEASURED}
-    effect = judge(*figures.testable(CLAIMS, several))["DIV-D9-vendi"].effects["a"]
+    effect = judge(*to_judge(CLAIMS, several))["DIV-D9-vendi"].effects["a"]
     assert effect.value == pytest.approx(0.85) and 0.6 < effect.low < effect.high < 1.1
 
 
 def test_differences_on_targets_that_no_claim_names_are_not_judged():
     values = np.tile([1.0, 0, 0, 0], (2, 25))
     differences = {"DIV-D1-folder:my/pets": {"folder:my/pets": values}, "DIV-D7": {"folder:my/pets": values}}
-    assert set(judge(*figures.testable(CLAIMS, differences))) == {"DIV-D7"}
+    assert set(judge(*to_judge(CLAIMS, differences))) == {"DIV-D7"}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_differences_on_targets_that_no_claim_names_are_not_judged():
     [("objects-fine", "objects_fine"), ("hub:uoft-cs/cifar10", "cifar10"), ("folder:my/Pets 2", "pets_2")],
 )
 def test_names_of_targets_are_fit_for_a_record(target, name):
-    assert figures.short_name(target) == name
+    assert short_name(target) == name
 
 
 def test_tables_hold_the_accuracies_and_gains():
@@ -123,9 +125,9 @@ def pd_cells(html) -> list[str]:
 
 def test_figures_are_drawn_from_what_they_are_given():
     e = Estimate(0.1, -0.1, 0.3, N)
-    figure = figures.panels({"one": {"a": e, "b": e}, "two": {"a": e}, "three": {"a": e}}, {"one": {"b": 0.2}})
+    figure = panels({"one": {"a": e, "b": e}, "two": {"a": e}, "three": {"a": e}}, {"one": {"b": 0.2}})
     assert [ax.get_title() for ax in figure.axes[:3]] == ["one", "two", "three"] and not figure.axes[3].axison
-    figures.panels({"one": {"real images": e}}, differences=False, chance={"one": 0.1})
+    panels({"one": {"real images": e}}, differences=False, chance={"one": 0.1})
     figure = figures.guidance({1: e, 3: e, 7.5: e}, e, e, "accuracy on one")
     assert figure.axes[0].get_title(loc="left") == "Random from 1 to 5, less 3 for all:\n+10.0 points (−10.0 to +30.0)"
     figure = figures.size({"naive": {40: e, 160: e}, "real images": {40: e}}, 0.9, e, e, "one")

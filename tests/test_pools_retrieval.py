@@ -178,6 +178,14 @@ def test_queries_that_do_not_fit(queries, k, message):
         build_index(in_memory(clustered(20, 16))).search(queries, k)
 
 
+def test_a_row_that_is_nan_is_named_and_never_retrieved():
+    vectors = clustered(20, 16)
+    query = vectors[:1].astype(np.float32)
+    vectors[7] = np.nan
+    with pytest.raises(ValueError, match="embedding 7 holds NaN or infinity; embed its image again or drop the row"):
+        build_index(in_memory(vectors)).search(query, 2)
+
+
 # --- queries --------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from zsclib.papers.retrieval.contrasts import (
     REFERENCES,
     Arms,
     At,
+    answerable,
     arms_of,
     contrasts,
     flatness,
@@ -121,6 +122,14 @@ def test_claims_whose_arms_are_missing_are_left_out_and_a_missing_seed_is_named(
         contrasts(few[(few.arm != "templates") | (few.seed == 0) | (few.target != "digits")])
     short = contrasts(table, at=At(times=1))
     assert short["RET-R5-prompts"]["digits"].mean() == 0 and short["RET-R6"]["digits"].mean() == pytest.approx(0.6)
+
+
+def test_claims_are_answered_where_all_their_arms_are_there(claims):
+    assert answerable(claims, ACCURACY) == list(claims)
+    few = answerable(claims, ["real only", "templates", "retrieved by text", "conditioning", "CLIP, zero-shot"])
+    # not RET-R5, of whose rivals some are lacking
+    assert few == ["RET-R1", "RET-R3-best", "RET-R5-prompts", "RET-R10", "RET-A-zero-shot"]
+    assert answerable(claims, ["templates"]) == []
 
 
 def test_the_paper_s_order_is_that_of_its_published_numbers():

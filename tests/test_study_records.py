@@ -16,7 +16,7 @@ from zsclib import cli
 from zsclib.images.image_set import ImageSet
 from zsclib.paths import ROOT
 from zsclib.study import freeze as freezing
-from zsclib.study import records
+from zsclib.study import records, tables
 from zsclib.study.freeze import RECORDS, Freeze, read_freeze, read_plan, stale_because, write_freeze
 from zsclib.workers import Execution
 
@@ -462,3 +462,15 @@ def test_the_command_freezes(root: Path, capsys: pytest.CaptureFixture) -> None:
 def test_papers_do_not_know_the_study() -> None:
     for path in (ROOT / "zsclib/papers").glob("*/outcomes.py"):
         assert "zsclib.study import" not in path.read_text() and "import zsclib.study" not in path.read_text()
+
+
+def test_a_page_shows_the_study_or_says_that_there_is_none(root: Path) -> None:
+    judgements, shown = tables.study("toy", TOY, root)
+    assert judgements == {} and "has not been frozen yet" in shown.data
+    freeze = write_freeze("toy", root)
+    judgements, shown = tables.study("toy", TOY, root)
+    assert judgements == {} and "0 of 12 jobs" in shown.data
+    records.run_study(freeze, TOY, Execution(), root=root)
+    judgements, shown = tables.study("toy", TOY, root)
+    assert list(judgements) == ["C1", "C2"] and "12 of 12 jobs" in shown.data and "A beats B." in shown.data
+    assert tables.study("none", TOY, root)[0] == {}

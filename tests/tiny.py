@@ -89,9 +89,9 @@ def autoencoder(channels: int = 4, **options) -> AutoencoderKL:
     )
 
 
-def unet(**options) -> UNet2DConditionModel:
+def unet(side: int = 8, **options) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=8,
+        sample_size=side,
         block_out_channels=(8, 16),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -102,14 +102,14 @@ def unet(**options) -> UNet2DConditionModel:
     )
 
 
-def stable_diffusion_1(folder: Path, seed: int = 0) -> Path:
-    """Write a folder as Stable Diffusion 1.x has it: epsilon, 16 x 16 pixels, latents 4 x 8 x 8."""
+def stable_diffusion_1(folder: Path, seed: int = 0, side: int = 8) -> Path:
+    """Write a folder as Stable Diffusion 1.x has it: epsilon, latents 4 x side x side, images twice as wide."""
     torch.manual_seed(seed)
     vocab = tokenizer(folder / "tokenizer")
     CLIPTextModel(text_config(vocab)).save_pretrained(folder / "text_encoder")
     _name_as_on_the_hub(folder / "text_encoder" / "model.safetensors")
     autoencoder(scaling_factor=0.18215).save_pretrained(folder / "vae")
-    unet(attention_head_dim=2).save_pretrained(folder / "unet")
+    unet(side, attention_head_dim=2).save_pretrained(folder / "unet")
     schedule = {key: SCHEDULE[key] for key in SCHEDULE if key != "clip_sample"}
     PNDMScheduler(skip_prk_steps=True, **schedule).save_pretrained(folder / "scheduler")
     return _index(

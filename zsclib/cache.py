@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from zsclib.hashing import canonical, digest, key, storable
-from zsclib.paths import ROOT, atomic
+from zsclib.paths import atomic, run_folder
 
 
 class Cache:
@@ -34,8 +34,7 @@ class Cache:
             code: a module that makes the results: when its code, or that of a `zsclib` module it imports,
                 changes, what other code made is not returned.
         """
-        run = os.environ.get("ZSC_RUN_DIR")
-        self.folder = Path(folder or (Path(run) if run else ROOT / "results" / "interactive") / "artefacts")
+        self.folder = Path(folder or run_folder() / "artefacts")
         self._code = f"-{digest(canonical(code, 'code'))[:8]}" if code else ""
         self._made: set[str] = set()
         self._missed_at: dict[str, float] = {}

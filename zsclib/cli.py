@@ -100,8 +100,7 @@ def _study(options: argparse.Namespace) -> None:
         return
     frozen = freeze.read_freeze(chapter, root)
     package = import_module(f"zsclib.papers.{chapter}.outcomes")
-    where = int(options.workers) if options.workers.isdigit() else options.workers
-    with Workers(where) as workers:
+    with Workers(_where(options)) as workers:
         cache = Cache(root / "results" / "studies" / chapter / "artefacts")
         execution = Execution(batch=options.batch, cache=cache, progress=ProgressBar(), workers=workers)
         done = records.run_study(frozen, package, execution, options.device, root)
@@ -111,6 +110,25 @@ def _study(options: argparse.Namespace) -> None:
     judgements = records.verdicts(frozen, package, root)
     print(verdicts.verdict_table(judgements).to_string(index=False))
     print(verdicts.tally(judgements))
+
+
+def _diagram(options: argparse.Namespace) -> None:
+    from zsclib.cache import Cache
+    from zsclib.papers.retrieval import diagram
+    from zsclib.study.figures.retrieval_diagram import report
+    from zsclib.study.progress import ProgressBar
+    from zsclib.workers import Execution, Workers
+
+    folder = options.root / diagram.FOLDER
+    with Workers(_where(options)) as workers:
+        cache = Cache(options.root / "results" / "diagram" / "artefacts")
+        execution = Execution(batch=options.batch, cache=cache, progress=ProgressBar(), workers=workers)
+        diagram.run(folder, execution, device=options.device)
+    print(report(diagram.read_record(folder)))
+
+
+def _where(options: argparse.Namespace) -> int | str:
+    return int(options.workers) if options.workers.isdigit() else options.workers
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -143,7 +161,7 @@ def _pool_index(options: argparse.Namespace) -> None:
     from zsclib.workers import Execution, Workers
 
     pool = open_pool(options.pool)
-    with Workers(int(options.workers) if options.workers.isdigit() else options.workers) as workers:
+    with Workers(_where(options)) as workers:
         execution = Execution(batch=options.batch, progress=ProgressBar(), workers=workers)
         embeddings = embed(pool, options.clip, options.out, execution, options.device)
     kind = build_index(embeddings, options.out, options.kind).kind
@@ -185,8 +203,10 @@ def _pool_query(options: argparse.Namespace) -> None:
         raise ValueError("pool query: --share mixes texts with --images; give some")
     held_out = None
     if options.held_out:
-        held_out = copies.traces(clip, datasets.load(options.held_out, size=max(side_of(clip), copies.SIDE)).images)
-        dropped = retrieval.refuse_overlap(pool, index, held_out, count_and_drop=options.count_and_drop)
+        test = datasets.load(options.held_out, size=max(side_of(clip), copies.SIDE))
+        held_out, names = copies.traces(clip, test.images), test.manifest.get("source", ())
+        how = {"rules": rules, "count_and_drop": options.count_and_drop, "names": list(names)}
+        dropped = retrieval.refuse_overlap(pool, index, held_out, **how)
         print(f"{len(dropped)} near-copies of {len(held_out)} held-out images in the pool")
     report = retrieval.retrieve_to_folder(
         *(pool, index, vectors, classes, options.n, options.out), choice=(held_out, rules), progress=ProgressBar()
@@ -243,16 +263,13 @@ def _parser() -> argparse.ArgumentParser:
         "data/records/study/CHAPTER/ as it is finished, and print the verdicts. Stopped, it goes on where it was.",
     )
     study.add_argument("chapter", metavar="CHAPTER", help="a folder of data/records/study/")
-    study.add_argument(
-        "--freeze", action="store_true", help="fix models, claims, sizes and seeds of its plan.yml"
-    )
-    study.add_argument(
-        "--workers", default="1", help="processes, or the address of a Dask scheduler (default: %(default)s)"
-    )
-    study.add_argument(
-        "--batch", type=int, default=256, help="network evaluations at once (default: %(default)s)"
-    )
-    study.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    study.add_argument("--freeze", action="store_true", help="fix models, claims, sizes and seeds of its plan.yml")
+    about = "run what the retrieval chapter's diagram lacks, and print its rule and error"
+    diagram = commands.add_parser("diagram", help=about, description=f"{about}; stopped, it goes on where it was")
+    diagram.set_defaults(command=_diagram)
+    for parser_of, at_once in ((study, "network evaluations"), (diagram, "images")):
+        _add_workers(parser_of, at_once)
+        parser_of.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     study.set_defaults(command=_study)
 
     _add_pool(commands)
@@ -281,10 +298,7 @@ def _add_pool(commands: argparse._SubParsersAction) -> None:
     place = "a folder of images with captions, Parquet files or tar shards: PATH, folder:PATH, parquet:PATH or tar:PATH"
     index.add_argument("pool", metavar="POOL", help=place)
     index.add_argument("--kind", default="auto", help="of the index: auto, exact or ivf-pq (default: %(default)s)")
-    index.add_argument(
-        "--workers", default="1", help="processes, or the address of a Dask scheduler (default: %(default)s)"
-    )
-    index.add_argument("--batch", type=int, default=256, help="images at once (default: %(default)s)")
+    _add_workers(index, "images")
     index.set_defaults(command=_pool_index)
 
     query = actions.add_parser(
@@ -311,6 +325,12 @@ def _add_pool(commands: argparse._SubParsersAction) -> None:
         parser.add_argument("--clip", required=True, metavar="FOLDER", help="a CLIP folder, as transformers saves it")
         parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a new folder for the result")
         parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+
+
+def _add_workers(parser: argparse.ArgumentParser, at_once: str) -> None:
+    where = "processes, or the address of a Dask scheduler (default: %(default)s)"
+    parser.add_argument("--workers", default="1", help=where)
+    parser.add_argument("--batch", type=int, default=256, help=f"{at_once} at once (default: %(default)s)")
 
 
 def _add_profile(parser: argparse._ActionsContainer) -> None:

@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ WORLD = (
     *("objects", "objects-fine", "aerial", "gadgets", "pairs", "objects-shift", "printed-digits"),
     *("objects-hard", "objects-fine-hard", "objects-many", "aerial-hard", "gadgets-hard"),
 )
-PREFIXES = ("folder:PATH", "parquet:PATH", "hub:ID")
+OWN, PREFIXES = ("folder", "parquet", "hub"), ("folder:PATH", "parquet:PATH", "hub:ID")
 DIGIT_SPLITS = {"test": 300, "validation": 100, "train": 100}  # images per class, of 500
 FRESH_DIGITS = 190  # images per class of the split "fresh": those of "test" that no page or study has used
 USED_DIGITS = {0: 1000, 1: 100}  # seed of the order: how many of the first images of "test" are not fresh
@@ -82,19 +83,44 @@ def load(
 
         images = target(name, split, n, seed)
         return images if size is None else _resized(images, size)
+    return images_of(open_listing(name, split, allow_network), (name, split), n, seed, size)
+
+
+def open_listing(name: str, split: str = "test", allow_network: bool = False) -> Listing:
+    """Return what "digits" or a set of one's own has, undecoded; arguments and errors as `load`."""
+    kind, _, place = name.partition(":")
     if name == "digits":
-        listing = _digits(split)
-    elif kind in ("folder", "parquet", "hub") and place:
+        return _digits(split)
+    if kind in OWN and place:
         if kind == "hub":
-            listing = _hub(place, split, allow_network)
-        else:
-            path = Path(place).expanduser()
-            listing = from_folder(path, split) if kind == "folder" else from_parquet(path, split)
-    else:
-        known = ("digits", *WORLD)
+            return _hub(place, split, allow_network)
+        path = Path(place).expanduser()
+        return from_folder(path, split) if kind == "folder" else from_parquet(path, split)
+    known = ("digits", *WORLD)
+    raise ValueError(
+        f"load: there is no dataset {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}; "
+        f"your own: {', '.join(PREFIXES)}"
+    )
+
+
+def images_of(
+    listing: Listing, where: tuple[str, str], n: int | None = None, seed: int = 0, size: int | None = None
+) -> ImageSet:
+    """Return n labelled images of a listing, classes in turn, as `load` does.
+
+    Args:
+        where: the names of the set and of the split, for errors.
+
+    Raises:
+        ValueError: no image with a label, fewer than n, or two classes of one name.
+    """
+    name, split = where
+    if repeated := sorted({one for one in listing.classes if listing.classes.count(one) > 1}):
+        labels = [label for label, one in enumerate(listing.classes) if one == repeated[0]]
         raise ValueError(
-            f"load: there is no dataset {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}; "
-            f"your own: {', '.join(PREFIXES)}"
+            f"load: {name!r} has the class name {repeated[0]!r} {len(labels)} times, for the labels "
+            f"{', '.join(map(str, labels))}; name its classes yourself, as a list in the order of the labels or by "
+            f"their numbers: classes={{{', '.join(f'{str(label)!r}: …' for label in labels)}}}"
         )
     labelled = np.flatnonzero(listing.labels >= 0)
     if not len(labelled):
@@ -169,8 +195,9 @@ def load_own(
 
     Args:
         name: what `load` takes, such as "folder:PATH".
-        classes: names for prompts and tables: a mapping from the set's own names, such as {"1": "one", "2": "two"}; or
-            a list in the order of the set's own (a folder's: sorted), or the set's own in any order; () for those.
+        classes: names for prompts and tables: a mapping from the set's own names, such as {"1": "one", "2": "two"}; one
+            from the numbers of some labels, such as {"134": "crane bird"}, where the set has names that are no numbers;
+            or a list in the order of the set's own (a folder's: sorted), or the set's own in any order; () for those.
         template: a sentence with {}; "" for that of `zsclib.prompts.prompts_of`.
         n: images at most, balanced over the classes; None for all. size: side in pixels.
 
@@ -180,17 +207,29 @@ def load_own(
             classes, one of a list is the set's own name for another class, or what `load` raises.
     """
     check_words(classes, template)
-    listing = own_listing(name)
-    if n is not None and listing is not None:
-        n = min(n, int((listing.labels >= 0).sum()))
-    images = load(name, n=n, size=size, allow_network=allow_network)
-    names = named(images.classes, classes)
-    return ImageSet(images.images, images.labels, names, manifest=images.manifest), prompts_of(name, names, template)
+    if name.partition(":")[0] in OWN:
+        listing = open_listing(name, allow_network=allow_network)
+        listing = listing._replace(classes=named(listing.classes, classes))
+        if n is not None:
+            n = min(n, int((listing.labels >= 0).sum()))
+        images = images_of(listing, (name, "test"), n, size=size)
+    else:
+        images = load(name, n=n, size=size, allow_network=allow_network)
+        images = replace(images, classes=named(images.classes, classes))
+    return images, prompts_of(name, images.classes, template)
 
 
 def named(classes: Sequence[str], names: Names) -> tuple[str, ...]:
     """Return one's own names for the classes of a set, in the set's order (see `load_own`)."""
     if isinstance(names, Mapping) and names:
+        if all(map(str.isdigit, names)) and not any(map(str.isdigit, classes)):
+            if beyond := [number for number in names if int(number) >= len(classes)]:
+                raise ValueError(
+                    f"a class name was given for label {beyond[0]}, but the set has {len(classes)} classes, 0 to "
+                    f"{len(classes) - 1}"
+                )
+            by_label = {int(number): name for number, name in names.items()}
+            return tuple(by_label.get(label, own) for label, own in enumerate(classes))
         if differing := sorted(set(names) ^ set(classes)):
             raise ValueError(
                 f"class names were given for {', '.join(names)}, but the set has the classes {', '.join(classes)}; "

@@ -15,6 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]  # the clone: notebooks/, data/, resu
 DATA = ROOT / "data"
 
 
+def run_folder() -> Path:
+    """Return the folder of the current run; outside a run (plain papermill, Jupyter) `results/interactive`."""
+    run = os.environ.get("ZSC_RUN_DIR")
+    return Path(run) if run else ROOT / "results" / "interactive"
+
+
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary name beside `path`, to be made a file or a folder; rename it to `path` at the end.

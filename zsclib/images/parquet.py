@@ -174,10 +174,15 @@ def _manifest(extra: pa.Table, where: list[str]) -> pd.DataFrame:
     return frame
 
 
+def split_of(file: Path) -> str:
+    """Return the split that a single Parquet file is: the one its name begins with, else "test"."""
+    return spelling(re.split(r"[-_.]", file.name)[0]) or "test"
+
+
 def _parquet_files(path: Path, split: str) -> tuple[list[Path], list[Path]]:
     """The files of `split`, and those of all splits."""
     if path.is_file():
-        own = spelling(re.split(r"[-_.]", path.name)[0]) or "test"
+        own = split_of(path)
         if (spelling(split) or split) != own:
             raise FileNotFoundError(
                 f"{path}: a single file, taken as the split {own!r}, {split!r} was asked for; say "

@@ -22,7 +22,7 @@ from zsclib.world.pool import PHASE_1, PHASE_2, Pool, PoolConfig, load_pool
 STAGES = (
     *("autoencoder", "clip", "freeze", "clip-image", "unet", "clip-image-second", "unet-second"),
     "clip-image-third",
-    *("dit", "judge", "export", "evaluate", "scaling", "restore", "all"),
+    *("dit", "judge", "export", "evaluate", "scaling", "restore", "earlier", "all"),
 )
 DATA = {  # of each training on captioned images
     "autoencoder": PHASE_1, "clip": PHASE_1, "freeze": PHASE_1, "clip-image": PHASE_1, "unet": PHASE_1,
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     stages = [options.stage]
     if options.stage == "all":  # the U-Net freezes what it needs, and must not be disturbed on a second call
-        stages = [stage for stage in STAGES if stage not in ("freeze", "restore", "all")]
+        stages = [stage for stage in STAGES if stage not in ("freeze", "restore", "earlier", "all")]
     for stage in stages:
         if stage == "export":
             from zsclib.pocket.export import export
@@ -57,7 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
         elif stage == "restore":
             from zsclib.pocket.export import restore
 
-            restore(options.models, options.checkpoints)
+            restore(options.models, options.checkpoints, options.frozen)
+        elif stage == "earlier":
+            from zsclib.pocket.earlier import extract
+
+            for path in extract(options.generators):
+                print(path)
         elif stage == "evaluate":
             from zsclib.pocket.card import write_cards
             from zsclib.pocket.evaluation import evaluate
@@ -87,13 +92,23 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--minutes", type=float, help="stop after so many minutes, to be resumed")
     add("--threads", type=int, help="CPU threads")
     add("--seed", type=int, default=0, help="seed of the training, not of the pool")
+    add("--concept-exponent", type=float, help="of the pool: things are chosen with weight 1 / rank ** this")
+    add("--caption-noise", type=float, help="of the pool: share of captions with a wrong fact")
+    add("--frozen", action="store_true", help="restore: no U-Net and no image tower, to train a U-Net anew")
+    add("--generators", type=Path, default=Path("results/generators"), help="earlier: where the folders go")
     add("--limit", type=int, help="evaluate, scaling: images per measure (default: as many as the page shows)")
     return parser.parse_args(arguments)
 
 
 def _pool(phase: PoolConfig, options: argparse.Namespace) -> Pool:
     workers = Workers(os.cpu_count() or 1)
-    return load_pool(replace(phase, n=options.pool_size or phase.n), options.pool_cache, workers)
+    scenes, captions = phase.scenes, phase.captions
+    if options.concept_exponent is not None:
+        scenes = replace(scenes, concept_exponent=options.concept_exponent)
+    if options.caption_noise is not None:
+        captions = replace(captions, noise=options.caption_noise)
+    config = replace(phase, n=options.pool_size or phase.n, scenes=scenes, captions=captions)
+    return load_pool(config, options.pool_cache, workers)
 
 
 def _train(stage: str, options: argparse.Namespace) -> None:

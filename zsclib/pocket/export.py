@@ -134,7 +134,7 @@ def write_model(target: Path, trained: dict[str, dict], save: Callable[[Path], o
         (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n")
 
 
-def restore(models: Path, folder: Path) -> None:
+def restore(models: Path, folder: Path, only_frozen: bool = False) -> None:
     """Turn exported folders into checkpoints, so that a training that begins from their weights can be run on them.
 
     The opposite of `export`, for what later trainings build on: what was frozen, the image tower and the U-Net. The
@@ -143,6 +143,7 @@ def restore(models: Path, folder: Path) -> None:
     Args:
         models: holds `pocket-sd` and `pocket-clip`.
         folder: where the checkpoints go.
+        only_frozen: leave out image tower and U-Net, so that a U-Net is trained anew on what was frozen.
 
     Raises: FileExistsError when there are checkpoints in `folder` already.
     """
@@ -154,7 +155,9 @@ def restore(models: Path, folder: Path) -> None:
     metas = {}
     for model, name, phases in ((clip, "pocket-clip", IMAGE_PHASES), (unet, "pocket-sd", UNET_PHASES)):
         training = json.loads((Path(models) / name / "training.json").read_text())
-        metas |= training
+        metas |= {name: meta for name, meta in training.items() if not only_frozen or name not in phases}
+        if only_frozen:
+            continue
         part = [phase for phase in phases if phase in training][-1]
         tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
         tensors |= {f"ema.{k}": v.clone() for k, v in model.named_parameters()}

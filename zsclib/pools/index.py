@@ -18,7 +18,7 @@ import numpy as np
 
 from zsclib.checks import is_integer
 from zsclib.paths import atomic, write_json
-from zsclib.pools.vectors import Embeddings
+from zsclib.pools.vectors import Embeddings, check_unit
 from zsclib.seeds import rng
 
 EXACT_UP_TO = 2**30  # numbers of a pool that "auto" scans: 8 million rows of 128, 2 million of 512
@@ -57,14 +57,15 @@ class Index:
             k: 1 or more.
 
         Raises:
-            ValueError: queries of another width, that are no unit vectors, or k below 1.
+            ValueError: queries of another width, that are no unit vectors, k below 1, or a row that is NaN, as such a
+                row would always be among the nearest.
         """
         queries = self._checked(queries)
         if not is_integer(k, 1):
             raise ValueError(f"Index.search: k must be 1 or more, got {k!r}")
         n, candidates = len(self.embeddings), RERANKED[0] * k + RERANKED[1]
         if self.lists is None or candidates * SCANNED > n:
-            return self._scan(queries, min(k, n))
+            return self._sound(*self._scan(queries, min(k, n)))
         probes = max(
             PROBES, -(-2 * candidates * self.lists.nlist // n)
         )  # so that lists hold twice the candidates
@@ -79,7 +80,7 @@ class Index:
             cosines = self.embeddings.vectors[own].astype(np.float32) @ query
             best = np.lexsort((own, -cosines))[:k]
             similarities[i], rows[i] = cosines[best], own[best]
-        return similarities, rows
+        return self._sound(similarities, rows)
 
     def _checked(self, queries: np.ndarray) -> np.ndarray:
         queries, width = np.ascontiguousarray(queries, np.float32), self.embeddings.vectors.shape[1]
@@ -94,6 +95,13 @@ class Index:
                 f"Index.search: query {row} has length {norms[row]:.4g}, not 1; divide it by its length"
             )
         return queries
+
+    def _sound(self, similarities: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return a result, unless a row of it is NaN: opening files made here looks at some rows only."""
+        damaged = ~np.isfinite(similarities)
+        if damaged.any():
+            check_unit(self.embeddings.vectors, self.embeddings.folder or "the embeddings", rows[damaged][:1])
+        return similarities, rows
 
     def _scan(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         best = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)

@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,8 @@ from zsclib.pools.ladder import Ladder, Rules, Taken
 if TYPE_CHECKING:
     from zsclib.workers import Progress
 
+ABOUT = "about.json"  # of a folder of retrieved images: what it was made from
+NAMED = 5  # overlapping images in an error
 LOOKED_AT = 32  # nearest pool images among which a copy of a test image is sought
 
 
@@ -159,10 +161,6 @@ def retrieve_to_folder(
             report("retrieving", len(taken), total)
         report("retrieving", total, total)
         table = ladder.report(tuple(classes))
-        manifest = _manifest(pool, taken, places)
-        manifest.insert(0, "file", files)
-        manifest.sort_values("file").to_csv(temporary / "manifest.csv", index=False)
-        table.to_csv(temporary / "report.csv", index=False)
         about = {"pool": pool.name, "pool fingerprint": pool.fingerprint(), "model": index.embeddings.model}
         about |= {
             "embeddings": index.embeddings.fingerprint(),
@@ -170,8 +168,48 @@ def retrieve_to_folder(
             "queries": key(queries=queries),
         }
         about |= {"classes": list(classes), "n": n, "rules": asdict(ladder.rules)}
-        write_json(temporary / "about.json", about)
+        _write_notes(temporary, files, _manifest(pool, taken, places), table, about)
     return table
+
+
+def save_files(
+    pool: CaptionedPool, images: ImageSet, report: pd.DataFrame, folder: Path | str, about: Mapping[str, object]
+) -> None:
+    """Write what `retrieve` returned as `retrieve_to_folder` does: the files as they are in the pool, and notes.
+
+    A folder that this wrote before is replaced, whole or not at all.
+
+    Args:
+        images: retrieved ones; of the manifest, `row` is the place in the pool, and `source` the image's id.
+        report: a row per class. about: what the set was made from, as JSON values.
+
+    Raises:
+        FileExistsError: something else is in the folder.
+        FileNotFoundError: the pool, or a shard of it, has vanished.
+        ValueError: an image is not readable any more, or class names cannot be folders.
+    """
+    folder, names = Path(folder), _folder_names(images.classes)
+    if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already, with other files; give another folder, or remove it")
+    rows, counts, files = images.manifest["row"].to_numpy(np.int64), [0] * len(names), []
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        for start in range(0, len(rows), 256):
+            part = rows[start : start + 256]
+            for row, label, file in zip(part, images.labels[start : start + 256], pool.files(part), strict=True):
+                if file is None:
+                    raise ValueError(
+                        f"{pool.name}: {pool.ids[row]!r} was retrieved, and cannot be read any more; put it back and "
+                        "run again"
+                    )
+                data, suffix = file
+                path = Path(names[label]) / f"{counts[label]:06d}{suffix}"
+                counts[label] += 1
+                (temporary / path).parent.mkdir(exist_ok=True)
+                (temporary / path).write_bytes(data)
+                files.append(path.as_posix())
+        facts = {"pool": pool.name, "pool fingerprint": pool.fingerprint(), "classes": list(images.classes)}
+        _write_notes(temporary, files, images.manifest, report, facts | dict(about))
 
 
 def refuse_overlap(
@@ -181,6 +219,7 @@ def refuse_overlap(
     *,
     rules: Rules | None = None,
     count_and_drop: bool = False,
+    names: Sequence[str] = (),
 ) -> np.ndarray:
     """Return the pool's rows of near-copies of test images, int64, where they may be dropped; refuse them otherwise.
 
@@ -189,6 +228,7 @@ def refuse_overlap(
     Args:
         test: traces of the test images; given to `retrieve` as held out, it drops the copies.
         count_and_drop: whether to go on.
+        names: of the test images, for the error; their numbers where there are none.
 
     Raises:
         ValueError: the pool holds copies of test images, and `count_and_drop` is not set.
@@ -209,10 +249,12 @@ def refuse_overlap(
             (images[part][i], candidates[part][i]) for i, same in zip(usable, alike, strict=True) if same
         ]
     if copies and not count_and_drop:
-        originals = len({image for image, _ in copies})
+        originals = {int(image): pool.ids[row] for image, row in reversed(copies)}  # of each the first copy
+        shown = sorted(originals)[:NAMED]
+        pairs = [f"{names[i] if len(names) else f'image {i}'} ({originals[i]} in the pool)" for i in shown]
         raise ValueError(
-            f"the pool {pool.name!r} overlaps the test set: {originals} of {len(test)} test images have near-copies in "
-            f"it, for instance {pool.ids[copies[0][1]]!r} of test image {copies[0][0]}; take them out of the pool, or "
+            f"the pool {pool.name!r} overlaps the test set: {len(originals)} of {len(test)} test images have "
+            f"near-copies in it, {', '.join(pairs)}{', …' * (len(originals) > NAMED)}; take them out of the pool, or "
             "have them counted and dropped (count_and_drop=True, --count-and-drop)"
         )
     return np.unique(np.array([row for _, row in copies], np.int64))
@@ -252,6 +294,16 @@ def _manifest(pool: CaptionedPool, taken: Sequence[Taken], places: np.ndarray) -
             "row": np.array(rows, np.int64),
         }
     )
+
+
+def _write_notes(
+    folder: Path, files: Sequence[str], manifest: pd.DataFrame, report: pd.DataFrame, about: Mapping[str, object]
+) -> None:
+    manifest = manifest.copy()
+    manifest.insert(0, "file", files)
+    manifest.sort_values("file").to_csv(folder / "manifest.csv", index=False)
+    report.to_csv(folder / "report.csv", index=False)
+    write_json(folder / ABOUT, about)
 
 
 def _folder_names(classes: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ A claim is an entry of `data/claims/<paper>.yml`:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,7 @@ import numpy as np
 import yaml
 
 from zsclib.paths import ROOT
-from zsclib.study.stats import (
-    expected_half_width,
-)
+from zsclib.study.stats import Estimate, expected_half_width
 
 DIRECTIONS = ("greater", "less", "equal", "not_less")
 UNITS = ("points", "number")
@@ -80,6 +78,28 @@ def load_claims(folder: Path | str = ROOT / "data" / "claims") -> dict[str, Clai
                 raise ValueError(f"{path.name}, entry {number}: the id {claim.id!r} is taken; ids are unique")
             claims[claim.id] = claim
     return claims
+
+
+def to_judge(
+    claims: Iterable[Claim], differences: Mapping[str, Mapping[str, np.ndarray]]
+) -> tuple[list[Claim], dict[str, dict[str, np.ndarray | Estimate]]]:
+    """Return claims and differences as `zsclib.study.verdicts.judge` takes them.
+
+    Claims without differences are left out, unless they are marked not testable, and so are differences that no claim
+    names. A rank correlation (unit `number`) of a single seed has no spread to judge by: it may be any, −1 to 1.
+
+    Args:
+        claims: of a paper. differences: claim → set → (seeds, images), or (seeds,) of a rank correlation.
+    """
+    claims = [claim for claim in claims if claim.id in differences or claim.not_testable]
+    judged: dict[str, dict[str, np.ndarray | Estimate]] = {
+        claim.id: dict(differences[claim.id]) for claim in claims if claim.id in differences
+    }
+    for claim in claims:
+        for target, ρ in judged.get(claim.id, {}).items():
+            if claim.unit == "number" and np.shape(ρ) == (1,):
+                judged[claim.id][target] = Estimate(float(ρ[0]), -1.0, 1.0, 1)
+    return claims, judged
 
 
 def published_effect(claim: Claim, sets: Sequence[str] = ()) -> float | None:

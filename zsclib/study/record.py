@@ -46,6 +46,11 @@ def record(**values: object) -> None:
         display({"text/plain": text}, raw=True, metadata={KEY: plain})
 
 
+def short_name(target: str) -> str:
+    """Return a target's name as a record may hold it: "objects_fine" of "objects-fine", the last part of a path."""
+    return re.sub("[^a-z0-9]+", "_", target.rsplit("/")[-1].rsplit(":")[-1].lower())
+
+
 def read_records(
     profile: str | None = None, folder: Path | str = ROOT / "results"
 ) -> dict[str, dict[str, object]]:

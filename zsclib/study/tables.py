@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 from IPython.display import HTML
 
+from zsclib.paths import ROOT
+from zsclib.study.freeze import read_freeze
+from zsclib.study.records import summary
+from zsclib.study.records import verdicts as study_verdicts
 from zsclib.study.stats import Estimate
+from zsclib.study.verdicts import Judgement, verdict_table
 
 
 def table(rows: Sequence[Sequence[object]] | pd.DataFrame, columns: Sequence[str] | None = None) -> HTML:
@@ -49,6 +56,28 @@ def verdicts(frame: pd.DataFrame) -> HTML:
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>claim</th><th>here, 95 % intervals</th><th>verdict</th></tr>"
     return HTML(f'<table class="dataframe verdicts"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>')
+
+
+def study(name: str, chapter: ModuleType, root: Path = ROOT) -> tuple[dict[str, Judgement], HTML]:
+    """Return the judgements of a chapter's long study and how a page shows them; before its freeze there are none.
+
+    Args:
+        name: of the chapter. chapter: `zsclib.papers.<name>.outcomes`. root: the clone.
+
+    Raises:
+        ValueError: a file of outcomes is damaged, or belongs to another freeze.
+    """
+    try:
+        freeze = read_freeze(name, root)
+    except FileNotFoundError:
+        text = "The study of this chapter has not been frozen yet, so none of its claims has been decided."
+        return {}, HTML(f"<p><strong>{text}</strong></p>")
+    judgements = study_verdicts(freeze, chapter, root)
+    parts = [table(summary(freeze, chapter, root=root)).data]
+    for percent in (True, False):  # differences of accuracies, and other numbers
+        own = {i: judged for i, judged in judgements.items() if (judged.claim.unit == "points") == percent}
+        parts += [verdicts(verdict_table(own, percent)).data] if own else []
+    return judgements, HTML("".join(parts))
 
 
 def _frame(rows: Sequence[Sequence[object]], columns: Sequence[str] | None) -> pd.DataFrame:

@@ -8,7 +8,7 @@ the better zero-shot method at most 85 % correct, and a small ResNet trained on 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -84,6 +84,23 @@ GADGETS_HARD = Conditions(
     tint=(0, 0.4), noise=(0, 0.1),
 )  # fmt: skip
 AERIAL_HARD = Weather()
+AS_IN_THE_POOL = Conditions(
+    size=(0.84, 0.54), turned=(0, 15), clutter=(0, 2), hidden=(0, 0), faded=(0, 0), dark=(0, 0), tint=(0, 0),
+    noise=(0, 0),
+)  # fmt: skip
+CLEAR = Weather(zoom=(1, 1), mixed=(0, 0), haze=(0, 0), relief=(0, 0), dark=(0, 0), noise=(0, 0))
+
+
+def on_the_way(hard: Conditions | Weather, share: float) -> Conditions | Weather:
+    """Return bounds at a share of the way from what the pool shows to a hard set's: 0 the pool's own, 1 the set's."""
+    if share == 1:
+        return hard
+    easy = AS_IN_THE_POOL if isinstance(hard, Conditions) else CLEAR
+    mixed = {}
+    for field in fields(hard):
+        pairs = zip(getattr(easy, field.name), getattr(hard, field.name), strict=True)
+        mixed[field.name] = tuple(a + share * (b - a) for a, b in pairs)
+    return replace(hard, **mixed)
 
 
 def chosen(bounds: Conditions | Weather, rng: np.random.Generator) -> dict[str, float]:
@@ -236,30 +253,30 @@ def _relief(canvas: np.ndarray, strength: float, rng: np.random.Generator) -> np
 
 
 # ------------------------------------------------------------------------------------------- the sets
-def _objects(name: str, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
-    return thing_under(OBJECTS_HARD, name, rng)
+def _objects(name: str, rng: np.random.Generator, share: float) -> tuple[np.ndarray, dict]:
+    return thing_under(on_the_way(OBJECTS_HARD, share), name, rng)
 
 
-def _fine(name: str, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
+def _fine(name: str, rng: np.random.Generator, share: float) -> tuple[np.ndarray, dict]:
     material, noun = name.split()
-    return thing_under(FINE_HARD, noun, rng, material=material)
+    return thing_under(on_the_way(FINE_HARD, share), noun, rng, material=material)
 
 
-def _many(name: str, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
+def _many(name: str, rng: np.random.Generator, share: float) -> tuple[np.ndarray, dict]:
     colour, material, noun = name.split()
-    return thing_under(MANY, noun, rng, colour, material)
+    return thing_under(on_the_way(MANY, share), noun, rng, colour, material)
 
 
-def _gadgets(name: str, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
-    image, row = thing_under(GADGETS_HARD, name, rng, material="plain")
+def _gadgets(name: str, rng: np.random.Generator, share: float) -> tuple[np.ndarray, dict]:
+    image, row = thing_under(on_the_way(GADGETS_HARD, share), name, rng, material="plain")
     return image, {**row, "family": FAMILY_OF[name]}
 
 
-def _aerial(name: str, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
-    return land_under(AERIAL_HARD, name, rng)
+def _aerial(name: str, rng: np.random.Generator, share: float) -> tuple[np.ndarray, dict]:
+    return land_under(on_the_way(AERIAL_HARD, share), name, rng)
 
 
-Maker = Callable[[str, np.random.Generator], tuple[np.ndarray, dict]]
+Maker = Callable[[str, np.random.Generator, float], tuple[np.ndarray, dict]]
 HARD: dict[str, tuple[tuple[str, ...], Maker]] = {
     "objects-hard": (OBJECTS, _objects),
     "objects-fine-hard": (tuple(f"{material} {noun}" for noun in OBJECTS for material in MATERIALS[1:]), _fine),
@@ -269,4 +286,4 @@ HARD: dict[str, tuple[tuple[str, ...], Maker]] = {
     ),
     "aerial-hard": (LANDS, _aerial),
     "gadgets-hard": (tuple(VARIANTS), _gadgets),
-}  # name → its classes, and what makes an image of one
+}  # name → its classes, and what makes an image of one at a share of its difficulty

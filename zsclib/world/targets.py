@@ -54,7 +54,8 @@ def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) 
     Args:
         name: a key of `CLASSES`, or one shift alone, such as "objects-shift:blurred": the scenes of `objects-shift`,
             every one under that shift, so that all shifts show the same scenes; "objects-shift:none" shows them as
-            they are.
+            they are. A hard set (`zsclib.world.hard.HARD`) at a share of the way from what the pool shows to its own
+            conditions: "objects-hard:0.4"; "objects-hard:1" is "objects-hard", and all shares show the same scenes.
         split: "train", "validation" or "test"; splits share no image.
         n: images; default 1,000. `pairs` has two images an example, so n is even there.
         seed: another seed gives another set of the same kind, which shares no image with this one: fresh images.
@@ -63,13 +64,14 @@ def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) 
         The set; its manifest holds the ground truth of every image.
 
     Raises:
-        ValueError: unknown name, shift or split, or an n that does not fit.
+        ValueError: unknown name, shift, share or split, or an n that does not fit.
     """
     whole = name
     name, _, shift = whole.partition(":")
     if name not in CLASSES:
         raise ValueError(f"target: there is no set {whole!r}; choose one of {', '.join(CLASSES)}")
-    if name != whole and (name != "objects-shift" or shift not in (*SHIFTS, UNSHIFTED)):
+    share = _share(whole, shift) if name in HARD and name != whole else 1.0
+    if name != whole and name not in HARD and (name != "objects-shift" or shift not in (*SHIFTS, UNSHIFTED)):
         shifts = ", ".join(f"objects-shift:{known}" for known in (*SHIFTS, UNSHIFTED))
         raise ValueError(f"target: {name!r} has no part {shift!r}; sets by their shift are {shifts}")
     if split not in SPLITS:
@@ -85,7 +87,7 @@ def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) 
     for i in range(n):
         rng = seeded(seed, "target", name, split, i)
         if name in HARD:
-            image, row = HARD[name][1](classes[i % len(classes)], rng)
+            image, row = HARD[name][1](classes[i % len(classes)], rng, share)
         elif shift:
             image, row = _objects_shift(i % len(classes), rng, shift)
         else:
@@ -94,6 +96,20 @@ def target(name: str, split: str = "test", n: int | None = None, seed: int = 0) 
         rows.append({"source": whole, "split": split, "index": i, **row})
     labels = np.arange(n, dtype=np.int64) % len(classes)
     return ImageSet(np.stack(images), labels, classes, manifest=pd.DataFrame(rows))
+
+
+def _share(whole: str, text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        name = whole.partition(":")[0]
+        raise ValueError(
+            f"target: {whole!r} must end in how far it is from the pool: from {name}:0, as the pool, to {name}:1, "
+            f"which is {name}"
+        )
+    return share
 
 
 def _photo(noun: str, material: str, rng: np.random.Generator) -> Scene:

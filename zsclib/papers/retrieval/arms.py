@@ -18,8 +18,10 @@ import pandas as pd
 from zsclib.checks import did_you_mean
 from zsclib.hashing import key
 from zsclib.images.image_set import ImageSet, concat
+from zsclib.papers.retrieval.dials import Dials
 from zsclib.papers.retrieval.generated_arms import changed_locally, personalised, prompted, unconditional
-from zsclib.papers.retrieval.pool_arms import open_captioned, prepare, random_pool, retrieved
+from zsclib.papers.retrieval.own_sets import prompts_for
+from zsclib.papers.retrieval.pool_arms import open_captioned, overlap, prepare, random_pool, retrieved
 from zsclib.papers.retrieval.training_sets import (
     Data,
     Extra,
@@ -128,7 +130,8 @@ def make_extra(
         execution: a job is an arm; those that read the pool run in this process.
 
     Raises:
-        ValueError: an unknown arm.
+        ValueError: an unknown arm, a class with too few images, or a pool that overlaps the test images (before any arm
+            is made).
     """
     check_arms(arms)
     n, one = round(setting.times * setting.shots), data(setting, target, seed)
@@ -137,6 +140,7 @@ def make_extra(
     from_pool = dict.fromkeys(keys[name] for name in keys if ARMS[name].pool)
     if any(execution.cache is None or own not in execution.cache for own in from_pool):
         prepare(setting, execution)
+        overlap(setting, target)
     extra: dict[str, Mapping[str, np.ndarray]] = {}  # some arms have the same images, and one key
     here = replace(execution, workers=Workers(1))
     for own, place in ([own for own in jobs if own not in from_pool], execution), (list(from_pool), here):
@@ -188,9 +192,14 @@ def _made(setting: Setting, target: str, seed: int, name: str, n: int, execution
 
 def _key(setting: Setting, one: Data, name: str, n: int) -> str:
     arm = ARMS[name]
+    pool = open_captioned(setting).fingerprint() if arm.pool else None
+    if arm.pool and setting.dials != Dials():
+        pool = (pool, setting.dials)
     return key(
         facts=facts(setting),
-        pool=open_captioned(setting).fingerprint() if arm.pool else None,
+        pool=pool,
         arm={"make": arm.make.__name__, "options": dict(arm.options), "n": n, "seed": one.seed, "target": one.target},
         images=[part.fingerprint() for part in (one.real, one.further, one.held_out, one.test)],
+        prompts=prompts_for(one.target, one.real.classes, setting.own),
+        rules=(setting.rules, setting.count_and_drop) if arm.pool else None,
     )

@@ -11,15 +11,15 @@ none, on images that have no relative in the pool.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.generated_arms import prompted
-from zsclib.papers.retrieval.pool_arms import open_captioned, open_index
-from zsclib.papers.retrieval.training_sets import Data, Setting, open_models
+from zsclib.papers.retrieval.pool_arms import open_captioned, open_index, parents
+from zsclib.papers.retrieval.training_sets import WORLD, Data, Extra, Setting, open_models
 from zsclib.pools.captioned import CaptionedPool
 from zsclib.pools.copies import ALIGNED, SIDE, SIMILAR, Traces, alignment, near_copies, thumbnails, traces
 from zsclib.pools.index import Index
@@ -66,6 +66,61 @@ def detectors(images: Traces, parents: np.ndarray, cosines: Sequence[float] = CO
     rows += [(f"cosine of {c:g}", (with_parent >= c).mean(), (nearest >= c).mean()) for c in cosines]
     table = pd.DataFrame(rows, columns=["detector", "recall", "false alarms"])
     return table.assign(pairs=len(copies), others=int(alone.sum()))
+
+
+def detectors_on_pool(setting: Setting, others: int) -> pd.DataFrame:
+    """Measure detectors on the setting's pool, as `detectors` does; an empty table where nobody knows the truth of it.
+
+    Args:
+        setting: whose pool; of the made-up world's it is known which images repeat others.
+        others: images without a relative on which false alarms are counted.
+    """
+    if setting.pool != WORLD:
+        return pd.DataFrame()
+    images, known = planted_part(setting, others)
+    return detectors(traces(open_models(setting)[1], images), known)
+
+
+def planted_part(setting: Setting, others: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return images of the made-up world's pool to try detectors on: all that repeat one another, and as many others.
+
+    Args:
+        setting: whose pool. others: how many of the first images without a relative are taken.
+
+    Returns:
+        uint8 (n, h, w, 3), in the pool's order, and the row of each one's parent among them, int64 (n,); -1: none.
+    """
+    every = parents(setting)
+    family = roots(every)
+    alone = np.bincount(family, minlength=len(family))[family] == 1
+    rows = np.sort(np.concatenate([np.flatnonzero(~alone), np.flatnonzero(alone)[:others]]))
+    place = np.full(len(every), -1)
+    place[rows] = np.arange(len(rows))
+    images = np.stack(open_captioned(setting).read(rows, SIDE))
+    return images, np.where(every[rows] < 0, -1, place[every[rows]])
+
+
+def planted_copies(extra: Mapping[str, Extra]) -> pd.DataFrame:
+    """Return a row per arm into whose pool near-copies of test images were planted: how far they came.
+
+    Args:
+        extra: as `zsclib.papers.retrieval.arms.make_extra` returns it.
+
+    Returns:
+        `arm`; `dropped`, near-copies of test and held-out images that the ladder dropped on its way; `images` of S, and
+        `copies`, how many of these were planted.
+    """
+    rows = [
+        {
+            "arm": name,
+            "dropped": int(one.report["near held-out"].sum()),
+            "images": len(one.images),
+            "copies": int(one.images.manifest["id"].str.startswith("planted:").sum()),
+        }
+        for name, one in extra.items()
+        if name.startswith("planted ")
+    ]
+    return pd.DataFrame(rows, columns=["arm", "dropped", "images", "copies"])
 
 
 def roots(parents: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ classes; R10 is judged where it does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -121,6 +121,17 @@ def arms_of(claim: str) -> tuple[str, ...]:
     if claim == "RET-R7":
         return ORDER
     raise ValueError(f"the retrieval paper has no contrast for {claim!r}; it has: {', '.join(PAIRS)}, …")
+
+
+def answerable(claims: Iterable[str], arms: Iterable[str]) -> list[str]:
+    """Return the claims, in their order, all of whose arms are among some.
+
+    A claim about the best generative arm is answered by none but all of them; the best personalised arm is there where
+    a personalised one is.
+    """
+    known = {*arms}
+    known |= {CHOSEN} if known.intersection(PERSONALISED) else set()
+    return [claim for claim in claims if known.issuperset(arms_of(claim))]
 
 
 class Arms:

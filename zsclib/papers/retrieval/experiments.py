@@ -23,6 +23,7 @@ from zsclib.hashing import key
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import new_network
 from zsclib.papers.retrieval.arms import ARMS, check_arms, make_extra
+from zsclib.papers.retrieval.own_sets import prompts_for
 from zsclib.papers.retrieval.training_sets import (
     Data,
     Extra,
@@ -31,7 +32,6 @@ from zsclib.papers.retrieval.training_sets import (
     equal_counts,
     first_of_each,
     open_models,
-    prompts_for,
     recipe_for,
 )
 from zsclib.recipe import Recipe
@@ -140,7 +140,8 @@ def tuned_shares(
     """Choose each arm's share of extra images in a batch, on held-out real images, alike for all arms.
 
     An arm is trained on each target with each share of the setting, at the largest N and at length `tuned_at`, with
-    every seed; the share of the best mean accuracy counts, of equals the first, at every N and length.
+    every seed; the share of the best mean accuracy counts, of equals the first, at every N and length. Where the
+    setting has one share alone, there is nothing to choose.
 
     Returns:
         (target, arm) → share; 0 for arms without extra images.
@@ -148,7 +149,7 @@ def tuned_shares(
     trials: dict[tuple[str, str], dict[float, list[Trained]]] = {}
     for target, arm, seed in dict.fromkeys((cell.target, cell.arm, cell.seed) for cell in cells):
         fixed, by_share = ARMS[arm].share, trials.setdefault((target, arm), {})
-        if ARMS[arm].make is not None and fixed is None:
+        if ARMS[arm].make is not None and fixed is None and len(setting.shares) > 1:
             cell = Cell(target, arm, times=setting.times, length=setting.tuned_at, seed=seed)
             for share in setting.shares:
                 by_share.setdefault(share, []).append(_training(setting, cell, sets, share))
@@ -157,7 +158,8 @@ def tuned_shares(
     chosen = {}
     for (target, arm), by_share in trials.items():
         accuracy = {share: np.mean([outcomes[one.key]["held_out"] for one in ones]) for share, ones in by_share.items()}
-        chosen[target, arm] = max(accuracy, key=accuracy.get) if accuracy else (ARMS[arm].share or 0.0)
+        only = setting.shares[0] if ARMS[arm].make is not None and ARMS[arm].share is None else ARMS[arm].share or 0.0
+        chosen[target, arm] = max(accuracy, key=accuracy.get) if accuracy else only
     return chosen
 
 
@@ -169,7 +171,7 @@ def references(setting: Setting, targets: Iterable[str], seeds: Iterable[int]) -
     clip, rows = open_models(setting)[1], []
     for target, seed in product(targets, list(seeds)):
         one = data(setting, target, seed)
-        prompts = prompts_for(target, one.real.classes)
+        prompts = prompts_for(target, one.real.classes, setting.own)
         classifier = clip.zero_shot(prompts.classes, prompts.templates)
         zero_shot = [classifier.scores(part.images) for part in (one.test, one.held_out)]
         features = [clip.encode_images(part.images).cpu().numpy() for part in (one.real, one.test, one.held_out)]

@@ -28,6 +28,7 @@ from zsclib.models.finetune import (
 from zsclib.models.generator import Generator
 from zsclib.models.lora import DATADREAM, Lora, tune_lora
 from zsclib.models.personalised import learnt_name, prompts_in_proportion
+from zsclib.papers.retrieval.own_sets import prompts_for
 from zsclib.papers.retrieval.training_sets import (
     FURTHER,
     Data,
@@ -36,7 +37,6 @@ from zsclib.papers.retrieval.training_sets import (
     first_of_each,
     labeller,
     open_models,
-    prompts_for,
     shown,
 )
 from zsclib.prompts import ARTICLE, Prompts, fill
@@ -67,7 +67,7 @@ def prompted(
             hypernyms, so none are taken; where classes stand on no ground, other styles take their place).
         guidance: scale; 0: the setting's.
     """
-    prompts = prompts_for(data.target, data.real.classes)
+    prompts = prompts_for(data.target, data.real.classes, setting.own)
     templates = {"simple": [prompts.template], "templates": prompts.templates}.get(wording)
     if wording == "backgrounds":
         templates = background_templates(prompts, placed=data.target not in setting.unplaced)
@@ -91,7 +91,7 @@ def background_templates(prompts: Prompts, placed: bool) -> list[str]:
 def changed_locally(setting: Setting, data: Data, n: int, execution: Execution) -> ImageSet:
     """M2, Boomerang (Luzi et al. 2022): each image of D noised part of the way and denoised, again and again."""
     generator, _ = open_models(setting)
-    prompts = prompts_for(data.target, data.real.classes)
+    prompts = prompts_for(data.target, data.real.classes, setting.own)
     sentences = fill(prompts.template, prompts.classes)
     own = [np.flatnonzero(data.real.labels == label) for label in range(len(sentences))]
     rows = [
@@ -191,7 +191,7 @@ def personalised(setting: Setting, data: Data, n: int, execution: Execution, *, 
         raise ValueError(f"personalised: there is no way {way!r}; there are {', '.join(TUNINGS)}")
     generator, clip = open_models(setting)
     classes = data.real.classes
-    prompts = prompts_for(data.target, classes)
+    prompts = prompts_for(data.target, classes, setting.own)
     sentences = fill(prompts.template, prompts.classes)
     side = generator.image_size
     real = data.real if data.real.images.shape[1] == side else replace(data.real, images=resize(data.real.images, side))

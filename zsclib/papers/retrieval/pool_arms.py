@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,45 +17,111 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from zsclib.hashing import digest
+from zsclib.hashing import digest, key
 from zsclib.images.image_set import ImageSet
+from zsclib.papers.retrieval.dials import Dials, as_long, dialled, shows, traces_as_long
 from zsclib.papers.retrieval.generated_arms import with_pseudo_labels
-from zsclib.papers.retrieval.training_sets import WORLD, Data, Setting, open_models, prompts_for
+from zsclib.papers.retrieval.own_sets import prompts_for
+from zsclib.papers.retrieval.training_sets import WORLD, Data, Setting, data, open_models
+from zsclib.paths import atomic
 from zsclib.pools.captioned import CaptionedPool, open_pool, pool_in_memory
 from zsclib.pools.copies import Traces, near_copies, thumbnails, traces
 from zsclib.pools.embeddings import Embeddings, embed, open_embeddings
 from zsclib.pools.index import Index, build_index
+from zsclib.pools.model import model_fingerprint
 from zsclib.pools.queries import image_queries, mixed_queries, text_queries
-from zsclib.pools.retrieval import retrieve
+from zsclib.pools.retrieval import refuse_overlap, retrieve
 from zsclib.pools.vectors import Vectors
+from zsclib.prompts import ARTICLE
 from zsclib.seeds import rng
-from zsclib.workers import Execution
-from zsclib.world.pool import PHASE_1, PHASE_2, load_pool, near_copy
+from zsclib.workers import Execution, Job, run_jobs
+from zsclib.world.pool import PHASE_1, PHASE_2, PoolConfig, load_pool, near_copy
 
+TEXTS = "text_emb/text_emb_0.npy"  # captions' features, beside those of images, as clip-retrieval has them
+CAPTIONS = 4096  # of a job
 MIX = 0.5  # share of the text in a query by both
 QUERIES = ("text", "images", "both")
 
 
-@functools.lru_cache(maxsize=1)
 def open_captioned(setting: Setting) -> CaptionedPool:
     """Open the pool that the generator learnt from."""
-    if setting.pool != WORLD:
-        return open_pool(setting.pool)
-    phases = [replace(phase, n=min(phase.n, setting.pool_images or phase.n)) for phase in (PHASE_1, PHASE_2)]
-    pools = [load_pool(phase, setting.pool_cache) for phase in phases]
+    if setting.pool == WORLD:
+        return _world(setting.pool_images, setting.pool_cache)[0]
+    return _own(setting.pool)
+
+
+_own = functools.lru_cache(maxsize=1)(open_pool)
+
+
+@functools.lru_cache(maxsize=1)  # settings that differ in all else share it
+def _world(pool_images: int | None, pool_cache: str | None) -> tuple[CaptionedPool, pd.DataFrame]:
+    """Return the made-up world's pool, and the ground truth of its images."""
+    pools = [load_pool(phase, pool_cache) for phase in _phases(pool_images)]
     images = np.concatenate([pool.images for pool in pools])
-    return pool_in_memory(WORLD, images, [caption for pool in pools for caption in pool.captions])
+    pool = pool_in_memory(WORLD, images, [caption for pool in pools for caption in pool.captions])
+    return pool, pd.concat([pool.scenes for pool in pools], ignore_index=True)
+
+
+def _phases(pool_images: int | None) -> list[PoolConfig]:
+    return [replace(phase, n=min(phase.n, pool_images or phase.n)) for phase in (PHASE_1, PHASE_2)]
+
+
+def of_classes(setting: Setting, names: Sequence[str]) -> np.ndarray:
+    """Return whether each image of the pool shows one of some classes, bool (n,): by the truth of the made-up world,
+    whatever captions call it, and by its caption in any other pool."""
+    if setting.pool != WORLD:
+        return shows(open_captioned(setting).captions, names)
+    scenes, words = _world(setting.pool_images, setting.pool_cache)[1], {*names}
+    words |= {word for name in names for word in ARTICLE.sub("", name).split()}  # of "wooden star" the noun
+    return scenes[["noun", "noun2", "symbol"]].isin(words).any(axis=1).to_numpy()
+
+
+def parents(setting: Setting) -> np.ndarray:
+    """Return of each image of the made-up world's pool the row that it repeats, int64 (n,); -1: none."""
+    own = _world(setting.pool_images, setting.pool_cache)[1]["parent"].to_numpy(np.int64)
+    sizes = [phase.n for phase in _phases(setting.pool_images)]
+    return np.where(own < 0, -1, own + np.repeat([0, sizes[0]], sizes))
+
+
+def with_index(setting: Setting, folder: Path, execution: Execution) -> Setting:
+    """Return the setting with places in a folder for its pool's features, one for each pool and CLIP, and for the
+    made-up world's pool, which is made on the execution's workers."""
+    if setting.pool == WORLD:
+        setting = replace(setting, pool_cache=setting.pool_cache or str(folder / "world"))
+        for phase in _phases(setting.pool_images):
+            load_pool(phase, setting.pool_cache, execution.workers)
+    pool, clip = open_captioned(setting).fingerprint(), model_fingerprint(open_models(setting)[1])
+    return replace(setting, index=str(folder / f"pool-{key(pool=pool, clip=clip)[:16]}"))
 
 
 def prepare(setting: Setting, execution: Execution) -> None:
-    """Embed the pool's images, as far as that is not done: jobs on the execution's workers."""
-    embed(open_captioned(setting), setting.clip, Path(setting.index), execution, setting.device)
+    """Embed the pool's images, and its captions where they count, as far as that is not done: jobs on the workers."""
+    embeddings = embed(open_captioned(setting), setting.clip, Path(setting.index), execution, setting.device)
+    path = Path(setting.index) / TEXTS
+    if not setting.dials.captions or path.is_file():
+        return
+    texts, rows = np.unique(np.array(embeddings.captions), return_inverse=True)
+    parts = [texts[start : start + CAPTIONS].tolist() for start in range(0, len(texts), CAPTIONS)]
+    model = embeddings.model
+    jobs = [Job(_encoded, (setting, part), key(clip=model, texts=part), len(part)) for part in parts]
+    features = np.concatenate([arrays["features"] for arrays in run_jobs(jobs, execution, "captions")])
+    with atomic(path) as temporary:
+        np.save(temporary, features[rows])
+
+
+def _encoded(setting: Setting, texts: list[str]) -> dict[str, np.ndarray]:
+    return {"features": open_models(setting)[1].encode_texts(texts).cpu().numpy().astype(np.float16)}
 
 
 @functools.lru_cache(maxsize=1)
 def open_index(setting: Setting) -> tuple[Embeddings, Index]:
-    """Open the pool's CLIP features, which `prepare` has made, and index them."""
-    embeddings = open_embeddings(Path(setting.index), open_models(setting)[1])
+    """Open the pool's CLIP features, which `prepare` has made, as far as its dials leave them, and index them."""
+    embeddings, dials = open_embeddings(Path(setting.index), open_models(setting)[1]), setting.dials
+    if dials != Dials(seed=dials.seed):
+        pool, texts = open_captioned(setting), None
+        if dials.captions:
+            texts = np.load(Path(setting.index) / TEXTS, mmap_mode="r", allow_pickle=False)
+        embeddings = dialled(embeddings, pool, of_classes(setting, dials.thinned), dials, texts)
     return embeddings, build_index(embeddings)
 
 
@@ -82,15 +149,19 @@ def retrieved(
     if query not in QUERIES:
         raise ValueError(f"retrieved: query must be one of {', '.join(QUERIES)}, got {query!r}")
     clip, pool, (embeddings, index) = open_models(setting)[1], open_captioned(setting), open_index(setting)
+    if planted and setting.dials.captions:
+        raise ValueError("retrieved: copies are planted in an index of images; turn the dial `captions` to 0")
     if planted:
         copies = near_copies_of(data.test.images, round(planted * len(pool)), data.seed)
         pool, index = with_planted(pool, embeddings, copies, clip.encode_images(copies).cpu().numpy())
-    prompts = prompts_for(data.target, data.real.classes)
+    prompts = prompts_for(data.target, data.real.classes, setting.own)
     by_text = text_queries(clip, prompts.classes, prompts.templates)
     by_images = image_queries(clip, data.real) if query != "text" else by_text
     queries = {"text": by_text, "images": by_images, "both": mixed_queries(by_text, by_images, MIX)}[query]
     held_out = held_out_traces(setting, data) if ladder else None
-    result = retrieve(pool, index, queries, data.real.classes, n, held_out=held_out, size=setting.size)
+    queries = as_long(queries, setting.dials)
+    how = {"held_out": held_out, "rules": setting.rules, "size": setting.size}
+    result = retrieve(pool, index, queries, data.real.classes, n, **how)
     manifest = result.images.manifest.rename(columns={"source": "id"})
     images = replace(result.images, manifest=manifest.assign(source=f"retrieved by {query}", evaluations=0.0))
     return by_rank(images), result.report
@@ -118,7 +189,8 @@ def random_pool(setting: Setting, data: Data, n: int, execution: Execution) -> I
         images = np.array([image for image in read if image is not None], np.uint8)
         images = images.reshape(-1, setting.size, setting.size, 3)
         own = Traces(embeddings.vectors[rows].astype(np.float32), thumbnails(images))
-        other = ~np.isin(np.arange(len(rows)), near_copies(own, held_out)[:, 0])
+        copies = near_copies(own, held_out, setting.rules.similar, setting.rules.aligned)[:, 0]
+        other = ~np.isin(np.arange(len(rows)), copies)
         ids, captions = ([values[place] for place in places[rows[other]]] for values in (pool.ids, pool.captions))
         return images[other], pd.DataFrame({"source": "random pool", "id": ids, "caption": captions})
 
@@ -128,7 +200,27 @@ def random_pool(setting: Setting, data: Data, n: int, execution: Execution) -> I
 
 def held_out_traces(setting: Setting, data: Data) -> Traces:
     """Return the traces of all images that no extra image may repeat: test and held-out ones."""
-    return traces(open_models(setting)[1], np.concatenate([data.test.images, data.held_out.images]))
+    images = np.concatenate([data.test.images, data.held_out.images])
+    return traces_as_long(traces(open_models(setting)[1], images), setting.dials)
+
+
+@functools.lru_cache(maxsize=16)
+def overlap(setting: Setting, target: str) -> tuple[int, ...]:
+    """Return the pool's rows of near-copies of a target's test images, which the ladder drops.
+
+    The made-up world's pool is not searched: its test images are made from seeds of their own, so that what looks
+    alike is chance, which the ladder counts and drops too.
+
+    Raises:
+        ValueError: there are some, and the setting's `count_and_drop` is not set; they are named.
+    """
+    if setting.pool == WORLD:
+        return ()
+    test = data(setting, target, 0).test  # the same for every seed
+    names = test.manifest["source"].tolist() if "source" in test.manifest else ()
+    of_test = traces(open_models(setting)[1], test.images)
+    how = {"rules": setting.rules, "count_and_drop": setting.count_and_drop, "names": names}
+    return tuple(refuse_overlap(open_captioned(setting), open_index(setting)[1], of_test, **how).tolist())
 
 
 def near_copies_of(images: np.ndarray, n: int, seed: int) -> np.ndarray:

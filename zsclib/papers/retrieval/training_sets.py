@@ -17,22 +17,21 @@ import pandas as pd
 import torch
 
 from zsclib import datasets
+from zsclib.checks import is_integer
 from zsclib.hashing import key
 from zsclib.images.files import resize
 from zsclib.images.image_set import ImageSet
 from zsclib.models.clip import Clip, open_clip
 from zsclib.models.generator import Generator, open_generator
 from zsclib.models.networks import new_network
-from zsclib.prompts import Prompts, load_prompts, shipped_prompts
+from zsclib.papers.retrieval.dials import Dials
+from zsclib.papers.retrieval.own_sets import Own, is_own, load_part
+from zsclib.pools.ladder import Rules
 from zsclib.recipe import Recipe
 from zsclib.training import TrainedNetwork, train
 
 FURTHER = 4  # times as many candidates for pseudo-labels, at most
 WORLD = "world"  # the pool that the pocket generator learnt from, both phases
-SEVEN = (  # the best ones for ImageNet, of OpenAI's notebook on prompts for CLIP
-    *("itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}."),
-    *("a {} in a video game.", "art of the {}.", "a photo of the small {}."),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +43,7 @@ class Setting:
         pool: "world", or a place as `zsclib.pools.captioned.open_pool` takes it: what the generator learnt from.
         index: a folder for the pool's CLIP features.
         pool_cache: a folder for the world's pool, or None. pool_images: only so many of each of its phases.
+        dials: how much of the pool its index shows (`zsclib.papers.retrieval.dials`).
         shots: `|D|`, labelled real images of a class. held_out: further ones of a class, which choose the mixing ratio.
         times: N of the largest set of extra images, as a multiple of `|D|`.
         sampling_steps, guidance: of DDIM. strength: of image-to-image, the share of the steps.
@@ -57,6 +57,14 @@ class Setting:
         size: pixels that networks see. network, width: which network. recipe: of its training at length 1.
         unmirrored: targets whose images are not flipped. unplaced: those whose classes stand on no ground, so that
             prompts with backgrounds make no sense.
+        own: how a target of the user's own is read.
+        rules: of the ladder that retrieved images climb. Its `claims` is "nearest": an image belongs to the class whose
+            query is nearest to it, whether that class has room or not, as an image that two classes fetch is kept for
+            the nearer one. With "taken" a class is filled up with what CLIP itself would call by another class's name:
+            it looks complete and is labelled wrongly, while one that falls short is reported and cuts all arms alike.
+            In a small pool, whose nearer class is full early, "taken" may be the better trade.
+        count_and_drop: whether a pool of one's own that holds near-copies of test images is used without them; if not,
+            it is refused.
         device, precision, allow_network: where all is computed, how models are opened.
     """
 
@@ -66,6 +74,7 @@ class Setting:
     index: str
     pool_cache: str | None = None
     pool_images: int | None = None
+    dials: Dials = Dials()
     shots: int = 32
     held_out: int = 16
     times: float = 3
@@ -86,9 +95,23 @@ class Setting:
     recipe: Recipe = field(default_factory=lambda: Recipe(steps=100, checkpoints=1))
     unmirrored: tuple[str, ...] = ("digits",)
     unplaced: tuple[str, ...] = ("digits", "aerial", "aerial-hard")
+    own: Own = field(default_factory=Own)
+    rules: Rules = field(default_factory=Rules)
+    count_and_drop: bool = False
     device: str = "cpu"
     precision: str = "float32"
     allow_network: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("shots", "held_out", "candidates", "test_images", "sampling_steps", "tuning_samples", "size"):
+            if not is_integer(value := getattr(self, name), 1):
+                raise ValueError(f"Setting: {name} must be an integer of 1 or more, got {value!r}")
+        if not self.times > 0 or round(self.times * self.shots) < 1:
+            raise ValueError(
+                f"Setting: times must be above 0, and times · shots an image or more, got {self.times!r} · {self.shots}"
+            )
+        if not self.shares or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"Setting: shares must be one or more numbers in (0, 1], got {self.shares!r}")
 
 
 class Data(NamedTuple):
@@ -163,15 +186,26 @@ def first_of_each(images: ImageSet, most: np.ndarray) -> ImageSet:
 
 @functools.lru_cache(maxsize=64)
 def data(setting: Setting, target: str, seed: int) -> Data:
-    """Return a target's images for a seed, at the size that networks see."""
+    """Return a target's images for a seed, at the size that networks see.
+
+    Raises:
+        ValueError: a class has too few images for D, as many again and those held out, or the classes of the train
+            split are not those of the test split.
+    """
     test = load(setting, target, "test", setting.test_images, setting.test_seed)
-    each, classes = 2 * setting.shots + setting.held_out, len(test.classes)
-    train_split = load(setting, target, "train", each * classes, seed)
-    turn = pd.Series(train_split.labels).groupby(train_split.labels).cumcount().to_numpy()
-    if counts(train_split).min() < each:
+    each, classes = 2 * setting.shots + setting.held_out, test.classes
+    train_split = load(setting, target, "train", each * len(classes), seed)
+    if train_split.classes != classes:
+        differing = sorted(set(train_split.classes) ^ set(classes)) or list(train_split.classes)
         raise ValueError(
-            f"data: D, as many images again and those held out are {each} of each class; the train split of {target} "
-            f"has {counts(train_split).min()} of one"
+            f"{target}: the classes to learn, {len(train_split.classes)}, and those to be tested on, {len(classes)}, "
+            f"must be the same in one order; to mend: {', '.join(differing[:5])}"
+        )
+    turn = pd.Series(train_split.labels).groupby(train_split.labels).cumcount().to_numpy()
+    if (own := counts(train_split)).min() < each:
+        raise ValueError(
+            f"{target}: D, as many images again and those held out are {each} of each class; the train split has "
+            f"{own.min()} of {classes[own.argmin()]!r}; take fewer shots, or hold out fewer"
         )
     bounds = (0, setting.shots, 2 * setting.shots, each)
     parts = (train_split.take((a <= turn) & (turn < b)) for a, b in zip(bounds, bounds[1:], strict=False))
@@ -179,22 +213,23 @@ def data(setting: Setting, target: str, seed: int) -> Data:
 
 
 def load(setting: Setting, target: str, split: str, n: int, seed: int) -> ImageSet:
-    """Load images of a target at the size that networks see."""
-    return datasets.load(target, split, n, seed, setting.size, setting.allow_network)
+    """Load images of a target at the size that networks see: of the user's own as many as there are, n at most."""
+    if not is_own(target):
+        return datasets.load(target, split, n, seed, setting.size, setting.allow_network)
+    each = 2 * setting.shots + setting.held_out if split == "train" else 0
+    how = {"size": setting.size, "each": each, "allow_network": setting.allow_network}
+    return load_part(target, split, setting.own, n=n, seed=seed, **how)
 
 
-def prompts_for(target: str, classes: tuple[str, ...]) -> Prompts:
-    """Return a target's own prompts, or those of CIFAR-10 with its class names and CLIP's ensemble of seven."""
-    cifar10 = replace(load_prompts("cifar10"), classes=tuple(classes), about=target, templates=SEVEN)
-    return shipped_prompts(target, classes) or cifar10
-
-
-@functools.lru_cache(maxsize=1)
 def open_models(setting: Setting) -> tuple[Generator, Clip]:
     """Open the setting's generator and CLIP."""
-    dtype = getattr(torch, setting.precision)
-    generator = open_generator(setting.model, setting.device, dtype, setting.allow_network)
-    return generator, open_clip(setting.clip, setting.device, setting.allow_network)
+    return _opened(setting.model, setting.clip, setting.device, setting.precision, setting.allow_network)
+
+
+@functools.lru_cache(maxsize=1)  # settings that differ in all else share them
+def _opened(model: str, clip: str, device: str, precision: str, allow_network: bool) -> tuple[Generator, Clip]:
+    generator = open_generator(model, device, getattr(torch, precision), allow_network)
+    return generator, open_clip(clip, device, allow_network)
 
 
 @functools.lru_cache(maxsize=4)
@@ -218,8 +253,9 @@ def shown(setting: Setting, images: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def facts(setting: Setting) -> str:
-    """Return the hash of what generated images depend on: the setting, its models by their weights."""
-    apart = ("model", "clip", "pool", "index", "pool_cache", "recipe", "shares")
+    """Return the hash of what generated images depend on beside prompts and D: the setting, its models by weights."""
+    apart = ("model", "clip", "pool", "index", "pool_cache", "dials", "own", "rules", "count_and_drop")
+    apart += ("recipe", "shares")
     generator, clip = open_models(setting)
     return key(
         values={part.name: getattr(setting, part.name) for part in fields(setting) if part.name not in apart},

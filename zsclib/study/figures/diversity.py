@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -18,12 +17,10 @@ from zsclib.papers.diversity.contrasts import MEASURED, Differences
 from zsclib.papers.diversity.experiments import correct
 from zsclib.study import plots
 from zsclib.study.claims import Claim
-from zsclib.study.stats import Estimate, accuracy, interval
+from zsclib.study.panels import ROLES, WHOLE
+from zsclib.study.stats import Estimate, interval
 from zsclib.study.tables import table
 
-PANEL = 0.5, 0.6  # inches: height of an estimate in a panel, and of the rest
-WHOLE = (1, 2, 5, 10)  # steps of ticks: none of 2.5, which would be rounded
-ROLES = {"real images": "real", "CLIP, zero-shot": "clip"}  # all others are networks trained on generated images
 TRICK_CLAIMS = {  # name of a training set -> the claim that has the paper's gain by it
     "class name": "DIV-D3-class",
     "domains": "DIV-D3-domain",
@@ -39,7 +36,6 @@ SHORTCUTS = {  # name -> the claim that has its effect, and -1 where it is worde
     "one scale per run": ("DIV-A-once", -1),
     "one noise sequence": ("DIV-A-noise", -1),
 }
-Estimates = Mapping[str, Mapping[str, Estimate]]  # target -> name -> estimate
 
 
 def published(claims: Iterable[Claim], rows: Mapping[str, str]) -> dict[str, dict[str, float]]:
@@ -55,35 +51,6 @@ def published(claims: Iterable[Claim], rows: Mapping[str, str]) -> dict[str, dic
             if "set" in number:
                 values.setdefault(number["set"], {}).setdefault(row, number["value"] / 100)
     return values
-
-
-def level(outcomes: np.ndarray) -> Estimate:
-    """Return accuracy with its interval, from outcomes (seeds, images): Wilson's where there is one seed."""
-    return accuracy(outcomes[0]) if len(outcomes) == 1 else interval(outcomes)
-
-
-def testable(
-    claims: Iterable[Claim], differences: Differences
-) -> tuple[list[Claim], dict[str, dict[str, np.ndarray | Estimate]]]:
-    """Return claims and differences as `zsclib.study.verdicts.judge` takes them.
-
-    Claims without differences are left out, unless they are marked not testable, and so are differences on targets
-    that no claim names. A rank correlation of a single seed has no spread to judge by: it may be any, −1 to 1.
-    """
-    claims = [claim for claim in claims if claim.id in differences or claim.not_testable]
-    judged: dict[str, dict[str, np.ndarray | Estimate]] = {
-        claim.id: dict(differences[claim.id]) for claim in claims if claim.id in differences
-    }
-    for claim in MEASURED.keys() & judged.keys():
-        for target, rho in differences[claim].items():
-            if len(rho) == 1:
-                judged[claim][target] = Estimate(float(rho[0]), -1.0, 1.0, 1)
-    return claims, judged
-
-
-def short_name(target: str) -> str:
-    """Return a target's name as a record may hold it: "objects_fine" of "objects-fine", the last part of a path."""
-    return re.sub("[^a-z0-9]+", "_", target.rsplit("/")[-1].rsplit(":")[-1].lower())
 
 
 def tricks_table(sets: Mapping[str, ImageSet]) -> HTML:
@@ -115,40 +82,6 @@ def target_sheet(sets: Mapping[str, Mapping[str, ImageSet]], columns: int = 8) -
             images.append(one.images[chosen])
             names.append(name if k else f"{target}: {name}")
     return plots.image_grid(np.concatenate(images), columns=columns, row_titles=names)
-
-
-def panels(
-    estimates: Estimates,
-    from_paper: Mapping[str, Mapping[str, float]] | None = None,
-    differences: bool = True,
-    chance: Mapping[str, float] | None = None,
-) -> Figure:
-    """Draw a panel of dots with intervals per target.
-
-    Args:
-        estimates: target -> name -> estimate.
-        from_paper: target -> name -> published value, an open diamond.
-        differences: estimates are differences, in points; else accuracies.
-        chance: target -> the accuracy of guessing, a dashed line.
-    """
-    down = -(-len(estimates) // 2)
-    rows = max(len(by_name) for by_name in estimates.values())
-    size = (plots.WIDTH, (PANEL[0] * rows + PANEL[1]) * down)
-    figure, axes = plt.subplots(down, 2, figsize=size, squeeze=False, sharex=True)
-    for ax, (target, by_name) in zip(axes.flat, estimates.items(), strict=False):
-        roles = {name: ROLES.get(name, "synthetic") for name in by_name}
-        numbers = {name: v for name, v in (from_paper or {}).get(target, {}).items() if name in by_name}
-        plots.interval_dots(ax, by_name, roles, numbers, differences=differences)
-        ax.set_title(target, fontsize=10)
-        ax.set_ylim(rows - 0.5, -1)  # rows of one height in all panels
-        ax.xaxis.set_major_locator(MaxNLocator(5, steps=WHOLE))
-        if chance is not None:
-            style = {"color": plots.COLOURS["chance"], "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 0}
-            ax.axvline(chance[target], **style)
-            ax.set_xlim(0, 1.08)
-    for ax in axes.flat[len(estimates) :]:
-        ax.axis("off")
-    return figure
 
 
 def accuracies_table(outcomes: pd.DataFrame) -> HTML:

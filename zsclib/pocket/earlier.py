@@ -1,0 +1,86 @@
+"""Generators of other quality than the shipped one, everything but the U-Net being the same.
+
+Earlier weights lie in the repository's history, and
+
+    python -m zsclib.pocket earlier
+
+writes a folder for each of them that goes with today's autoencoder, text tower and vocabulary into results/generators:
+pocket-sd-0.56M and pocket-sd-1.40M, after so many pairs. Others are trained on a pool whose dials were turned, 0.5
+million pairs each (a core needs about 50 minutes; stopped, the same command goes on where it was):
+
+    python -m zsclib.pocket restore --frozen --checkpoints checkpoints/rare
+    python -m zsclib.pocket unet --checkpoints checkpoints/rare --samples 500000 --concept-exponent 1.6
+    python -m zsclib.pocket export --checkpoints checkpoints/rare --models results/generators/rare
+
+where some things are rare: of the ten objects the commonest is half of all things, the rarest 1 in 140; and
+
+    python -m zsclib.pocket restore --frozen --checkpoints checkpoints/noisy
+    python -m zsclib.pocket unet --checkpoints checkpoints/noisy --samples 500000 --caption-noise 0.4
+    python -m zsclib.pocket export --checkpoints checkpoints/noisy --models results/generators/noisy
+
+where 4 captions in 10 name a wrong thing, colour or style. Their generators are results/generators/rare/pocket-sd and
+results/generators/noisy/pocket-sd. Retrieval keeps its own pool: the dials of its index are others
+(`zsclib.papers.retrieval.dials`).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from zsclib.paths import ROOT, atomic
+from zsclib.pretraining.unet import UNET_PHASES
+
+MODEL = "data/models/pocket-sd"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+MAY_DIFFER = (WEIGHTS, "README.md", "loss.png", "training.json")
+
+
+def earlier_commits(root: Path = ROOT, model: str = MODEL) -> list[str]:
+    """Return the commits, oldest first, whose U-Net has other weights than today's and all else of it the same.
+
+    Raises:
+        RuntimeError: the folder is no clone, or one without its history.
+    """
+    if _git(root, "rev-parse", "--is-shallow-repository").decode().strip() == "true":
+        raise RuntimeError(f"{root} is a clone without its history: git fetch --unshallow")
+    today, weights, commits = _files(root, "HEAD", model), set(), []
+    weights.add(today[WEIGHTS])
+    for commit in _git(root, "log", "--format=%H", "--reverse", "--", f"{model}/{WEIGHTS}").decode().split():
+        then = _files(root, commit, model)
+        alike = then.keys() == today.keys() and all(then[p] == today[p] for p in today if p not in MAY_DIFFER)
+        if alike and then[WEIGHTS] not in weights:
+            weights.add(then[WEIGHTS])
+            commits.append(commit)
+    return commits
+
+
+def extract(target: Path, root: Path = ROOT, model: str = MODEL) -> list[Path]:
+    """Write the model folder of each of these commits into `target`, named by the pairs its U-Net had learnt from."""
+    folders = []
+    for commit in earlier_commits(root, model):
+        files = _files(root, commit, model)
+        training = json.loads(_git(root, "cat-file", "blob", files["training.json"]))
+        pairs = sum(training[p]["step"] * training[p]["plan"]["batch"] for p in UNET_PHASES if p in training)
+        folders.append(Path(target) / f"{Path(model).name}-{pairs / 1e6:.2f}M")
+        with atomic(folders[-1]) as folder:
+            for name, blob in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(_git(root, "cat-file", "blob", blob))
+    return folders
+
+
+def _files(root: Path, commit: str, model: str) -> dict[str, str]:
+    """Return path within the model's folder → hash of its content, at a commit."""
+    lines = _git(root, "ls-tree", "-r", "-z", "--full-tree", commit, f"{model}/").decode().split("\0")
+    pairs = (line.split("\t") for line in lines if line)
+    return {path.removeprefix(f"{model}/"): about.split()[2] for about, path in pairs}
+
+
+def _git(root: Path, *arguments: str) -> bytes:
+    try:
+        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", b"") or str(error).encode()
+        raise RuntimeError(f"earlier weights are in the history of a git clone: {reason.decode().strip()}") from None

@@ -1,0 +1,61 @@
+"""Panels of estimates, one for each data set: what several pages show in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from zsclib.study import plots
+from zsclib.study.stats import Estimate, accuracy, interval
+
+SIZE = 0.5, 0.6  # inches: height of an estimate in a panel, and of the rest
+WHOLE = (1, 2, 5, 10)  # steps of ticks: none of 2.5, which would be rounded
+ROLES = {  # what a network was trained on, or what else classifies; all others were trained on generated images
+    **dict.fromkeys(("real images", "real only", "twice the real", "oversampled", "classical"), "real"),
+    **dict.fromkeys(("retrieved by text", "retrieved by images", "retrieved by both", "random pool"), "retrieved"),
+    **dict.fromkeys(("CLIP, zero-shot", "linear probe"), "clip"),
+}
+Estimates = Mapping[str, Mapping[str, Estimate]]  # target -> name -> estimate
+
+
+def level(outcomes: np.ndarray) -> Estimate:
+    """Return accuracy with its interval, from outcomes (seeds, images): Wilson's where there is one seed."""
+    return accuracy(outcomes[0]) if len(outcomes) == 1 else interval(outcomes)
+
+
+def panels(
+    estimates: Estimates,
+    from_paper: Mapping[str, Mapping[str, float]] | None = None,
+    differences: bool = True,
+    chance: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw a panel of dots with intervals per target.
+
+    Args:
+        estimates: target -> name -> estimate.
+        from_paper: target -> name -> published value, an open diamond.
+        differences: estimates are differences, in points; else accuracies.
+        chance: target -> the accuracy of guessing, a dashed line.
+    """
+    down = -(-len(estimates) // 2)
+    rows = max(len(by_name) for by_name in estimates.values())
+    size = (plots.WIDTH, (SIZE[0] * rows + SIZE[1]) * down)
+    figure, axes = plt.subplots(down, 2, figsize=size, squeeze=False, sharex=True)
+    for ax, (target, by_name) in zip(axes.flat, estimates.items(), strict=False):
+        roles = {name: ROLES.get(name, "synthetic") for name in by_name}
+        numbers = {name: v for name, v in (from_paper or {}).get(target, {}).items() if name in by_name}
+        plots.interval_dots(ax, by_name, roles, numbers, differences=differences)
+        ax.set_title(target, fontsize=10)
+        ax.set_ylim(rows - 0.5, -1)  # rows of one height in all panels
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=WHOLE))
+        if chance is not None:
+            style = {"color": plots.COLOURS["chance"], "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 0}
+            ax.axvline(chance[target], **style)
+            ax.set_xlim(0, 1.08)
+    for ax in axes.flat[len(estimates) :]:
+        ax.axis("off")
+    return figure
