@@ -315,7 +315,7 @@ def with_pool(monkeypatch, images: np.ndarray, captions: list[str]) -> None:
 def test_retrieval_wins_from_a_pool_that_has_the_target_and_not_from_one_that_has_nothing(
     models, monkeypatch, tmp_path
 ):
-    """Both with a generator that knows nothing, and the shipped CLIP; four classes would do, the world has ten."""
+    """Both with a generator that knows nothing, and the shipped CLIP."""
     noise = np.random.default_rng(0).integers(0, 255, (300, 32, 32, 3), dtype=np.uint8)
     planted = datasets.load("objects-hard:0", "train", 300, seed=77)
     outcomes, point = [], replace(POINT, target="objects-hard:0", shots=2)
@@ -331,7 +331,7 @@ def test_retrieval_wins_from_a_pool_that_has_the_target_and_not_from_one_that_ha
     there, absent = outcomes
     assert winner(there, interval) == "retrieval"
     assert winner(absent, interval) != "retrieval"
-    assert there.measured[POOL] > 0.5 > absent.measured[POOL] + 0.2
+    assert there.measured[POOL] > 0.3 > absent.measured[POOL] + 0.1
     assert set(there.correct) == set(SOURCES) and there.correct["retrieval"].shape == (1, 200)
 
 
@@ -342,8 +342,10 @@ SETTINGS = {
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_numbers_in_any_order(models, monkeypatch, tmp_path):
-    images = datasets.load("objects-hard:0", "train", 120, seed=77, size=16)
-    with_pool(monkeypatch, images.images, [f"a photo of a {images.classes[i]}" for i in images.labels])
+    images = datasets.load("objects-hard:0", "train", 60, seed=77, size=16)
+    both = np.concatenate([images.images, np.random.default_rng(0).integers(0, 255, (60, 16, 16, 3), np.uint8)])
+    captions = [f"a photo of a {images.classes[i]}" for i in images.labels] + [f"noise {i}" for i in range(60)]
+    with_pool(monkeypatch, both, captions)
     plan = asdict(PLAN) | {"models": [str(models / "sd"), str(models / "clip")], "points": 4, "held_out": 1}
     plan |= {"repeats": 1, "settings": SETTINGS, "dials": DIALS | {"target": ["objects-hard"], "captions": [0, 1]}}
     plan["generators"] = {str(models / "other"): 1}
@@ -361,7 +363,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_numbers_in_any_order(models, 
     monkeypatch.setattr(diagram_room, "draw", lambda folder: design(read_plan(folder))[::-1])
     assert 0 < len(run(stopped, execution, places)) == 5 - before < 5
     monkeypatch.undo()
-    with_pool(monkeypatch, images.images, [f"a photo of a {images.classes[i]}" for i in images.labels])
+    with_pool(monkeypatch, both, captions)
     first, second = read_record(whole), read_record(stopped)
     assert [one.point for one in first.outcomes] == [one.point for one in second.outcomes] == design(first.plan)
     for a, b in zip(first.outcomes, second.outcomes, strict=True):
