@@ -19,7 +19,7 @@ from zsclib.papers.retrieval.arms import ARMS, costs, half_and_half, make_extra,
 from zsclib.papers.retrieval.contrasts import REFERENCES, Arms, At, contrasts
 from zsclib.papers.retrieval.experiments import Cell, comparison, references, run
 from zsclib.papers.retrieval.generated_arms import prompted, pseudo_labelled, tuning_of, unconditional
-from zsclib.papers.retrieval.outcomes import differences, jobs, outcomes
+from zsclib.papers.retrieval.outcomes import SHORTER, differences, gain_of_length, jobs, outcomes
 from zsclib.papers.retrieval.pool_arms import near_copies_of, prepare, random_pool, retrieved
 from zsclib.papers.retrieval.training_sets import (
     Data,
@@ -362,23 +362,42 @@ def test_references_are_the_clip_that_retrieves(setting, table, target):
 
 
 def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, execution, pool, target):
-    apart = ("model", "clip", "test_images", "test_seed", "recipe", "device")
+    apart = ("model", "clip", "test_images", "test_seed", "recipe", "device", "tuned_with")
     names = {part for part in vars(setting) if part not in apart}
     plan = {
         "models": [setting.model, setting.clip], "claims": ["RET-R1", "RET-A-zero-shot"], "sets": {target: 12},
-        "images_seed": 0, "seeds": [0],
-        "settings": {name: getattr(setting, name) for name in names} | {"times": 2, "length": 2, "network_steps": 2},
+        "images_seed": 0, "seeds": [0, 1],
+        "settings": {name: getattr(setting, name) for name in names} | {"times": 2, "length": 4, "network_steps": 1},
     }  # fmt: skip
     every = jobs(plan)
-    assert every == [
-        (arm, target, 0) for arm in ("templates", "real only", "retrieved by text", "CLIP, zero-shot")
-    ]
+    arms = ("templates", "real only", "retrieved by text", "CLIP, zero-shot", SHORTER)
+    assert every == [(arm, target, seed) for seed in (0, 1) for arm in arms]
     done = {job: (correct, images) for job, correct, images in outcomes(plan, every, execution)}
     assert list(done) == every and all(len(images) == 12 for _, images in done.values())
-    by_arm = {arm: {target: correct[None]} for (arm, _, _), (correct, _) in done.items()}
+    by_arm = {arm: {target: np.stack([done[arm, target, seed][0] for seed in (0, 1)])} for arm in arms}
     assert set(differences(by_arm)) >= {"RET-R1", "RET-A-zero-shot", "RET-R5-prompts"}
-    (only,) = outcomes(plan, every[1:2], execution)
-    np.testing.assert_array_equal(only[1], done[every[1]][0])
+    gain = by_arm["real only"][target].astype(float) - by_arm[SHORTER][target]
+    np.testing.assert_array_equal(gain_of_length(by_arm)[target], gain)
+    (only,) = outcomes(plan, every[-4:-3], execution)  # of the second seed, its share chosen with the first
+    np.testing.assert_array_equal(only[1], done[every[-4]][0])
+
+
+def test_shares_may_be_chosen_with_seeds_of_their_own(setting, execution, extra, monkeypatch, target):
+    trials = []
+
+    def fake(setting, trainings, execution, what):
+        trials.extend(trainings)
+        return {one.key: {"held_out": one.share} for one in trainings}
+
+    monkeypatch.setattr(experiments, "_train_all", fake)
+    sets = {(target, seed): {"templates": extra["templates"]} for seed in (0, 1, 2)}
+    cells = [Cell(target, "templates", times=2, length=2, seed=seed) for seed in (1, 2)]
+    shares = experiments.tuned_shares(replace(setting, tuned_with=(0,)), cells, sets, execution)
+    assert shares == {(target, "templates"): 0.75} and {one.cell.seed for one in trials} == {0}
+    assert len(trials) == len(setting.shares)
+    trials.clear()
+    experiments.tuned_shares(setting, cells, sets, execution)
+    assert {one.cell.seed for one in trials} == {1, 2}
 
 
 def test_preparing_embeds_the_pool_once(setting, execution, monkeypatch):

@@ -116,7 +116,8 @@ def run(
         raise ValueError(f"run: {beyond[0]} asks for more than the {setting.times} |D| images of the setting")
     arms: dict[tuple[str, int], dict[str, None]] = {}
     for cell in cells:
-        arms.setdefault((cell.target, cell.seed), {})[cell.arm] = None
+        for seed in (cell.seed, *_tuned_with(setting, cell.arm)):
+            arms.setdefault((cell.target, seed), {})[cell.arm] = None
     sets = {
         (target, seed): make_extra(setting, target, seed, [*of, *together], execution)
         for (target, seed), of in arms.items()
@@ -140,27 +141,40 @@ def tuned_shares(
     """Choose each arm's share of extra images in a batch, on held-out real images, alike for all arms.
 
     An arm is trained on each target with each share of the setting, at the largest N and at length `tuned_at`, with
-    every seed; the share of the best mean accuracy counts, of equals the first, at every N and length. Where the
-    setting has one share alone, there is nothing to choose.
+    the seeds `tuned_with`, or else all; the share of the best mean accuracy counts, of equals the first, at every N,
+    length and seed. Where the setting has one share alone, there is nothing to choose.
 
     Returns:
         (target, arm) → share; 0 for arms without extra images.
     """
-    trials: dict[tuple[str, str], dict[float, list[Trained]]] = {}
+    trials: dict[tuple[str, str], dict[float, dict[str, Trained]]] = {}
     for target, arm, seed in dict.fromkeys((cell.target, cell.arm, cell.seed) for cell in cells):
-        fixed, by_share = ARMS[arm].share, trials.setdefault((target, arm), {})
-        if ARMS[arm].make is not None and fixed is None and len(setting.shares) > 1:
-            cell = Cell(target, arm, times=setting.times, length=setting.tuned_at, seed=seed)
+        by_share = trials.setdefault((target, arm), {})
+        if not _to_choose(setting, arm):
+            continue
+        for trial in setting.tuned_with or (seed,):
+            cell = Cell(target, arm, times=setting.times, length=setting.tuned_at, seed=trial)
             for share in setting.shares:
-                by_share.setdefault(share, []).append(_training(setting, cell, sets, share))
-    every = [one for by_share in trials.values() for ones in by_share.values() for one in ones]
+                one = _training(setting, cell, sets, share)
+                by_share.setdefault(share, {})[one.key] = one
+    every = [one for by_share in trials.values() for ones in by_share.values() for one in ones.values()]
     outcomes = _train_all(setting, every, execution, "choosing shares")
     chosen = {}
     for (target, arm), by_share in trials.items():
-        accuracy = {share: np.mean([outcomes[one.key]["held_out"] for one in ones]) for share, ones in by_share.items()}
+        accuracy = {share: np.mean([outcomes[name]["held_out"] for name in ones]) for share, ones in by_share.items()}
         only = setting.shares[0] if ARMS[arm].make is not None and ARMS[arm].share is None else ARMS[arm].share or 0.0
         chosen[target, arm] = max(accuracy, key=accuracy.get) if accuracy else only
     return chosen
+
+
+def _to_choose(setting: Setting, arm: str) -> bool:
+    """Say whether there is a share to choose for an arm."""
+    return ARMS[arm].make is not None and ARMS[arm].share is None and len(setting.shares) > 1
+
+
+def _tuned_with(setting: Setting, arm: str) -> tuple[int, ...]:
+    """Return the seeds whose extra images an arm's choice of a share needs, beside its own."""
+    return setting.tuned_with if _to_choose(setting, arm) else ()
 
 
 def references(setting: Setting, targets: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:

@@ -3,7 +3,8 @@ contrast of each of its claims.
 
 A job is (arm, target, seed); a plan is plain data (`zsclib.study.freeze` says which). Its models are a generator and a
 CLIP; of its settings, `times`, `length` and `network_steps` say where arms are compared and how long a training of
-length 1 is, `pool`, `index` and `pool_cache` where the pool lies, all others are fields of `Setting`.
+length 1 is, `pool`, `index` and `pool_cache` where the pool lies, `learning_rates` maps ways of personalising to
+theirs; all others are fields of `Setting`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ from zsclib.recipe import Recipe
 from zsclib.workers import Execution
 
 Job = tuple[str, str, int]
+LENGTHS = 4  # how many times longer than a training that it is compared with
+SHORTER = "real only, a quarter of the updates"
 
 
 def jobs(plan: Mapping) -> list[Job]:
-    """Return the study's jobs: every arm of its claims, on every target, with every seed."""
-    return [(arm, name, seed) for name in plan["sets"] for arm in _arms(plan) for seed in plan["seeds"]]
+    """Return the study's jobs: every arm of its claims, on every target, with every seed; D alone for a shorter time.
+
+    They come target by target and seed by seed, as they are carried out.
+    """
+    arms = [*_arms(plan), SHORTER]
+    return [(arm, name, seed) for name in plan["sets"] for seed in plan["seeds"] for arm in arms]
 
 
 def outcomes(
@@ -42,29 +49,36 @@ def outcomes(
 ) -> Iterator[tuple[Job, np.ndarray, ImageSet]]:
     """Yield each job with whether its network is correct, bool (n,), and the test images it was measured on.
 
-    Arms of one target are cut to equal counts, and their shares chosen over all seeds: a target's jobs are carried out
-    together, whichever of them are wanted, and come from the cache where they are there.
+    Arms of one target and seed are cut to equal counts, so their jobs are carried out together, whichever of them are
+    wanted, and come from the cache where they are there. Shares are chosen with the plan's first seed.
 
     Args:
         plan: models (a generator, a CLIP), sets, images_seed, seeds and settings of the study.
         jobs: those wanted. execution, device: of generating and training.
     """
-    wanted = list(jobs)
-    for target in dict.fromkeys(target for _, target, _ in wanted):
-        setting, at = _setting(plan, target, device), _at(plan)
-        arms = _arms(plan)
-        trained = dict.fromkeys([arm for arm in arms if arm not in (*REFERENCES, CHOSEN)])
-        trained |= dict.fromkeys(PERSONALISED if CHOSEN in arms else ())
-        cells = [
-            Cell(target, arm, times=at.times, length=at.length, counts=at.counts, seed=seed)
-            for arm in trained
-            for seed in plan["seeds"]
-        ]
-        table = pd.concat([run(setting, cells, execution), references(setting, [target], plan["seeds"])])
-        correct, seeds = Arms(table, target, at), sorted(plan["seeds"])
-        for job in (job for job in wanted if job[1] == target):
-            row = correct[job[0]][seeds.index(job[2])]
-            yield job, row.astype(bool), data(setting, target, job[2]).test
+    wanted, at, arms = list(jobs), _at(plan), _arms(plan)
+    trained = dict.fromkeys([arm for arm in arms if arm not in (*REFERENCES, CHOSEN)])
+    trained |= dict.fromkeys(PERSONALISED if CHOSEN in arms else ()) | {"real only": None}
+    for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
+        setting = _setting(plan, target, device)
+        cells = [Cell(target, arm, times=at.times, length=at.length, counts=at.counts, seed=seed) for arm in trained]
+        shorter = Cell(target, "real only", times=at.times, length=at.length // LENGTHS, counts=at.counts, seed=seed)
+        table = run(setting, [*cells, shorter], execution)
+        correct = Arms(pd.concat([table, references(setting, [target], [seed])]), target, at)
+        less = Arms(table, target, at._replace(length=shorter.length))
+        for job in (job for job in wanted if job[1:] == (target, seed)):
+            row = (less["real only"] if job[0] == SHORTER else correct[job[0]])[0]
+            yield job, row.astype(bool), data(setting, target, seed).test
+
+
+def gain_of_length(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return target → what D alone gains from the last three quarters of its updates: differences (seeds, images).
+
+    Args:
+        outcomes: arm → target → correctness (seeds, images).
+    """
+    long, short = outcomes.get("real only", {}), outcomes.get(SHORTER, {})
+    return {target: long[target].astype(np.float64) - short[target] for target in long if target in short}
 
 
 def differences(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
@@ -90,13 +104,19 @@ def _at(plan: Mapping) -> At:
 
 
 def _setting(plan: Mapping, target: str, device: str) -> Setting:
-    values = {name: value for name, value in plan["settings"].items() if name not in ("length", "network_steps")}
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in plan["settings"].items()
+        if name not in ("length", "network_steps", "learning_rates")
+    }
     return Setting(
         model=plan["models"][0],
         clip=plan["models"][1],
         test_images=plan["sets"][target],
         test_seed=plan["images_seed"],
         recipe=Recipe(steps=plan["settings"]["network_steps"], checkpoints=1),
+        learning_rates=tuple(dict(plan["settings"].get("learning_rates", {})).items()),
+        tuned_with=tuple(plan["seeds"][:1]),
         device=device,
         **values,
     )

@@ -53,6 +53,7 @@ class Setting:
             all: of all classes together. learning_rates: (way, learning rate) where it is another than that of
             `generated_arms.TUNINGS`. rank: of LoRA.
         shares: of extra images in a batch, to choose from. tuned_at: training length at which the choice is made.
+            tuned_with: the seeds that make it; (): all that are trained with.
         test_images: of each target. test_seed: which ones.
         size: pixels that networks see. network, width: which network. recipe: of its training at length 1.
         unmirrored: targets whose images are not flipped. unplaced: those whose classes stand on no ground, so that
@@ -87,6 +88,7 @@ class Setting:
     rank: int = 16
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     tuned_at: int = 4
+    tuned_with: tuple[int, ...] = ()
     test_images: int = 400
     test_seed: int = 0
     size: int = 32
