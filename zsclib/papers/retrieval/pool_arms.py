@@ -218,7 +218,7 @@ def overlap(setting: Setting, target: str) -> tuple[int, ...]:
         return ()
     test = data(setting, target, 0).test  # the same for every seed
     names = test.manifest["source"].tolist() if "source" in test.manifest else ()
-    of_test = traces(open_models(setting)[1], test.images)
+    of_test = traces_as_long(traces(open_models(setting)[1], test.images), setting.dials)
     how = {"rules": setting.rules, "count_and_drop": setting.count_and_drop, "names": names}
     return tuple(refuse_overlap(open_captioned(setting), open_index(setting)[1], of_test, **how).tolist())
 
