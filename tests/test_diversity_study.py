@@ -38,8 +38,7 @@ CELLS = [
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> Setting:
     root = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "LENGTH", 64)  # the digits' prompts are longer than others'
+    with tiny.long_prompts():
         tiny.stable_diffusion_1(root / "sd")
     return Setting(
         model=str(root / "sd"), clip=str(tiny.clip(root / "clip")), images=40, held_out=10, sampling_steps=1,

@@ -19,7 +19,7 @@ from zsclib.papers.retrieval.arms import ARMS, costs, half_and_half, make_extra,
 from zsclib.papers.retrieval.contrasts import REFERENCES, Arms, At, contrasts
 from zsclib.papers.retrieval.experiments import Cell, comparison, references, run
 from zsclib.papers.retrieval.generated_arms import prompted, pseudo_labelled, tuning_of, unconditional
-from zsclib.papers.retrieval.outcomes import SHORTER, differences, gain_of_length, jobs, outcomes
+from zsclib.papers.retrieval.outcomes import SHORTER, differences, jobs, outcomes
 from zsclib.papers.retrieval.pool_arms import near_copies_of, prepare, random_pool, retrieved
 from zsclib.papers.retrieval.training_sets import (
     Data,
@@ -59,8 +59,7 @@ def reddish(n: int, seed: int, size: int = 16) -> np.ndarray:
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> Setting:
     root = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "LENGTH", 64)
+    with tiny.long_prompts():
         tiny.stable_diffusion_1(root / "sd")
         tiny.clip(root / "clip")
     return Setting(
@@ -376,8 +375,6 @@ def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, exec
     assert list(done) == every and all(len(images) == 12 for _, images in done.values())
     by_arm = {arm: {target: np.stack([done[arm, target, seed][0] for seed in (0, 1)])} for arm in arms}
     assert set(differences(by_arm)) >= {"RET-R1", "RET-A-zero-shot", "RET-R5-prompts"}
-    gain = by_arm["real only"][target].astype(float) - by_arm[SHORTER][target]
-    np.testing.assert_array_equal(gain_of_length(by_arm)[target], gain)
     (only,) = outcomes(plan, every[-4:-3], execution)  # of the second seed, its share chosen with the first
     np.testing.assert_array_equal(only[1], done[every[-4]][0])
 
@@ -398,6 +395,21 @@ def test_shares_may_be_chosen_with_seeds_of_their_own(setting, execution, extra,
     trials.clear()
     experiments.tuned_shares(setting, cells, sets, execution)
     assert {one.cell.seed for one in trials} == {1, 2}
+
+
+def test_counts_of_the_seed_that_chooses_shares_are_those_of_all_arms(setting, execution, monkeypatch, target):
+    made = {}
+
+    def record(setting, target, seed, arms, execution):
+        made[seed] = set(arms)
+        return {}
+
+    monkeypatch.setattr(experiments, "make_extra", record)
+    monkeypatch.setattr(experiments, "tuned_shares", lambda *_: {})  # no share, no training
+    cells = [Cell(target, arm, times=2, length=2, seed=1) for arm in ("templates", "tuned by LoRA, alone")]
+    with pytest.raises(KeyError):
+        experiments.run(replace(setting, tuned_with=(0,)), cells, execution)
+    assert made == dict.fromkeys((0, 1), {"templates", "tuned by LoRA, alone"})
 
 
 def test_preparing_embeds_the_pool_once(setting, execution, monkeypatch):

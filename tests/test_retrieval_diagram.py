@@ -292,14 +292,14 @@ def test_figures_and_tables_show_a_whole_record_and_one_that_is_not_finished(rec
     text = figures.report(record)
     assert "37 of 37 points measured, 0.37 hours" in text and "held out: wrong in" in text
     assert "held out" not in figures.report(replace(record, outcomes=record.outcomes[:3]))
+    assert figures.report(replace(record, outcomes=[])) == "0 of 37 points measured, 0.00 hours of their workers"
 
 
 # --- whole comparisons --------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "LENGTH", 64)
+    with tiny.long_prompts():
         tiny.stable_diffusion_1(root / "sd")
         tiny.stable_diffusion_1(root / "other", seed=1)
         tiny.clip(root / "clip")

@@ -98,8 +98,7 @@ def name_classes(file: Path, names: list[str]) -> None:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "LENGTH", 64)
+    with tiny.long_prompts():
         tiny.stable_diffusion_1(root / "sd", side=GENERATOR // 2)
         tiny.clip(root / "clip", size=CLIP)
     return root
@@ -170,11 +169,13 @@ def test_what_was_retrieved_is_left_as_folders_of_images(extra, setting, imagene
     assert again.classes == ("a construction crane", "a crane bird", "tench, Tinca tinca") and len(again) == 6
     manifest = pd.read_csv(folder / "manifest.csv")
     assert {"file", "source", "caption", "similarity"} <= set(manifest.columns)
-    with tarfile.open(pool / "00001.tar") as archive:
-        original = {f"00001.tar/{name}": archive.extractfile(name).read() for name in archive.getnames()}
+    original = {}
+    for shard in sorted(pool.iterdir()):
+        with tarfile.open(shard) as archive:
+            original |= {f"{shard.name}/{name}": archive.extractfile(name).read() for name in archive.getnames()}
     for row in manifest.itertuples():
         image = (folder / row.file).read_bytes()
-        assert image == original.get(row.source, image) and Image.open(io.BytesIO(image)).format == "JPEG"
+        assert image == original[row.source] and Image.open(io.BytesIO(image)).format == "JPEG"
     same = extra["retrieved by text"].images.manifest
     assert set(manifest["source"]) == set(same["id"]), "the very images that the networks learn from"
     about = json.loads((folder / "about.json").read_text())
@@ -364,8 +365,7 @@ def test_embeddings_of_another_clip_or_damaged_ones_are_refused_by_the_arms_too(
     shards = write_pool(tmp_path / "shards", [jpeg(photograph(draws, i % 3)) for i in range(6)])
     own = replace(setting, pool=f"tar:{shards}", index=str(tmp_path / "embedded"))
     pool_arms.prepare(own, execution)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "LENGTH", 64)
+    with tiny.long_prompts():
         tiny.clip(tmp_path / "other", seed=3, size=CLIP)
     other = replace(own, clip=str(tmp_path / "other"))
     with pytest.raises(ValueError, match="holds embeddings made by another CLIP; give another folder"):

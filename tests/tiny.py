@@ -6,8 +6,12 @@ Every network has the real class, the real layout on disk, and few weights. The 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -100,6 +104,14 @@ def unet(side: int = 8, **options) -> UNet2DConditionModel:
         norm_num_groups=4,
         **options,
     )
+
+
+@contextmanager
+def long_prompts() -> Iterator[None]:
+    """Make what is built meanwhile take prompts of 64 tokens: those of the digits are longer than others'."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "LENGTH", 64)
+        yield
 
 
 def stable_diffusion_1(folder: Path, seed: int = 0, side: int = 8) -> Path:

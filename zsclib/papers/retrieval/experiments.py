@@ -116,7 +116,7 @@ def run(
         raise ValueError(f"run: {beyond[0]} asks for more than the {setting.times} |D| images of the setting")
     arms: dict[tuple[str, int], dict[str, None]] = {}
     for cell in cells:
-        for seed in (cell.seed, *_tuned_with(setting, cell.arm)):
+        for seed in (cell.seed, *(setting.tuned_with if len(setting.shares) > 1 else ())):  # all arms, for equal counts
             arms.setdefault((cell.target, seed), {})[cell.arm] = None
     sets = {
         (target, seed): make_extra(setting, target, seed, [*of, *together], execution)
@@ -162,19 +162,14 @@ def tuned_shares(
     chosen = {}
     for (target, arm), by_share in trials.items():
         accuracy = {share: np.mean([outcomes[name]["held_out"] for name in ones]) for share, ones in by_share.items()}
-        only = setting.shares[0] if ARMS[arm].make is not None and ARMS[arm].share is None else ARMS[arm].share or 0.0
-        chosen[target, arm] = max(accuracy, key=accuracy.get) if accuracy else only
+        fixed = ARMS[arm].share or setting.shares[0]
+        chosen[target, arm] = max(accuracy, key=accuracy.get) if accuracy else fixed if ARMS[arm].make else 0.0
     return chosen
 
 
 def _to_choose(setting: Setting, arm: str) -> bool:
     """Say whether there is a share to choose for an arm."""
     return ARMS[arm].make is not None and ARMS[arm].share is None and len(setting.shares) > 1
-
-
-def _tuned_with(setting: Setting, arm: str) -> tuple[int, ...]:
-    """Return the seeds whose extra images an arm's choice of a share needs, beside its own."""
-    return setting.tuned_with if _to_choose(setting, arm) else ()
 
 
 def references(setting: Setting, targets: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:

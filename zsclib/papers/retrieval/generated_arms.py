@@ -199,8 +199,7 @@ def personalised(setting: Setting, data: Data, n: int, execution: Execution, *, 
     if way == "textual inversion":
         tuning = tuning_of(setting, data, way, learners=len(classes))
         tuned = textual_inversion(generator, real, prompts.classes, tuning, templates=prompts.templates, **how)
-        pairs = zip(prompts.classes, classes, strict=True)  # the learnt word stands where the noun stood: "a <star>"
-        words = [name.replace(ARTICLE.sub("", name), learnt_name(own)) for name, own in pairs]
+        words = [with_learnt_word(name, own) for name, own in zip(prompts.classes, classes, strict=True)]
         filled = [fill(template, words) for template in prompts.templates]
         return _generated(
             setting, data, n, execution, tuned, lambda label, i: filled[(i + label) % len(filled)][label], way
@@ -221,6 +220,11 @@ def personalised(setting: Setting, data: Data, n: int, execution: Execution, *, 
         lora = Lora(rank=setting.rank, alpha=setting.rank)
         tuned = tune_lora(generator, real, sentences, tuning_of(setting, data, way), lora, **how)
     return _generated(setting, data, n, execution, tuned, lambda label, i: sentences[label], way)
+
+
+def with_learnt_word(name: str, of_class: str) -> str:
+    """Return a class's name as prompts have it with the learnt word where the noun stood: "a <star>"."""
+    return name.replace(ARTICLE.sub("", name), learnt_name(of_class))
 
 
 def tuning_of(setting: Setting, data: Data, way: str, learners: int = 1) -> Tuning:

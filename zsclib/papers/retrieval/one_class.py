@@ -17,10 +17,10 @@ from zsclib.images.files import resize
 from zsclib.images.image_set import ImageSet
 from zsclib.models.finetune import learn_conditioning, textual_inversion
 from zsclib.models.personalised import learnt_name
-from zsclib.papers.retrieval.generated_arms import tuning_of
+from zsclib.papers.retrieval.generated_arms import tuning_of, with_learnt_word
 from zsclib.papers.retrieval.own_sets import prompts_for
 from zsclib.papers.retrieval.training_sets import Data, Setting, open_models, shown
-from zsclib.prompts import ARTICLE, fill
+from zsclib.prompts import fill
 from zsclib.sampling import generate
 from zsclib.seeds import seed_of
 from zsclib.workers import Execution
@@ -65,8 +65,7 @@ def tune_one_class(
             tuned, asked_by = learn_conditioning(generator, real, [sentence], tuning, **how), learnt_name(name)
         else:
             tuned = textual_inversion(generator, real, [word], tuning, templates=prompts.templates, **how)
-            noun = word.replace(ARTICLE.sub("", word), learnt_name(name))  # "a <star>"
-            asked_by = fill(prompts.template, [noun])[0]
+            asked_by = fill(prompts.template, [with_learnt_word(word, name)])[0]
         tables.append(tuned.history.assign(way=way)[["way", "samples", "loss", "held_out"]])
         seeds = [seed_of(data.seed, "sample", way, name, i) for i in range(n)]
         plan = pd.DataFrame({"label": 0, "prompt": asked_by, "guidance": setting.guidance, "seed": seeds})

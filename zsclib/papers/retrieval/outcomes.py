@@ -31,7 +31,7 @@ from zsclib.recipe import Recipe
 from zsclib.workers import Execution
 
 Job = tuple[str, str, int]
-LENGTHS = 4  # how many times longer than a training that it is compared with
+SHORTER_BY = 4  # times: if D alone gains nothing by them, its curve is flat
 SHORTER = "real only, a quarter of the updates"
 
 
@@ -62,23 +62,13 @@ def outcomes(
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
         setting = _setting(plan, target, device)
         cells = [Cell(target, arm, times=at.times, length=at.length, counts=at.counts, seed=seed) for arm in trained]
-        shorter = Cell(target, "real only", times=at.times, length=at.length // LENGTHS, counts=at.counts, seed=seed)
+        shorter = Cell(target, "real only", times=at.times, length=at.length // SHORTER_BY, counts=at.counts, seed=seed)
         table = run(setting, [*cells, shorter], execution)
         correct = Arms(pd.concat([table, references(setting, [target], [seed])]), target, at)
         less = Arms(table, target, at._replace(length=shorter.length))
         for job in (job for job in wanted if job[1:] == (target, seed)):
             row = (less["real only"] if job[0] == SHORTER else correct[job[0]])[0]
             yield job, row.astype(bool), data(setting, target, seed).test
-
-
-def gain_of_length(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return target → what D alone gains from the last three quarters of its updates: differences (seeds, images).
-
-    Args:
-        outcomes: arm → target → correctness (seeds, images).
-    """
-    long, short = outcomes.get("real only", {}), outcomes.get(SHORTER, {})
-    return {target: long[target].astype(np.float64) - short[target] for target in long if target in short}
 
 
 def differences(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:

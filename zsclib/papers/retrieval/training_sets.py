@@ -257,7 +257,7 @@ def shown(setting: Setting, images: np.ndarray) -> np.ndarray:
 def facts(setting: Setting) -> str:
     """Return the hash of what generated images depend on beside prompts and D: the setting, its models by weights."""
     apart = ("model", "clip", "pool", "index", "pool_cache", "dials", "own", "rules", "count_and_drop")
-    apart += ("recipe", "shares")
+    apart += ("recipe", "shares", "tuned_with")
     generator, clip = open_models(setting)
     return key(
         values={part.name: getattr(setting, part.name) for part in fields(setting) if part.name not in apart},

@@ -140,6 +140,8 @@ def report(record: Record) -> str:
     measured, lines = len(record.outcomes), []
     hours = sum(one.seconds for one in record.outcomes) / 3600
     lines.append(f"{measured} of {len(record.points)} points measured, {hours:.2f} hours of their workers")
+    if not measured:
+        return lines[0]
     winners = [winner(one, interval) for one in record.outcomes if one.point.role != OTHER]
     lines.append(", ".join(f"{source} wins {winners.count(source)}" for source in SOURCES))
     lines.append(f"no clear winner: {winners.count(None)}")
