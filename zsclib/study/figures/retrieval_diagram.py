@@ -16,6 +16,7 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from zsclib.papers.retrieval.design import FIT, HELD_OUT, OTHER
 from zsclib.papers.retrieval.diagram import SOURCES, Outcome, Record
@@ -38,7 +39,7 @@ WORDS = {
     "nothing": "add no images",
 }
 TIE = "#B5B5B5"
-DIALS = {"size": "share of the pool", "frequency": "share of the target's classes", "shift": "shift of the target"}
+DIALS = {"size": "share of the pool", "frequency": "share of its classes", "shift": "shift of the target"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,15 +203,17 @@ def gains_by_dial(record: Record, source: str = "retrieval", rival: str = "promp
     figure, axes = plt.subplots(1, len(DIALS), figsize=(plots.WIDTH, 3.2), sharey=True)
     for ax, (dial, label) in zip(axes, DIALS.items(), strict=True):
         for one in own:
-            low, high = _difference(one, source, rival)[1:3]
+            value, low, high, _ = _difference(one, source, rival)
             colour = TIE if low <= 0 <= high else COLOURS[source if low > 0 else rival]
             x = float(one.point.target.partition(":")[2]) if dial == "shift" else getattr(one.point, dial)
             ax.plot([x, x], [low, high], color=colour, linewidth=1.2)
-            ax.plot(x, (low + high) / 2, "o", color=colour, markersize=4.5)
+            ax.plot(x, value, "o", color=colour, markersize=4.5)
         ax.axhline(0, color=plots.INK, linewidth=0.8)
         ax.set(xlabel=label)
         if dial != "shift":
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
     plots.percent(axes[0].yaxis)
     axes[0].set_ylabel(f"{source} − {rival}, accuracy")
     return figure
