@@ -19,7 +19,7 @@ from zsclib.papers.retrieval.arms import ARMS, costs, half_and_half, make_extra,
 from zsclib.papers.retrieval.contrasts import REFERENCES, Arms, At, contrasts
 from zsclib.papers.retrieval.experiments import Cell, comparison, references, run
 from zsclib.papers.retrieval.generated_arms import prompted, pseudo_labelled, tuning_of, unconditional
-from zsclib.papers.retrieval.outcomes import SHORTER, differences, jobs, outcomes
+from zsclib.papers.retrieval.outcomes import BESIDE, differences, jobs, outcomes
 from zsclib.papers.retrieval.pool_arms import near_copies_of, prepare, random_pool, retrieved
 from zsclib.papers.retrieval.training_sets import (
     Data,
@@ -361,7 +361,7 @@ def test_references_are_the_clip_that_retrieves(setting, table, target):
 
 
 def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, execution, pool, target):
-    apart = ("model", "clip", "test_images", "test_seed", "recipe", "device", "tuned_with")
+    apart = ("model", "clip", "test_images", "test_seed", "test_split", "recipe", "device", "tuned_with")
     names = {part for part in vars(setting) if part not in apart}
     plan = {
         "models": [setting.model, setting.clip], "claims": ["RET-R1", "RET-A-zero-shot"], "sets": {target: 12},
@@ -369,14 +369,25 @@ def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, exec
         "settings": {name: getattr(setting, name) for name in names} | {"times": 2, "length": 4, "network_steps": 1},
     }  # fmt: skip
     every = jobs(plan)
-    arms = ("templates", "real only", "retrieved by text", "CLIP, zero-shot", SHORTER)
+    arms = ("templates", "real only", "retrieved by text", "CLIP, zero-shot", *BESIDE)
     assert every == [(arm, target, seed) for seed in (0, 1) for arm in arms]
     done = {job: (correct, images) for job, correct, images in outcomes(plan, every, execution)}
     assert list(done) == every and all(len(images) == 12 for _, images in done.values())
     by_arm = {arm: {target: np.stack([done[arm, target, seed][0] for seed in (0, 1)])} for arm in arms}
     assert set(differences(by_arm)) >= {"RET-R1", "RET-A-zero-shot", "RET-R5-prompts"}
-    (only,) = outcomes(plan, every[-4:-3], execution)  # of the second seed, its share chosen with the first
-    np.testing.assert_array_equal(only[1], done[every[-4]][0])
+    (only,) = outcomes(plan, every[-8:-7], execution)  # of the second seed, its share chosen with the first
+    np.testing.assert_array_equal(only[1], done[every[-8]][0])
+
+
+def test_a_study_s_arms_may_be_those_of_some_targets(setting):
+    plan = {
+        "models": [setting.model, setting.clip], "claims": ["RET-R3-best", "RET-R4-few"], "seeds": [0],
+        "sets": {"digits": 12, "gadgets-hard": 12}, "images_seed": 1,
+        "settings": {"times": 3, "length": 16, "network_steps": 1, "only": {"clusters, k = 2": ["digits"]}},
+    }  # fmt: skip
+    arms = {name: [arm for arm, target, _ in jobs(plan) if target == name] for name in plan["sets"]}
+    assert set(arms["digits"]) - set(arms["gadgets-hard"]) == {"clusters, k = 2"}
+    assert {"best personalised", "tuned fully", "templates, N = |D|"} <= set(arms["gadgets-hard"])
 
 
 def test_shares_may_be_chosen_with_seeds_of_their_own(setting, execution, extra, monkeypatch, target):

@@ -337,7 +337,7 @@ def test_retrieval_wins_from_a_pool_that_has_the_target_and_not_from_one_that_ha
 
 SETTINGS = {
     "pool": "tiny", "times": 1.5, "held_out": 1, "shares": [0.5], "tuning_samples": 20, "sampling_steps": 2,
-    "network_steps": 2, "test_images": 20, "size": 16, "network": "resnet18", "guidance": 1.0,
+    "network_steps": 12, "test_images": 20, "size": 16, "network": "resnet18", "guidance": 1.0,
 }  # fmt: skip
 
 

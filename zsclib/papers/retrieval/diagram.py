@@ -30,9 +30,8 @@ from zsclib.papers.retrieval.experiments import Cell
 from zsclib.papers.retrieval.experiments import run as run_cells
 from zsclib.papers.retrieval.pool_arms import prepare
 from zsclib.papers.retrieval.similarity import PERSONALISED, POOL, PROMPTED, measured
-from zsclib.papers.retrieval.training_sets import Setting, data, open_models
+from zsclib.papers.retrieval.training_sets import RECIPE, Setting, data, open_models
 from zsclib.paths import ROOT, atomic
-from zsclib.recipe import Recipe
 from zsclib.workers import Execution, Job, Workers, code_hash, run_jobs
 from zsclib.world.targets import CLASSES
 
@@ -140,7 +139,8 @@ def measure(plan: Plan, point: Point, setting: Setting, execution: Execution) ->
 def setting_of(plan: Plan, point: Point, places: Mapping[str, str], device: str) -> Setting:
     """Return the setting of a point's comparison; which classes are thinned, `measure` knows from the target."""
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in plan.settings.items()}
-    steps = values.pop("network_steps", 100)
+    steps = values.pop("network_steps", RECIPE.steps)
+    rates = tuple(dict(values.pop("learning_rates", {})).items())
     return Setting(
         model=_folder(point.generator),
         clip=_folder(plan.models[1]),
@@ -149,7 +149,8 @@ def setting_of(plan: Plan, point: Point, places: Mapping[str, str], device: str)
         dials=Dials(size=point.size, frequency=point.frequency, captions=point.captions, noise=point.noise),
         shots=point.shots,
         test_seed=values.pop("test_seed", 1) + point.like,
-        recipe=Recipe(steps=steps, checkpoints=1),
+        recipe=replace(RECIPE, steps=steps),
+        learning_rates=rates,
         device=device,
         **values,
     )

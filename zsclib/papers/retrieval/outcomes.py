@@ -4,12 +4,14 @@ contrast of each of its claims.
 A job is (arm, target, seed); a plan is plain data (`zsclib.study.freeze` says which). Its models are a generator and a
 CLIP; of its settings, `times`, `length` and `network_steps` say where arms are compared and how long a training of
 length 1 is, `pool`, `index` and `pool_cache` where the pool lies, `learning_rates` maps ways of personalising to
-theirs; all others are fields of `Setting`.
+theirs, `splits` targets to the split of their test images where that is not "test", `also` names further arms, and
+`only` maps arms to the targets they are measured on where these are not all; all others are fields of `Setting`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,28 +22,33 @@ from zsclib.papers.retrieval.contrasts import (
     PERSONALISED,
     PRIMARY,
     REFERENCES,
+    RETRIEVED,
     Arms,
     At,
     arms_of,
     contrasts,
 )
-from zsclib.papers.retrieval.experiments import Cell, references, run
-from zsclib.papers.retrieval.training_sets import Setting, data
-from zsclib.recipe import Recipe
+from zsclib.papers.retrieval.experiments import FULL, Cell, references, run
+from zsclib.papers.retrieval.training_sets import RECIPE, Setting, data
 from zsclib.workers import Execution
 
 Job = tuple[str, str, int]
-SHORTER_BY = 4  # times: if D alone gains nothing by them, its curve is flat
-SHORTER = "real only, a quarter of the updates"
+BESIDE = {  # arms away from where the claims compare them: by N in |D|, training length or counts
+    "real only, twice the updates": ("real only", {"length": 2}),  # if D alone gains nothing by them, its curve is flat
+    **{
+        f"{arm}, {what}": (arm, change)
+        for arm in ("templates", RETRIEVED)
+        for what, change in (("N = |D|", {"times": 1}), ("its own counts", {"counts": FULL}))
+    },
+}
 
 
 def jobs(plan: Mapping) -> list[Job]:
-    """Return the study's jobs: every arm of its claims, on every target, with every seed; D alone for a shorter time.
+    """Return the study's jobs: every arm of its claims, on its targets, with every seed, and those of `BESIDE`.
 
     They come target by target and seed by seed, as they are carried out.
     """
-    arms = [*_arms(plan), SHORTER]
-    return [(arm, name, seed) for name in plan["sets"] for seed in plan["seeds"] for arm in arms]
+    return [(arm, name, seed) for name in plan["sets"] for seed in plan["seeds"] for arm in _arms(plan, name)]
 
 
 def outcomes(
@@ -56,19 +63,18 @@ def outcomes(
         plan: models (a generator, a CLIP), sets, images_seed, seeds and settings of the study.
         jobs: those wanted. execution, device: of generating and training.
     """
-    wanted, at, arms = list(jobs), _at(plan), _arms(plan)
-    trained = dict.fromkeys([arm for arm in arms if arm not in (*REFERENCES, CHOSEN)])
-    trained |= dict.fromkeys(PERSONALISED if CHOSEN in arms else ()) | {"real only": None}
+    wanted, at = list(jobs), _at(plan)
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
-        setting = _setting(plan, target, device)
-        cells = [Cell(target, arm, times=at.times, length=at.length, counts=at.counts, seed=seed) for arm in trained]
-        shorter = Cell(target, "real only", times=at.times, length=at.length // SHORTER_BY, counts=at.counts, seed=seed)
-        table = run(setting, [*cells, shorter], execution)
-        correct = Arms(pd.concat([table, references(setting, [target], [seed])]), target, at)
-        less = Arms(table, target, at._replace(length=shorter.length))
+        setting, arms = _setting(plan, target, device), _arms(plan, target)
+        apart = (*REFERENCES, CHOSEN, *BESIDE)
+        places = {arm: (arm, at) for arm in arms if arm not in apart}
+        places |= {name: (arm, _changed(at, change)) for name, (arm, change) in BESIDE.items() if name in arms}
+        cells = [Cell(target, arm, **where._asdict(), seed=seed) for arm, where in places.values()]
+        table = run(setting, cells, execution)
+        table = pd.concat([table, references(setting, [target], [seed])])
         for job in (job for job in wanted if job[1:] == (target, seed)):
-            row = (less["real only"] if job[0] == SHORTER else correct[job[0]])[0]
-            yield job, row.astype(bool), data(setting, target, seed).test
+            arm, where = places.get(job[0], (job[0], at))
+            yield job, Arms(table, target, where)[arm][0].astype(bool), data(setting, target, seed).test
 
 
 def differences(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
@@ -85,8 +91,18 @@ def differences(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, d
     return contrasts(pd.DataFrame(rows))
 
 
-def _arms(plan: Mapping) -> list[str]:
-    return list(dict.fromkeys(arm for claim in plan["claims"] for arm in arms_of(claim)))
+def _arms(plan: Mapping, target: str) -> list[str]:
+    """Return what is measured on a target: the claims' arms, those that a choice is made among, and those beside."""
+    arms = dict.fromkeys(arm for claim in plan["claims"] for arm in arms_of(claim))
+    arms |= dict.fromkeys(PERSONALISED if CHOSEN in arms else ())
+    arms |= dict.fromkeys(plan["settings"].get("also", ()))
+    only = plan["settings"].get("only", {})
+    here = [arm for arm in arms if target in only.get(arm, [target])]
+    return here + [name for name, (arm, _) in BESIDE.items() if arm in here]
+
+
+def _changed(at: At, change: Mapping) -> At:
+    return at._replace(**change | ({"length": change["length"] * at.length} if "length" in change else {}))
 
 
 def _at(plan: Mapping) -> At:
@@ -97,14 +113,15 @@ def _setting(plan: Mapping, target: str, device: str) -> Setting:
     values = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in plan["settings"].items()
-        if name not in ("length", "network_steps", "learning_rates")
+        if name not in ("length", "network_steps", "learning_rates", "splits", "also", "only")
     }
     return Setting(
         model=plan["models"][0],
         clip=plan["models"][1],
         test_images=plan["sets"][target],
         test_seed=plan["images_seed"],
-        recipe=Recipe(steps=plan["settings"]["network_steps"], checkpoints=1),
+        test_split=plan["settings"].get("splits", {}).get(target, "test"),
+        recipe=replace(RECIPE, steps=plan["settings"]["network_steps"]),
         learning_rates=tuple(dict(plan["settings"].get("learning_rates", {})).items()),
         tuned_with=tuple(plan["seeds"][:1]),
         device=device,

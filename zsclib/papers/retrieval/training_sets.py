@@ -1,7 +1,7 @@
 """What all arms of the comparison have in common: the models, the pool, D and its held-out images, and equal counts.
 
 D, the further real images of "twice the real" and the held-out ones that choose the mixing ratio come, one after the
-other, from the target's train split; another seed chooses anew. The test images are those of the test split.
+other, from the target's train split; another seed chooses anew. The test images are those of the split `test_split`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from zsclib.recipe import Recipe
 from zsclib.training import TrainedNetwork, train
 
 FURTHER = 4  # times as many candidates for pseudo-labels, at most
+# Few images want many small steps. Of rates from 4e-3 to 32e-3, batches of 8, 16 and 32, and trainings of up to 4,096
+# steps on D alone, chosen on validation images of objects-hard and gadgets-hard.
+RECIPE = Recipe(steps=128, batch=16, learning_rate=8e-3, checkpoints=1)
 WORLD = "world"  # the pool that the pocket generator learnt from, both phases
 
 
@@ -54,7 +57,7 @@ class Setting:
             `generated_arms.TUNINGS`. rank: of LoRA.
         shares: of extra images in a batch, to choose from. tuned_at: training length at which the choice is made.
             tuned_with: the seeds that make it; (): all that are trained with.
-        test_images: of each target. test_seed: which ones.
+        test_images: of each target. test_seed: which ones. test_split: of which split.
         size: pixels that networks see. network, width: which network. recipe: of its training at length 1.
         unmirrored: targets whose images are not flipped. unplaced: those whose classes stand on no ground, so that
             prompts with backgrounds make no sense.
@@ -91,10 +94,11 @@ class Setting:
     tuned_with: tuple[int, ...] = ()
     test_images: int = 400
     test_seed: int = 0
+    test_split: str = "test"
     size: int = 32
     network: str = "resnet50"
     width: str = "pocket"
-    recipe: Recipe = field(default_factory=lambda: Recipe(steps=100, checkpoints=1))
+    recipe: Recipe = RECIPE
     unmirrored: tuple[str, ...] = ("digits",)
     unplaced: tuple[str, ...] = ("digits", "aerial", "aerial-hard")
     own: Own = field(default_factory=Own)
@@ -194,7 +198,7 @@ def data(setting: Setting, target: str, seed: int) -> Data:
         ValueError: a class has too few images for D, as many again and those held out, or the classes of the train
             split are not those of the test split.
     """
-    test = load(setting, target, "test", setting.test_images, setting.test_seed)
+    test = load(setting, target, setting.test_split, setting.test_images, setting.test_seed)
     each, classes = 2 * setting.shots + setting.held_out, test.classes
     train_split = load(setting, target, "train", each * len(classes), seed)
     if train_split.classes != classes:
