@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from zsclib.hashing import digest
 from zsclib.paths import ROOT, atomic
 from zsclib.study.claims import load_claims
-from zsclib.study.freeze import RECORDS, Freeze, stale_because
+from zsclib.study.freeze import RECORDS, Freeze, read_freeze, stale_because
 from zsclib.study.verdicts import Judgement, judge
 from zsclib.workers import Execution, code_hash
 
@@ -141,6 +141,12 @@ def read_outcomes(freeze: Freeze, root: Path = ROOT) -> dict[str, dict[str, np.n
             stacked = np.stack([by_seed[seed] for seed in freeze.seeds]).astype(np.float64)
             outcomes.setdefault(arm, {})[name] = stacked
     return outcomes
+
+
+def recorded(chapter: str, root: Path = ROOT) -> dict[str, dict[str, np.ndarray]]:
+    """Return `read_outcomes` of a chapter's study; before its freeze there are none."""
+    frozen = (root / RECORDS / chapter / "freeze.yml").is_file()
+    return read_outcomes(read_freeze(chapter, root), root) if frozen else {}
 
 
 def differences(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[str, dict[str, np.ndarray]]:

@@ -1,0 +1,71 @@
+"""Figures and tables of what the study of retrieval has measured so far: every arm on every target, image by image.
+
+    outcomes = recorded("retrieval")                        # arm -> target -> correctness (seeds, images)
+    study_gains(outcomes)                                   # what each arm adds to D alone
+    beside_table(outcomes)                                  # longer training, fewer images, counts of their own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import HTML
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from zsclib.papers.retrieval.arms import ARMS
+from zsclib.papers.retrieval.contrasts import CHOSEN, ORDER, REFERENCES
+from zsclib.papers.retrieval.outcomes import BESIDE
+from zsclib.study import plots
+from zsclib.study.panels import ROLES
+from zsclib.study.stats import interval
+from zsclib.study.tables import table
+
+REAL, TWICE = "real only", ORDER[-1]
+ROW = 0.21  # inches
+Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
+
+
+def targets_of(outcomes: Outcomes) -> list[str]:
+    """Return the targets of which D alone has been measured, in the order of the record."""
+    return list(outcomes.get(REAL, {}))
+
+
+def study_gains(outcomes: Outcomes) -> Figure:
+    """Draw what each arm gains over D alone, in points: a row per arm, a column per target; a gap was not measured."""
+    targets = targets_of(outcomes)
+    names = [*ARMS, CHOSEN, *REFERENCES]
+    names = [name for name in names if name in outcomes and name != REAL and not name.startswith("planted")]
+    size = (plots.WIDTH, ROW * len(names) + 1.1)
+    figure, axes = plt.subplots(1, len(targets), figsize=size, sharey=True, squeeze=False)
+    for ax, target in zip(axes[0], targets, strict=True):
+        base = outcomes[REAL][target]
+        for row, name in enumerate(names):
+            if target not in outcomes[name]:
+                continue
+            gain, colour = interval(outcomes[name][target] - base), plots.COLOURS[ROLES.get(name, "synthetic")]
+            ax.plot([100 * gain.low, 100 * gain.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
+            ax.plot(100 * gain.value, row, "o", color=colour, markersize=4.5)
+        ax.axvline(0, color=plots.INK, linewidth=0.8, zorder=0)
+        ax.set_title(f"{target}\n{REAL} {100 * base.mean():.0f} %", fontsize=7.5)
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        ax.tick_params(labelsize=8)
+        ax.grid(True, axis="x")
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
+    figure.supxlabel(f"points over {REAL}, with 95 % intervals", fontsize=9)
+    return figure
+
+
+def beside_table(outcomes: Outcomes) -> HTML:
+    """Return what would be otherwise elsewhere: gains in points, by target, of what `BESIDE` changes over the arm as
+    the claims compare it; D alone gains nothing by twice the updates where its curve is flat."""
+    targets = targets_of(outcomes)
+    rows = []
+    for name, (arm, _) in BESIDE.items():
+        own, usual = outcomes.get(name, {}), outcomes.get(arm, {})
+        cells = [interval(own[t] - usual[t]).points() if t in own and t in usual else None for t in targets]
+        rows.append([name, *cells])
+    return table(rows, ["against the same arm as compared", *targets])
