@@ -374,6 +374,7 @@ def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, exec
     done = {job: (correct, images) for job, correct, images in outcomes(plan, every, execution)}
     assert list(done) == every and all(len(images) == 12 for _, images in done.values())
     by_arm = {arm: {target: np.stack([done[arm, target, seed][0] for seed in (0, 1)])} for arm in arms}
+    assert differences({}) == {}  # before the first job is done
     assert set(differences(by_arm)) >= {"RET-R1", "RET-A-zero-shot", "RET-R5-prompts"}
     (only,) = outcomes(plan, every[-8:-7], execution)  # of the second seed, its share chosen with the first
     np.testing.assert_array_equal(only[1], done[every[-8]][0])

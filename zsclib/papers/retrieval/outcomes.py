@@ -83,6 +83,8 @@ def differences(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, d
     Args:
         outcomes: arm → target → correctness (seeds, images).
     """
+    if not outcomes:
+        return {}
     at, rows = PRIMARY, []
     for arm, by_target in outcomes.items():
         for target, correct in by_target.items():
