@@ -29,7 +29,7 @@ MODULES = (
     *(f"{PAPER}.{name}" for name in ("classifier", "ablations", "sequential", "winoground", "robustness", "method")),
     *("zsclib.papers.diversity.tricks", "zsclib.papers.diversity.method"),
     *("zsclib.models.generator", "zsclib.models.clip", "zsclib.models.networks"),
-    *("zsclib.models.denoising", "zsclib.models.finetune", "zsclib.models.lora"),
+    *("zsclib.models.denoising", "zsclib.models.finetune", "zsclib.models.lora", "zsclib.models.clip_lora"),
     *("zsclib.pools.captioned", "zsclib.pools.copies", "zsclib.pools.retrieval"),
     *("zsclib.datasets", "zsclib.training", "zsclib.setmetrics", "zsclib.workers"),
 )

@@ -7,6 +7,8 @@ nor resuming can change it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +39,21 @@ def torch_generator(run_seed: int, purpose: str, *keys: int | str) -> torch.Gene
     import torch
 
     return torch.Generator("cpu").manual_seed(seed_of(run_seed, purpose, *keys))
+
+
+@contextmanager
+def own_randomness(device: torch.device, run_seed: int, purpose: str, *keys: int | str) -> Iterator[None]:
+    """Give dropout and stochastic depth a stream of their own (see `seed_of`), and the global one back as it was."""
+    import torch
+
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        number = seed_of(run_seed, purpose, *keys)
+        torch.default_generator.manual_seed(number)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
 
 
 def _plain(key: int | str) -> int | str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,7 +29,7 @@ from zsclib.recipe import (
     standardise,
     strengthen,
 )
-from zsclib.seeds import seed_of
+from zsclib.seeds import own_randomness
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,7 +98,7 @@ class TrainedNetwork:
             return _in_batches(self.network, self.network, inputs, batch)
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         try:
-            with _own_randomness(_device(self.network), self.seed, "dropout at test"):
+            with own_randomness(_device(self.network), self.seed, "dropout at test"):
                 return _in_batches(self.network.train(), self.network, inputs, batch)
         finally:
             self.network.eval()
@@ -227,7 +226,7 @@ def _fit(
         else:
             index = mixed_indices(seed, step, recipe.batch, (own, len(inputs) - own), augmentation.share)
         x, y, others, λ = _batch(inputs[index], labels[index], recipe, augmentation, (seed, step))
-        with _own_randomness(device, seed, "dropout", step):
+        with own_randomness(device, seed, "dropout", step):
             logits = network(_tensor(x, device)).float()
         loss = nn.functional.cross_entropy(logits, y.to(device), label_smoothing=recipe.label_smoothing)
         if λ < 1:
@@ -306,16 +305,3 @@ def _in_batches(
 
 def _device(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
-
-
-@contextmanager
-def _own_randomness(device: torch.device, seed: int, purpose: str, *keys: int) -> Iterator[None]:
-    """Give dropout and stochastic depth a stream of their own, and the global one back as it was."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        number = seed_of(seed, purpose, *keys)
-        torch.default_generator.manual_seed(number)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(number)
-        yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
@@ -25,20 +27,23 @@ OPERATIONS = (
 )
 
 
-def randaugment(image: np.ndarray, operations: int, random: np.random.Generator) -> np.ndarray:
-    """Return an image after some operations of RandAugment, each one of `OPERATIONS`, in either direction.
+def randaugment(
+    image: np.ndarray, operations: int, random: np.random.Generator, names: Sequence[str] = OPERATIONS
+) -> np.ndarray:
+    """Return an image after some operations of RandAugment, each in either direction.
 
     Args:
         image: uint8 (h, w, 3).
         operations: how many; the paper takes 2 on ImageNet.
         random: the image's own; it chooses operations and directions.
+        names: the operations to choose from.
 
     Returns:
         uint8 (h, w, 3).
     """
     changed = Image.fromarray(image)
     for _ in range(operations):
-        name = OPERATIONS[int(random.integers(len(OPERATIONS)))]
+        name = names[int(random.integers(len(names)))]
         strength = MAGNITUDE if random.random() < 0.5 else -MAGNITUDE
         changed = apply(changed, name, strength)
     return np.asarray(changed)

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,7 @@ class Clip:
         check_images(images, "encode_images")
         rows = [torch.empty(0, self.model.config.projection_dim, device=self.device)]
         for start in range(0, len(images), AT_ONCE):
-            chunk = list(images[start : start + AT_ONCE])
-            x = self.processor(chunk, input_data_format="channels_last", return_tensors="pt").pixel_values
-            embedded = self.model.get_image_features(
-                pixel_values=x.to(self.device, torch.float32)
-            ).pooler_output
-            rows.append(normalize(embedded.float(), dim=-1))
+            rows.append(self.image_features(self.prepare(images[start : start + AT_ONCE])))
         return torch.cat(rows)
 
     @torch.no_grad()
@@ -71,14 +66,26 @@ class Clip:
         texts, rows = check_prompts(texts), []
         check_truncation([self.tokenizer], texts)
         for start in range(0, len(texts), AT_ONCE):
-            tokens = self.tokenizer(
-                texts[start : start + AT_ONCE], padding="max_length", truncation=True, return_tensors="pt"
-            ).to(self.device)
-            embedded = self.model.get_text_features(
-                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
-            ).pooler_output
-            rows.append(normalize(embedded.float(), dim=-1))
+            rows.append(self.text_features(self.tokens(texts[start : start + AT_ONCE], "max_length")))
         return torch.cat(rows)
+
+    def prepare(self, images: np.ndarray) -> Tensor:
+        """Return images uint8 (n, H, W, 3) as the model reads them: float32 (n, 3, s, s) on its device."""
+        x = self.processor(list(images), input_data_format="channels_last", return_tensors="pt").pixel_values
+        return x.to(self.device, torch.float32)
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """Return unit-length embeddings, float32 (n, d), of prepared images (n, 3, s, s); gradients flow."""
+        return normalize(self.model.get_image_features(pixel_values=x).pooler_output.float(), dim=-1)
+
+    def tokens(self, texts: Sequence[str], padding: str = "longest") -> Mapping[str, Tensor]:
+        """Return what the text tower reads of m texts: `input_ids` and `attention_mask`, int64 (m, L)."""
+        rows = self.tokenizer(list(texts), padding=padding, truncation=True, return_tensors="pt").to(self.device)
+        return {name: rows[name] for name in ("input_ids", "attention_mask")}
+
+    def text_features(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Return unit-length embeddings, float32 (m, d), of tokens; gradients flow."""
+        return normalize(self.model.get_text_features(**tokens).pooler_output.float(), dim=-1)
 
     def zero_shot(self, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Clip:
         """Return a classifier for the named classes, over the same model.
