@@ -12,6 +12,7 @@ from PIL import Image
 from tests import tiny
 from zsclib import datasets
 from zsclib.cache import Cache
+from zsclib.extra import Extra, counts, equal_counts, extra_of, first_of_each
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval import arms as arms_room
 from zsclib.papers.retrieval import experiments, generated_arms, pool_arms, training_sets
@@ -21,16 +22,7 @@ from zsclib.papers.retrieval.experiments import Cell, comparison, references, ru
 from zsclib.papers.retrieval.generated_arms import prompted, pseudo_labelled, tuning_of, unconditional
 from zsclib.papers.retrieval.outcomes import BESIDE, differences, jobs, outcomes
 from zsclib.papers.retrieval.pool_arms import near_copies_of, prepare, random_pool, retrieved
-from zsclib.papers.retrieval.training_sets import (
-    Data,
-    Extra,
-    Setting,
-    counts,
-    data,
-    equal_counts,
-    extra_of,
-    first_of_each,
-)
+from zsclib.papers.retrieval.training_sets import Data, Setting, data
 from zsclib.pools.captioned import pool_in_memory
 from zsclib.recipe import Recipe
 from zsclib.workers import Execution

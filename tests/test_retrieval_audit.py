@@ -10,12 +10,13 @@ import pytest
 
 from tests import tiny
 from zsclib.cache import Cache
+from zsclib.extra import Extra
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval import pool_arms
 from zsclib.papers.retrieval.audit import detectors_on_pool, planted_copies, planted_part
 from zsclib.papers.retrieval.one_class import tune_one_class
 from zsclib.papers.retrieval.pool_arms import open_captioned, parents, with_index
-from zsclib.papers.retrieval.training_sets import Data, Extra, Setting
+from zsclib.papers.retrieval.training_sets import Data, Setting
 from zsclib.workers import Execution
 
 

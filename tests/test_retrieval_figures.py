@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from zsclib.extra import Extra
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.contrasts import At
-from zsclib.papers.retrieval.training_sets import Extra
 from zsclib.paths import DATA
 from zsclib.pools.captioned import pool_in_memory
 from zsclib.study.figures import retrieval as figures

@@ -17,12 +17,13 @@ from PIL import Image
 from tests import tiny
 from zsclib import datasets
 from zsclib.cache import Cache
+from zsclib.extra import counts
+from zsclib.own_sets import SEVEN, Own, load_part, prompts_for
 from zsclib.papers.retrieval import pool_arms
 from zsclib.papers.retrieval.arms import ARMS, make_extra
 from zsclib.papers.retrieval.experiments import Cell, run
 from zsclib.papers.retrieval.own import classes_read, leave_retrieved, repeated, shortfalls, summary
-from zsclib.papers.retrieval.own_sets import SEVEN, Own, load_part, prompts_for
-from zsclib.papers.retrieval.training_sets import Setting, counts, data
+from zsclib.papers.retrieval.training_sets import Setting, data
 from zsclib.pools.ladder import Rules
 from zsclib.prompts import fill
 from zsclib.recipe import Recipe

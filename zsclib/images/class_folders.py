@@ -1,9 +1,11 @@
-"""What a source of labelled images hands over before anything is decoded; and folders of class folders."""
+"""What a source of labelled images hands over before anything is decoded; class folders, read and written."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -12,6 +14,7 @@ import pandas as pd
 
 from zsclib.images import files as image_files
 from zsclib.images.image_set import ImageSet
+from zsclib.paths import atomic, write_json
 
 # What may lie beside images and is left out without a word; any other file that is no image is refused.
 BESIDE = {"", ".csv", ".db", ".html", ".ini", ".json", ".log", ".md", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
@@ -20,6 +23,7 @@ SPLIT_NAMES = {  # how folders and files spell a split; any other spelling is ta
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
+ABOUT = "about.json"  # of a folder that `to_folder` wrote: what it was made from
 T = TypeVar("T")
 
 
@@ -110,6 +114,67 @@ def from_folder(path: Path, split: str) -> Listing:
         return images, pd.DataFrame({"source": [files[row].relative_to(path).as_posix() for row in rows]})
 
     return Listing(np.array(labels, np.int64), tuple(p.name for p in classes), read)
+
+
+def to_folder(
+    images: ImageSet, folder: Path, about: Mapping[str, object], report: pd.DataFrame | None = None
+) -> None:
+    """Write a set as FOLDER/CLASS/NUMBER.png, for any image tool; `from_folder` reads it.
+
+    Beside the classes lie manifest.csv (file, class, and the set's own columns), report.csv where there is a report,
+    and about.json. Either all of it is written, or nothing; a folder that this wrote before is replaced. A class
+    without images has no folder.
+
+    Args:
+        about: what the set was made from, as JSON values; the class of each folder is added.
+
+    Raises:
+        FileExistsError: something else is in the folder.
+        ValueError: class names that no folders can tell apart, or values that JSON has not.
+    """
+    names = folder_names(images.classes)
+    if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already, with other files; give another folder, or remove it")
+    numbers, files = Counter(), []
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        for image, label in zip(images.images, images.labels, strict=True):
+            file = Path(names[label]) / f"{numbers[label]:06d}.png"
+            numbers[label] += 1
+            (temporary / file).parent.mkdir(exist_ok=True)
+            (temporary / file).write_bytes(image_files.encode_png(image))
+            files.append(file.as_posix())
+        own = images.manifest.drop(columns=["file", "class"], errors="ignore")
+        own.insert(0, "class", [images.classes[label] for label in images.labels])
+        own.insert(0, "file", files)
+        own.to_csv(temporary / "manifest.csv", index=False)
+        if report is not None:
+            report.to_csv(temporary / "report.csv", index=False)
+        folders = dict(zip(names, images.classes, strict=True))
+        write_json(temporary / ABOUT, {**about, "class of each folder": folders})
+
+
+def folder_names(classes: Sequence[str]) -> list[str]:
+    """Return for each class the name of a folder, one that any file system takes and tells from the others.
+
+    Example:
+        folder_names(["F-16A/B", "cat", "Cat"]) gives ["F-16A-B", "1 cat", "2 Cat"]: the number is the label, where
+        names differ in case only, or are no names of folders.
+
+    Raises:
+        ValueError: with their numbers, too, some would be one.
+    """
+    safe = [re.sub(r'[<>:"/\\|?*\x00-\x1f]', "-", name).strip(" .")[:100] for name in classes]
+
+    def alike(names: Sequence[str]) -> list[str]:
+        return [unicodedata.normalize("NFC", name).casefold() for name in names]
+
+    times = Counter(alike(safe))
+    numbered = [not name or times[one] > 1 for name, one in zip(safe, alike(safe), strict=True)]
+    names = [f"{y} {name}".strip() if numbered[y] else name for y, name in enumerate(safe)]
+    if len(set(alike(names))) < len(names):
+        raise ValueError(f"the classes {list(classes)} cannot be folders of their own; give names that differ")
+    return names
 
 
 def pick_split(splits: dict[str, T], split: str, path: Path) -> T:

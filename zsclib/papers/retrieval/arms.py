@@ -16,22 +16,14 @@ import numpy as np
 import pandas as pd
 
 from zsclib.checks import did_you_mean
+from zsclib.extra import Extra, counts, extra_of, first_of_each
 from zsclib.hashing import key
 from zsclib.images.image_set import ImageSet, concat
+from zsclib.own_sets import prompts_for
 from zsclib.papers.retrieval.dials import Dials
 from zsclib.papers.retrieval.generated_arms import changed_locally, personalised, prompted, unconditional
-from zsclib.papers.retrieval.own_sets import prompts_for
 from zsclib.papers.retrieval.pool_arms import open_captioned, overlap, prepare, random_pool, retrieved
-from zsclib.papers.retrieval.training_sets import (
-    Data,
-    Extra,
-    Setting,
-    counts,
-    data,
-    extra_of,
-    facts,
-    first_of_each,
-)
+from zsclib.papers.retrieval.training_sets import Data, Setting, data, facts
 from zsclib.workers import Execution, Job, Workers, run_jobs
 
 

@@ -16,10 +16,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from zsclib.extra import Extra
+from zsclib.generator_pool import WORLD
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.generated_arms import prompted
 from zsclib.papers.retrieval.pool_arms import open_captioned, open_index, parents
-from zsclib.papers.retrieval.training_sets import WORLD, Data, Extra, Setting, open_models
+from zsclib.papers.retrieval.training_sets import Data, Setting, open_models
 from zsclib.pools.captioned import CaptionedPool
 from zsclib.pools.copies import ALIGNED, SIDE, SIMILAR, Traces, alignment, near_copies, thumbnails, traces
 from zsclib.pools.index import Index

@@ -19,21 +19,13 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from zsclib.extra import Extra, equal_counts, first_of_each
 from zsclib.hashing import key
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import new_network
+from zsclib.own_sets import prompts_for
 from zsclib.papers.retrieval.arms import ARMS, check_arms, make_extra
-from zsclib.papers.retrieval.own_sets import prompts_for
-from zsclib.papers.retrieval.training_sets import (
-    Data,
-    Extra,
-    Setting,
-    data,
-    equal_counts,
-    first_of_each,
-    open_models,
-    recipe_for,
-)
+from zsclib.papers.retrieval.training_sets import Data, Setting, data, open_models, recipe_for
 from zsclib.recipe import Recipe
 from zsclib.training import Augmentation, fit, train
 from zsclib.workers import Execution, Job, run_jobs

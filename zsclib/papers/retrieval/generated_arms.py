@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from zsclib.extra import counts, first_of_each
 from zsclib.images.files import resize
 from zsclib.images.image_set import ImageSet
 from zsclib.models.finetune import (
@@ -28,17 +29,8 @@ from zsclib.models.finetune import (
 from zsclib.models.generator import Generator
 from zsclib.models.lora import DATADREAM, Lora, tune_lora
 from zsclib.models.personalised import learnt_name, prompts_in_proportion
-from zsclib.papers.retrieval.own_sets import prompts_for
-from zsclib.papers.retrieval.training_sets import (
-    FURTHER,
-    Data,
-    Setting,
-    counts,
-    first_of_each,
-    labeller,
-    open_models,
-    shown,
-)
+from zsclib.own_sets import prompts_for
+from zsclib.papers.retrieval.training_sets import FURTHER, Data, Setting, labeller, open_models, shown
 from zsclib.prompts import ARTICLE, Prompts, fill
 from zsclib.sampling import generate, image_to_image, sample
 from zsclib.seeds import seed_of

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from zsclib.extra import Extra, counts
+from zsclib.generator_pool import WORLD
 from zsclib.images.image_set import content_hash
+from zsclib.own_sets import prompts_for, set_name
 from zsclib.papers.retrieval.arms import ARMS, make_extra
-from zsclib.papers.retrieval.own_sets import is_own, prompts_for
 from zsclib.papers.retrieval.pool_arms import open_captioned, open_index, overlap, prepare
-from zsclib.papers.retrieval.training_sets import WORLD, Extra, Setting, counts, data
+from zsclib.papers.retrieval.training_sets import Setting, data
 from zsclib.paths import run_folder
 from zsclib.pools.retrieval import save_files
 from zsclib.prompts import fill
@@ -30,16 +32,11 @@ RETRIEVED = tuple(name for name in ARMS if name.startswith("retrieved"))
 FOLDER = "retrieved"  # in the folder of the run
 
 
-def set_name(target: str) -> str:
-    """Return what a target is called in tables and folders: of a path the last part alone."""
-    return Path(target.partition(":")[2]).name if is_own(target) else target.replace(":", " ")
-
-
 def classes_read(setting: Setting, target: str, seed: int = 0) -> pd.DataFrame:
     """Return a row per class: its name, its prompt, and how many images are D, as many again, held out, for testing.
 
     Raises:
-        FileNotFoundError, ValueError: the set is not there, or not fit (see `zsclib.papers.retrieval.own_sets`).
+        FileNotFoundError, ValueError: the set is not there, or not fit (see `zsclib.own_sets`).
     """
     one = data(setting, target, seed)
     prompts = prompts_for(target, one.real.classes, setting.own)

@@ -17,25 +17,26 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from zsclib.extra import in_turn
+from zsclib.generator_pool import WORLD, learnt_from, make_world, place_of_features, world_phases, world_pool
 from zsclib.hashing import digest, key
 from zsclib.images.image_set import ImageSet
+from zsclib.own_sets import prompts_for
 from zsclib.papers.retrieval.dials import Dials, as_long, dialled, shows, traces_as_long
 from zsclib.papers.retrieval.generated_arms import with_pseudo_labels
-from zsclib.papers.retrieval.own_sets import prompts_for
-from zsclib.papers.retrieval.training_sets import WORLD, Data, Setting, data, open_models
+from zsclib.papers.retrieval.training_sets import Data, Setting, data, open_models
 from zsclib.paths import atomic
-from zsclib.pools.captioned import CaptionedPool, open_pool, pool_in_memory
+from zsclib.pools.captioned import CaptionedPool
 from zsclib.pools.copies import Traces, near_copies, thumbnails, traces
 from zsclib.pools.embeddings import Embeddings, embed, open_embeddings
 from zsclib.pools.index import Index, build_index
-from zsclib.pools.model import model_fingerprint
 from zsclib.pools.queries import image_queries, mixed_queries, text_queries
 from zsclib.pools.retrieval import refuse_overlap, retrieve
 from zsclib.pools.vectors import Vectors
 from zsclib.prompts import ARTICLE
 from zsclib.seeds import rng
 from zsclib.workers import Execution, Job, run_jobs
-from zsclib.world.pool import PHASE_1, PHASE_2, PoolConfig, load_pool, near_copy
+from zsclib.world.pool import near_copy
 
 TEXTS = "text_emb/text_emb_0.npy"  # captions' features, beside those of images, as clip-retrieval has them
 CAPTIONS = 4096  # of a job
@@ -45,25 +46,7 @@ QUERIES = ("text", "images", "both")
 
 def open_captioned(setting: Setting) -> CaptionedPool:
     """Open the pool that the generator learnt from."""
-    if setting.pool == WORLD:
-        return _world(setting.pool_images, setting.pool_cache)[0]
-    return _own(setting.pool)
-
-
-_own = functools.lru_cache(maxsize=1)(open_pool)
-
-
-@functools.lru_cache(maxsize=1)  # settings that differ in all else share it
-def _world(pool_images: int | None, pool_cache: str | None) -> tuple[CaptionedPool, pd.DataFrame]:
-    """Return the made-up world's pool, and the ground truth of its images."""
-    pools = [load_pool(phase, pool_cache) for phase in _phases(pool_images)]
-    images = np.concatenate([pool.images for pool in pools])
-    pool = pool_in_memory(WORLD, images, [caption for pool in pools for caption in pool.captions])
-    return pool, pd.concat([pool.scenes for pool in pools], ignore_index=True)
-
-
-def _phases(pool_images: int | None) -> list[PoolConfig]:
-    return [replace(phase, n=min(phase.n, pool_images or phase.n)) for phase in (PHASE_1, PHASE_2)]
+    return learnt_from(setting.pool, setting.pool_images, setting.pool_cache)
 
 
 def of_classes(setting: Setting, names: Sequence[str]) -> np.ndarray:
@@ -71,15 +54,15 @@ def of_classes(setting: Setting, names: Sequence[str]) -> np.ndarray:
     whatever captions call it, and by its caption in any other pool."""
     if setting.pool != WORLD:
         return shows(open_captioned(setting).captions, names)
-    scenes, words = _world(setting.pool_images, setting.pool_cache)[1], {*names}
+    scenes, words = world_pool(setting.pool_images, setting.pool_cache)[1], {*names}
     words |= {word for name in names for word in ARTICLE.sub("", name).split()}  # of "wooden star" the noun
     return scenes[["noun", "noun2", "symbol"]].isin(words).any(axis=1).to_numpy()
 
 
 def parents(setting: Setting) -> np.ndarray:
     """Return of each image of the made-up world's pool the row that it repeats, int64 (n,); -1: none."""
-    own = _world(setting.pool_images, setting.pool_cache)[1]["parent"].to_numpy(np.int64)
-    sizes = [phase.n for phase in _phases(setting.pool_images)]
+    own = world_pool(setting.pool_images, setting.pool_cache)[1]["parent"].to_numpy(np.int64)
+    sizes = [phase.n for phase in world_phases(setting.pool_images)]
     return np.where(own < 0, -1, own + np.repeat([0, sizes[0]], sizes))
 
 
@@ -88,10 +71,8 @@ def with_index(setting: Setting, folder: Path, execution: Execution) -> Setting:
     made-up world's pool, which is made on the execution's workers."""
     if setting.pool == WORLD:
         setting = replace(setting, pool_cache=setting.pool_cache or str(folder / "world"))
-        for phase in _phases(setting.pool_images):
-            load_pool(phase, setting.pool_cache, execution.workers)
-    pool, clip = open_captioned(setting).fingerprint(), model_fingerprint(open_models(setting)[1])
-    return replace(setting, index=str(folder / f"pool-{key(pool=pool, clip=clip)[:16]}"))
+        make_world(setting.pool_images, setting.pool_cache, execution.workers)
+    return replace(setting, index=place_of_features(folder, open_captioned(setting), open_models(setting)[1]))
 
 
 def prepare(setting: Setting, execution: Execution) -> None:
@@ -164,13 +145,7 @@ def retrieved(
     result = retrieve(pool, index, queries, data.real.classes, n, **how)
     manifest = result.images.manifest.rename(columns={"source": "id"})
     images = replace(result.images, manifest=manifest.assign(source=f"retrieved by {query}", evaluations=0.0))
-    return by_rank(images), result.report
-
-
-def by_rank(images: ImageSet) -> ImageSet:
-    """Return retrieved images with the classes in turn, each class's nearest first."""
-    turn = pd.Series(images.labels).groupby(images.labels).cumcount().to_numpy()
-    return images.take(np.lexsort((images.labels, turn)))
+    return in_turn(images), result.report
 
 
 def random_pool(setting: Setting, data: Data, n: int, execution: Execution) -> ImageSet:

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from zsclib.extra import Extra, counts, first_of_each
 from zsclib.images.image_set import ImageSet
 from zsclib.models.clip import Clip
 from zsclib.papers.retrieval.pool_arms import open_index, prepare
-from zsclib.papers.retrieval.training_sets import Data, Extra, Setting, counts, first_of_each, open_models
+from zsclib.papers.retrieval.training_sets import Data, Setting, open_models
 from zsclib.pools.vectors import Vectors
 from zsclib.seeds import rng
 from zsclib.workers import Execution

@@ -10,6 +10,7 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
+from zsclib.extra import Extra
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.arms import ARMS, costs
 from zsclib.papers.retrieval.contrasts import (
@@ -24,7 +25,6 @@ from zsclib.papers.retrieval.contrasts import (
     gap_share,
 )
 from zsclib.papers.retrieval.experiments import FULL
-from zsclib.papers.retrieval.training_sets import Extra
 from zsclib.pools.captioned import CaptionedPool
 from zsclib.study import plots
 from zsclib.study.panels import ROLES, level

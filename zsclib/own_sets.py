@@ -1,4 +1,4 @@
-"""A labelled set of one's own as this paper reads it: what its classes are called, and which of its images are what.
+"""A labelled set of one's own as papers read it: what its classes are called, and which of its images are what.
 
     own = Own(classes={"1": "one", "2": "two"}, splits=["train", "validation"])
     test = load_part("folder:/data/digits", "test", own, n=400, size=48)
@@ -76,6 +76,11 @@ def is_own(target: str) -> bool:
     return target.partition(":")[0] in OWN
 
 
+def set_name(target: str) -> str:
+    """Return what a target is called in tables and folders: of a path the last part alone."""
+    return Path(target.partition(":")[2]).name if is_own(target) else target.replace(":", " ")
+
+
 def load_part(
     target: str,
     part: str,
@@ -106,7 +111,7 @@ def load_part(
         lacking = ", ".join(f"{listing.classes[label]!r} {counts[label]}" for label in short[:5])
         whose = f"the {1 - TEST_SHARE:.0%} that are not for testing" if divided else f"the split {own.splits[0]!r}"
         raise ValueError(
-            f"{target}: D, as many images again and those held out are {each} of each class; in {whose} "
+            f"{target}: the images to learn from and those to choose by are {each} of each class; in {whose} "
             f"{len(short)} of {len(counts)} classes have fewer: {lacking}{', …' * (len(short) > 5)}; take fewer shots, "
             "hold out fewer, or add images"
         )
