@@ -13,6 +13,7 @@ from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.contrasts import At
 from zsclib.paths import DATA
 from zsclib.pools.captioned import pool_in_memory
+from zsclib.study import sheets
 from zsclib.study.figures import retrieval as figures
 from zsclib.study.panels import panels
 
@@ -115,13 +116,13 @@ def test_sources_stand_class_by_class_with_gaps_where_a_class_has_too_few():
         "real": labelled([0, 1, 0, 1], 50),
         "retrieved": labelled([0, 1, 0], 90, similarity=[0.91, 0.82, 0.77]),
     }
-    figure = figures.sources_sheet(sets, rows=2)
+    figure = sheets.sources_sheet(sets, rows=2)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert [text for text in texts if text.strip() in ("a", "b")] == [" a ", " b "]
     assert {"0.91", "0.82", "0.77"} <= set(texts) and texts.count("0.91") == 1
     sheet = np.asarray(figure.axes[0].get_images()[0].get_array())
     assert (sheet == 50).any() and (sheet == 90).any()
-    assert len(figures.one_class_sheet(sets).axes) == 1
+    assert len(sheets.one_class_sheet(sets).axes) == 1
 
 
 def test_the_ladder_and_the_costs_are_tables():
