@@ -204,4 +204,4 @@ def test_a_run_fits_its_notebook(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_each_paper_of_the_book_has_runs() -> None:
-    assert {path.parent.name for path in PATHS} == {"diffusion_classifier", "diversity", "retrieval"}
+    assert {path.parent.name for path in PATHS} == {"diffusion_classifier", "diversity", "retrieval", "datadream"}

@@ -81,7 +81,7 @@ def load_claims(folder: Path | str = ROOT / "data" / "claims") -> dict[str, Clai
 
 
 def to_judge(
-    claims: Iterable[Claim], differences: Mapping[str, Mapping[str, np.ndarray]]
+    claims: Iterable[Claim], differences: Mapping[str, Mapping[str, np.ndarray | tuple]]
 ) -> tuple[list[Claim], dict[str, dict[str, np.ndarray | Estimate]]]:
     """Return claims and differences as `zsclib.study.verdicts.judge` takes them.
 
@@ -89,7 +89,9 @@ def to_judge(
     names. A rank correlation (unit `number`) of a single seed has no spread to judge by: it may be any, −1 to 1.
 
     Args:
-        claims: of a paper. differences: claim → set → (seeds, images), or (seeds,) of a rank correlation.
+        claims: of a paper.
+        differences: claim → set → (seeds, images), or (seeds,) of a rank correlation, or (value, low, high, n, …) of
+            one that has its interval.
     """
     claims = [claim for claim in claims if claim.id in differences or claim.not_testable]
     judged: dict[str, dict[str, np.ndarray | Estimate]] = {
@@ -97,7 +99,9 @@ def to_judge(
     }
     for claim in claims:
         for target, ρ in judged.get(claim.id, {}).items():
-            if claim.unit == "number" and np.shape(ρ) == (1,):
+            if isinstance(ρ, tuple):
+                judged[claim.id][target] = Estimate(*ρ[:4])
+            elif claim.unit == "number" and np.shape(ρ) == (1,):
                 judged[claim.id][target] = Estimate(float(ρ[0]), -1.0, 1.0, 1)
     return claims, judged
 

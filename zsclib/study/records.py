@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from zsclib.hashing import digest
 from zsclib.paths import ROOT, atomic
-from zsclib.study.claims import load_claims
+from zsclib.study.claims import load_claims, to_judge
 from zsclib.study.freeze import RECORDS, Freeze, read_freeze, stale_because
 from zsclib.study.verdicts import Judgement, judge
 from zsclib.workers import Execution, code_hash
@@ -166,7 +166,7 @@ def differences(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[
 def verdicts(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[str, Judgement]:
     """Return the judgement of each of the freeze's claims whose arms are measured on all seeds of a set or more."""
     measured, known = differences(freeze, chapter, root), load_claims(root / "data" / "claims")
-    return judge([known[claim] for claim in measured], measured)
+    return judge(*to_judge([known[claim] for claim in measured], measured))
 
 
 def disagreement(
