@@ -25,7 +25,8 @@ from zsclib.paths import ROOT, locked
 INPUTS = ("_config.yml", "requirements.lock", "book", "zsclib")  # what a page depends on, besides its run
 
 ROOMS = (
-    *("zsclib.papers.diffusion_classifier", "zsclib.papers.diversity", "zsclib.papers.retrieval"),
+    *("zsclib.papers.diffusion_classifier", "zsclib.papers.diversity"),
+    *("zsclib.papers.datadream", "zsclib.papers.retrieval"),
     *("zsclib", "zsclib.images", "zsclib.models"),
     *("zsclib.pools", "zsclib.world", "zsclib.pretraining", "zsclib.pocket", "zsclib.study", "zsclib.study.figures"),
 )

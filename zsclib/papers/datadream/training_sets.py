@@ -153,6 +153,17 @@ def at_side(setting: Setting, one: Shots, side: int) -> tuple[ImageSet, ImageSet
     return _labelled(setting, one.target, one.seed, side)
 
 
+def training_split(setting: Setting, one: Shots) -> ImageSet:
+    """Return as many images of the train split as there are test images, the shots among them.
+
+    For an audit: the released code of DataDream tests on this split for some sets.
+    """
+    each = setting.shots + min(setting.shots, VALIDATION)
+    return _loaded(
+        one.target, "train", len(one.test), each, one.seed, setting.size, setting.own, setting.allow_network
+    )
+
+
 def class_prompts(setting: Setting, one: Shots) -> list[str]:
     """Return the prompt of each class: of adapting, of generating, and of CLIP's text side."""
     prompts = prompts_for(one.target, one.real.classes, setting.own)

@@ -1,0 +1,147 @@
+"""DataDream's comparison on tiny models: what is chosen where, what is trained once, and what an audit reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from zsclib.cache import Cache
+from zsclib.extra import Extra
+from zsclib.images.image_set import ImageSet
+from zsclib.models.clip_lora import ClipRecipe
+from zsclib.models.lora import Lora
+from zsclib.papers.datadream import experiments
+from zsclib.papers.datadream.contrasts import BY_CLASS, COLUMNS, PROMPTED, SHOTS, ZERO_SHOT, contrasts
+from zsclib.papers.datadream.experiments import CHANGES, Cell, Classifiers, comparison, run
+from zsclib.papers.datadream.training_sets import Setting, shots, training_split
+from zsclib.recipe import Recipe
+from zsclib.workers import Execution
+
+TARGET = "aerial-hard"
+SHORT = Classifiers(
+    recipe=ClipRecipe(rank=2, alpha=4, steps=4, batch=8, checks=2),
+    rates=(1e-3, 1e-2),
+    scratch=Recipe(steps=4, batch=8, checkpoints=2),
+    scratch_rates=(4e-3,),
+)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Setting:
+    root = tmp_path_factory.mktemp("models")
+    with tiny.long_prompts():
+        tiny.stable_diffusion_1(root / "sd")
+        tiny.clip(root / "clip")
+    return Setting(
+        model=str(root / "sd"), clip=str(root / "clip"), pool_images=100, index=str(root / "index"), shots=2,
+        per_class=3, test_images=24, size=16, tuning_samples=400, lora=Lora(rank=16, alpha=16),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def execution(tmp_path_factory) -> Execution:
+    return Execution(cache=Cache(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The settings and arms whose sets were asked for; the sets are noise, one of them an image short."""
+    calls = []
+
+    def fake(setting, target, seed, arm, execution):
+        calls.append((setting, arm, seed))
+        classes, n = shots(setting, target, seed).real.classes, setting.per_class
+        labels = np.tile(np.arange(len(classes)), n)[: n * len(classes) - (arm == "retrieved")]
+        draws = np.random.default_rng([seed, len(arm), int(setting.guidance)])
+        images = ImageSet(draws.integers(0, 255, (len(labels), 16, 16, 3), np.uint8), labels, classes)
+        report = experiments.pd.DataFrame({"class": classes, "wanted": n})
+        return Extra(images=images, report=report, evaluations=0.0, tuning_samples=0, seconds=0.0)
+
+    monkeypatch.setattr(experiments, "make_set", fake)
+    return calls
+
+
+def test_every_arm_stands_alone_and_with_the_shots_beside_what_needs_no_images():
+    cells = comparison([TARGET], [PROMPTED], shots=[1, 2], n=[3], seeds=2)
+    assert len(cells) == 2 * 2 * 3 + 2  # K, seeds; alone, with the shots, shots only; and CLIP as it is, for each seed
+    assert {cell.n for cell in cells if cell.arm in (SHOTS, ZERO_SHOT)} == {0}
+    assert not any(cell.arm == ZERO_SHOT for cell in comparison([TARGET], [PROMPTED], classifier="scratch"))
+
+
+def test_a_table_has_a_row_per_cell_and_is_what_contrasts_read(setting, execution, made):
+    cells = comparison([TARGET], [PROMPTED, BY_CLASS], shots=[2], n=[3], seeds=2)
+    table = run(setting, SHORT, cells, execution)
+    assert list(table["arm"]) == [cell.arm for cell in cells] and set(COLUMNS) <= set(table.columns)
+    assert all(len(correct) == 24 for correct in table["correct"])
+    trained = table[table["arm"] != ZERO_SHOT]
+    chosen = trained.groupby(["arm", "with_shots"])[["learning_rate", "step"]].nunique()
+    assert (chosen == 1).all(axis=None)  # the first seed chooses for all
+    assert set(trained["learning_rate"]) <= set(SHORT.rates) and set(trained["step"]) <= {0, 2, 4}
+    at_these = table.assign(shots=16, n=np.where(table["n"] > 0, 64, 0))
+    assert {"DD-H1-alone", "DD-H1-shots", "DD-H4"} <= set(contrasts(at_these))
+    again = run(setting, SHORT, cells, replace(execution, batch=1))
+    assert all(np.array_equal(a, b) for a, b in zip(table["correct"], again["correct"], strict=True))
+
+
+def test_where_one_arm_falls_short_all_are_cut_to_it(setting, execution, made):
+    cells = [Cell(TARGET, arm, shots=2, n=3) for arm in (PROMPTED, "retrieved")]
+    sets = experiments.make_sets(setting, cells, execution)
+    sizes = [len(experiments._sources(setting, cell, sets).synthetic) for cell in cells]
+    assert sizes == [23, 23]  # eight classes, of the last one image less
+    more = [Cell(TARGET, PROMPTED, shots=2, n=5), cells[1]]
+    sets = experiments.make_sets(setting, more, execution)
+    assert len(experiments._sources(setting, more[0], sets).synthetic) == 40  # no cut to an arm of fewer
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_changed_in_an_arm_changes_its_images_alone(setting, execution, made, change):
+    arm = f"{BY_CLASS}, {change}"
+    experiments.make_sets(setting, [Cell(TARGET, arm, shots=2, n=3)], execution)
+    ((own, name, _),) = made
+    assert name == BY_CLASS
+    differing = {field for field in vars(setting) if getattr(own, field) != getattr(setting, field)}
+    assert differing == set(CHANGES[change](setting))
+
+
+def test_an_audit_reads_other_checkpoints_and_other_images_of_the_same_training(setting, execution, made):
+    arms = [BY_CLASS, f"{BY_CLASS}, epoch by test", f"{BY_CLASS}, on the training split"]
+    table = run(setting, SHORT, [Cell(TARGET, arm, shots=2, n=3, with_shots=True) for arm in arms], execution)
+    plain, by_test, on_train = (row for _, row in table.iterrows())
+    assert np.mean(by_test["correct"]) >= np.mean(plain["correct"])
+    assert plain["held_out"] == on_train["held_out"] and len(on_train["correct"]) == len(plain["correct"])
+    assert len({arm for _, arm, _ in made}) == len(made) == 1  # one set for all three
+
+
+def test_the_training_split_has_the_shots_in_it(setting):
+    one = shots(setting, TARGET, 0)
+    split = training_split(setting, one)
+    assert len(split) == len(one.test)
+    assert {image.tobytes() for image in one.real.images} <= {image.tobytes() for image in split.images}
+
+
+def test_half_weight_is_the_classifier_s_and_networks_from_scratch_have_rates_of_their_own(setting, execution, made):
+    heavy, half = (SHORT.recipes(Cell(TARGET, arm))[0] for arm in (BY_CLASS, f"{BY_CLASS}, real weight 0.5"))
+    assert (heavy.real_weight, half.real_weight) == (0.8, 0.5)
+    cells = [Cell(TARGET, PROMPTED, shots=2, n=3, with_shots=both, classifier="scratch") for both in (False, True)]
+    table = run(setting, SHORT, cells, execution)
+    assert set(table["learning_rate"]) == {4e-3} and not np.array_equal(*table["correct"])
+    assert SHORT.recipes(Cell("digits", BY_CLASS))[0].flip is False
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (Cell(TARGET, "prompt"), "no arm 'prompt' .did you mean 'prompted'"),
+        (Cell(TARGET, "prompted, rank 5"), "no change 'rank 5'"),
+        (Cell(TARGET, SHOTS, n=64), "have none"),
+        (Cell(TARGET, PROMPTED, n=0), "N above 0"),
+        (Cell(TARGET, PROMPTED, classifier="SVM"), "'CLIP' or 'scratch'"),
+    ],
+)
+def test_bad_cells_are_refused_before_any_work(setting, execution, made, cell, message):
+    with pytest.raises(ValueError, match=message):
+        run(setting, SHORT, [cell], execution)
+    assert made == []
