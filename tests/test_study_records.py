@@ -410,18 +410,21 @@ def test_a_plan_has_arms_for_its_claims(chapter: str) -> None:
     assert len(set(todo)) == len(todo)
     arms = {arm: {name: np.zeros((2, n)) for name, n in plan["sets"].items()} for arm, _, _ in todo}
     assert set(plan["claims"]) <= set(package.differences(arms))
-    with pytest.raises(ValueError, match="no arms for the claim 'X'"):
+    with pytest.raises(ValueError, match="for (the claim )?'X'"):
         package.jobs(plan | {"claims": ["X"]})
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_a_study_that_is_recorded_is_complete_and_not_stale(chapter: str) -> None:
+def test_a_study_is_not_stale_and_its_record_holds_its_own_jobs_alone(chapter: str) -> None:
     from importlib import import_module
 
     freeze, package = read_freeze(chapter), import_module(f"zsclib.papers.{chapter}.outcomes")
     assert stale_because(freeze) is None
-    assert records.missing(freeze, package.jobs(freeze.plan())) == []
-    assert set(records.verdicts(freeze, package)) == set(freeze.claims)
+    jobs = package.jobs(freeze.plan())
+    missing = records.missing(freeze, jobs)  # a study that is under way lacks some
+    assert len(list((ROOT / RECORDS / chapter).glob("*/*.*.parquet"))) == len(jobs) - len(missing)
+    judged = set(records.verdicts(freeze, package))
+    assert judged == set(freeze.claims) or (missing and judged < set(freeze.claims))
 
 
 def test_a_live_diffusion_classifier_agrees_with_its_record() -> None:
