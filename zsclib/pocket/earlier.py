@@ -6,7 +6,7 @@ Earlier weights lie in the repository's history, and
 
 writes a folder for each of them that goes with today's autoencoder, text tower and vocabulary into results/generators:
 pocket-sd-0.56M and pocket-sd-1.40M, after so many pairs. Others are trained on a pool whose dials were turned, 0.5
-million pairs each (a core needs about 50 minutes; stopped, the same command goes on where it was):
+million pairs each (a core needs about two hours; stopped, the same command goes on where it was):
 
     python -m zsclib.pocket restore --frozen --checkpoints checkpoints/rare
     python -m zsclib.pocket unet --checkpoints checkpoints/rare --samples 500000 --concept-exponent 1.6
