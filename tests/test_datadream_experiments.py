@@ -14,7 +14,7 @@ from zsclib.images.image_set import ImageSet
 from zsclib.models.clip_lora import ClipRecipe
 from zsclib.models.lora import Lora
 from zsclib.papers.datadream import experiments
-from zsclib.papers.datadream.contrasts import BY_CLASS, COLUMNS, PROMPTED, SHOTS, ZERO_SHOT, contrasts
+from zsclib.papers.datadream.contrasts import BY_CLASS, COLUMNS, PROMPTED, SHOTS, ZERO_SHOT, At, contrasts
 from zsclib.papers.datadream.experiments import CHANGES, Cell, Classifiers, comparison, run
 from zsclib.papers.datadream.training_sets import Setting, shots, training_split
 from zsclib.recipe import Recipe
@@ -32,11 +32,9 @@ SHORT = Classifiers(
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> Setting:
     root = tmp_path_factory.mktemp("models")
-    with tiny.long_prompts():
-        tiny.stable_diffusion_1(root / "sd")
-        tiny.clip(root / "clip")
+    model, clip = tiny.generator_and_clip(root)
     return Setting(
-        model=str(root / "sd"), clip=str(root / "clip"), pool_images=100, index=str(root / "index"), shots=2,
+        model=model, clip=clip, pool_images=100, index=str(root / "index"), shots=2,
         per_class=3, test_images=24, size=16, tuning_samples=400, lora=Lora(rank=16, alpha=16),
     )  # fmt: skip
 
@@ -80,8 +78,8 @@ def test_a_table_has_a_row_per_cell_and_is_what_contrasts_read(setting, executio
     chosen = trained.groupby(["arm", "with_shots"])[["learning_rate", "step"]].nunique()
     assert (chosen == 1).all(axis=None)  # the first seed chooses for all
     assert set(trained["learning_rate"]) <= set(SHORT.rates) and set(trained["step"]) <= {0, 2, 4}
-    at_these = table.assign(shots=16, n=np.where(table["n"] > 0, 64, 0))
-    assert {"DD-H1-alone", "DD-H1-shots", "DD-H4"} <= set(contrasts(at_these))
+    assert contrasts(table) == {}  # none of it at 16 shots and 64 images
+    assert {"DD-H1-alone", "DD-H1-shots", "DD-H4"} <= set(contrasts(table, at=At(shots=2, n=3)))
     again = run(setting, SHORT, cells, replace(execution, batch=1))
     assert all(np.array_equal(a, b) for a, b in zip(table["correct"], again["correct"], strict=True))
 
@@ -106,13 +104,19 @@ def test_what_is_changed_in_an_arm_changes_its_images_alone(setting, execution, 
     assert differing == set(CHANGES[change](setting))
 
 
-def test_an_audit_reads_other_checkpoints_and_other_images_of_the_same_training(setting, execution, made):
+def test_an_audit_reads_other_checkpoints_and_other_images_of_the_same_training(
+    setting, made, monkeypatch, tmp_path
+):
+    execution, trained = Execution(cache=Cache(tmp_path)), []
+    jobs = experiments.Job
+    monkeypatch.setattr(experiments, "Job", lambda f, *rest: trained.append(rest[1]) or jobs(f, *rest))
     arms = [BY_CLASS, f"{BY_CLASS}, epoch by test", f"{BY_CLASS}, on the training split"]
     table = run(setting, SHORT, [Cell(TARGET, arm, shots=2, n=3, with_shots=True) for arm in arms], execution)
     plain, by_test, on_train = (row for _, row in table.iterrows())
     assert np.mean(by_test["correct"]) >= np.mean(plain["correct"])
     assert plain["held_out"] == on_train["held_out"] and len(on_train["correct"]) == len(plain["correct"])
     assert len({arm for _, arm, _ in made}) == len(made) == 1  # one set for all three
+    assert len(set(trained)) == len(SHORT.rates)  # and one classifier for each learning rate
 
 
 def test_the_training_split_has_the_shots_in_it(setting):

@@ -64,13 +64,3 @@ def test_a_learning_curve_counts_the_adapters_that_have_turned_up():
     text = " ".join(part.get_text() for part in figure.findobj(match=plt.Text))
     assert "\N{MINUS SIGN}15.0 %" in text and "2 adapters 1 end" in text
     plt.close(figure)
-
-
-def test_curves_have_a_dot_for_every_number_that_was_measured():
-    rng = np.random.default_rng(0)
-    numbers = {SHOTS: (1, 4, 16), BY_CLASS: (4, 16)}
-    measured = {arm: {k: (rng.random((2, 40)) < 0.5).astype(float) for k in of} for arm, of in numbers.items()}
-    figure = figures.accuracy_curves(measured, "shots of a class")
-    lines = {line.get_label(): line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) > 1}
-    assert [list(x) for x in lines.values()][:2] == [[1, 4, 16], [4, 16]]
-    plt.close(figure)

@@ -14,12 +14,12 @@ from tests import tiny
 from tests.worlds import MortalCache
 from zsclib import datasets
 from zsclib.cache import Cache
-from zsclib.extra import Extra, counts
+from zsclib.extra import Extra, costs, counts
 from zsclib.models import denoising
 from zsclib.models.lora import Lora
 from zsclib.papers.datadream import arms as arms_room
 from zsclib.papers.datadream import changed_arms
-from zsclib.papers.datadream.arms import ARMS, costs, make_set
+from zsclib.papers.datadream.arms import ARMS, make_set
 from zsclib.papers.datadream.generated_arms import adapted, adapter_hash, tuning_of
 from zsclib.papers.datadream.pool_arms import captions, prepare, with_index
 from zsclib.papers.datadream.training_sets import (
@@ -77,9 +77,7 @@ def pool(tmp_path_factory, place) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("models")
-    with tiny.long_prompts():
-        tiny.stable_diffusion_1(root / "sd")
-        tiny.clip(root / "clip")
+    tiny.generator_and_clip(root)
     return root
 
 

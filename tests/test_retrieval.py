@@ -51,11 +51,9 @@ def reddish(n: int, seed: int, size: int = 16) -> np.ndarray:
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> Setting:
     root = tmp_path_factory.mktemp("models")
-    with tiny.long_prompts():
-        tiny.stable_diffusion_1(root / "sd")
-        tiny.clip(root / "clip")
+    model, clip = tiny.generator_and_clip(root)
     return Setting(
-        model=str(root / "sd"), clip=str(root / "clip"), pool="tiny", index=str(root / "index"), shots=SHOTS,
+        model=model, clip=clip, pool="tiny", index=str(root / "index"), shots=SHOTS,
         held_out=1, times=2, sampling_steps=2, candidates=3, tuning_samples=40, rank=2, tuned_at=1, test_images=12,
         size=16, network="resnet18", recipe=Recipe(steps=2, batch=4, checkpoints=1),
     )  # fmt: skip

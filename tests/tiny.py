@@ -114,6 +114,12 @@ def long_prompts() -> Iterator[None]:
         yield
 
 
+def generator_and_clip(root: Path) -> tuple[str, str]:
+    """Write a Stable Diffusion 1.x and a CLIP whose prompts may be long; return their folders."""
+    with long_prompts():
+        return str(stable_diffusion_1(root / "sd")), str(clip(root / "clip"))
+
+
 def stable_diffusion_1(folder: Path, seed: int = 0, side: int = 8) -> Path:
     """Write a folder as Stable Diffusion 1.x has it: epsilon, latents 4 x side x side, images twice as wide."""
     torch.manual_seed(seed)

@@ -58,6 +58,41 @@ def extra_of(arrays: Mapping[str, np.ndarray]) -> Extra:
     )
 
 
+def extra_from(
+    made: ImageSet | tuple[ImageSet, pd.DataFrame], n: int, tuning_samples: int, seconds: float
+) -> Extra:
+    """Return what an arm made as `Extra`: at most n images of each class, and a report of what was delivered.
+
+    Args:
+        made: the images, with `evaluations` in their manifest; or these and the arm's own report, a row per class.
+        tuning_samples, seconds: what it took.
+    """
+    images, own = made if isinstance(made, tuple) else (made, pd.DataFrame())
+    images = first_of_each(images, np.full(len(images.classes), n))
+    report = pd.DataFrame({"class": images.classes, "wanted": n, "delivered": counts(images)})
+    report = pd.concat([report, own.drop(columns=["class", "asked", "delivered"], errors="ignore")], axis=1)
+    evaluations = float(images.manifest["evaluations"].sum()) if len(images) else 0.0
+    return Extra(
+        images=images, report=report, evaluations=evaluations, tuning_samples=tuning_samples, seconds=seconds
+    )
+
+
+def costs(extra: Mapping[str, Extra]) -> pd.DataFrame:
+    """Return a row per arm: images delivered, the fewest of a class, and what they took."""
+    rows = [
+        {
+            "arm": name,
+            "images": len(one.images),
+            "fewest of a class": int(counts(one.images).min()),
+            "denoiser evaluations": one.evaluations,
+            "samples tuned on": one.tuning_samples,
+            "seconds": one.seconds,
+        }
+        for name, one in extra.items()
+    ]
+    return pd.DataFrame(rows)
+
+
 def counts(images: ImageSet) -> np.ndarray:
     """Return how many images of each class a set has, int64 (C,)."""
     return np.bincount(images.labels[images.labels >= 0], minlength=len(images.classes))

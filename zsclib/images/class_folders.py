@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,7 +23,7 @@ SPLIT_NAMES = {  # how folders and files spell a split; any other spelling is ta
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-ABOUT = "about.json"  # of a folder that `to_folder` wrote: what it was made from
+ABOUT = "about.json"  # of a folder of images that was written here: what it was made from
 T = TypeVar("T")
 
 
@@ -133,25 +133,48 @@ def to_folder(
         ValueError: class names that no folders can tell apart, or values that JSON has not.
     """
     names = folder_names(images.classes)
-    if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already, with other files; give another folder, or remove it")
-    numbers, files = Counter(), []
+    refuse_other_files(folder)
+    own = images.manifest.drop(columns=["file", "class"], errors="ignore")
+    own.insert(0, "class", [images.classes[label] for label in images.labels])
+    files = (
+        (label, image_files.encode_png(image), ".png")
+        for image, label in zip(images.images, images.labels, strict=True)
+    )
     with atomic(folder) as temporary:
         temporary.mkdir()
-        for image, label in zip(images.images, images.labels, strict=True):
-            file = Path(names[label]) / f"{numbers[label]:06d}.png"
-            numbers[label] += 1
-            (temporary / file).parent.mkdir(exist_ok=True)
-            (temporary / file).write_bytes(image_files.encode_png(image))
-            files.append(file.as_posix())
-        own = images.manifest.drop(columns=["file", "class"], errors="ignore")
-        own.insert(0, "class", [images.classes[label] for label in images.labels])
-        own.insert(0, "file", files)
-        own.to_csv(temporary / "manifest.csv", index=False)
-        if report is not None:
-            report.to_csv(temporary / "report.csv", index=False)
+        paths = write_files(temporary, names, files)
         folders = dict(zip(names, images.classes, strict=True))
-        write_json(temporary / ABOUT, {**about, "class of each folder": folders})
+        write_notes(temporary, paths, own, report, {**about, "class of each folder": folders})
+
+
+def refuse_other_files(folder: Path) -> None:
+    """Raise FileExistsError where something else is at a place than a folder that `write_notes` has finished."""
+    if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already, with other files; give another folder, or remove it")
+
+
+def write_files(folder: Path, names: Sequence[str], files: Iterable[tuple[int, bytes, str]]) -> list[str]:
+    """Write (label, bytes, suffix) as NAME/NUMBER.SUFFIX, numbered in each class from 0; return the paths, in order."""
+    numbers, paths = Counter(), []
+    for label, data, suffix in files:
+        path = Path(names[label]) / f"{numbers[label]:06d}{suffix}"
+        numbers[label] += 1
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(data)
+        paths.append(path.as_posix())
+    return paths
+
+
+def write_notes(
+    folder: Path, paths: Sequence[str], manifest: pd.DataFrame, report: pd.DataFrame | None, about: Mapping
+) -> None:
+    """Write manifest.csv, a row per file in their order by name, report.csv where there is a report, and about.json."""
+    manifest = manifest.copy()
+    manifest.insert(0, "file", paths)
+    manifest.sort_values("file").to_csv(folder / "manifest.csv", index=False)
+    if report is not None:
+        report.to_csv(folder / "report.csv", index=False)
+    write_json(folder / ABOUT, about)
 
 
 def folder_names(classes: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +27,10 @@ import pandas as pd
 
 from zsclib.checks import is_integer
 from zsclib.hashing import key
+from zsclib.images.class_folders import refuse_other_files, write_files, write_notes
 from zsclib.images.files import decode
 from zsclib.images.image_set import ImageSet
-from zsclib.paths import atomic, write_json
+from zsclib.paths import atomic
 from zsclib.pools.captioned import CaptionedPool
 from zsclib.pools.copies import SIDE, Traces, alignment, thumbnails
 from zsclib.pools.index import Index
@@ -38,7 +39,6 @@ from zsclib.pools.ladder import Ladder, Rules, Taken
 if TYPE_CHECKING:
     from zsclib.workers import Progress
 
-ABOUT = "about.json"  # of a folder of retrieved images: what it was made from
 NAMED = 5  # overlapping images in an error
 LOOKED_AT = 32  # nearest pool images among which a copy of a test image is sought
 
@@ -146,19 +146,18 @@ def retrieve_to_folder(
         ]
 
     report = progress or (lambda what, done, total: None)
-    total, taken, files, counts = n * len(classes), [], [], [0] * len(classes)
+    total, taken = n * len(classes), []
+
+    def files() -> Iterator[tuple[int, bytes, str]]:
+        for one in ladder.climb(open_rows):
+            yield (one.label, *one.image)
+            taken.append(one._replace(image=None))
+            report("retrieving", len(taken), total)
+
     with atomic(folder) as temporary:
         temporary.mkdir()
         report("retrieving", 0, total)
-        for one in ladder.climb(open_rows):
-            data, suffix = one.image
-            file = Path(names[one.label]) / f"{counts[one.label]:06d}{suffix}"
-            counts[one.label] += 1
-            (temporary / file).parent.mkdir(exist_ok=True)
-            (temporary / file).write_bytes(data)
-            taken.append(one._replace(image=None))
-            files.append(file.as_posix())
-            report("retrieving", len(taken), total)
+        paths = write_files(temporary, names, files())
         report("retrieving", total, total)
         table = ladder.report(tuple(classes))
         about = {"pool": pool.name, "pool fingerprint": pool.fingerprint(), "model": index.embeddings.model}
@@ -168,7 +167,7 @@ def retrieve_to_folder(
             "queries": key(queries=queries),
         }
         about |= {"classes": list(classes), "n": n, "rules": asdict(ladder.rules)}
-        _write_notes(temporary, files, _manifest(pool, taken, places), table, about)
+        write_notes(temporary, paths, _manifest(pool, taken, places), table, about)
     return table
 
 
@@ -189,11 +188,10 @@ def save_files(
         ValueError: an image is not readable any more, or class names cannot be folders.
     """
     folder, names = Path(folder), _folder_names(images.classes)
-    if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already, with other files; give another folder, or remove it")
-    rows, counts, files = images.manifest["row"].to_numpy(np.int64), [0] * len(names), []
-    with atomic(folder) as temporary:
-        temporary.mkdir()
+    refuse_other_files(folder)
+    rows = images.manifest["row"].to_numpy(np.int64)
+
+    def files() -> Iterator[tuple[int, bytes, str]]:
         for start in range(0, len(rows), 256):
             part = rows[start : start + 256]
             for row, label, file in zip(part, images.labels[start : start + 256], pool.files(part), strict=True):
@@ -202,14 +200,13 @@ def save_files(
                         f"{pool.name}: {pool.ids[row]!r} was retrieved, and cannot be read any more; put it back and "
                         "run again"
                     )
-                data, suffix = file
-                path = Path(names[label]) / f"{counts[label]:06d}{suffix}"
-                counts[label] += 1
-                (temporary / path).parent.mkdir(exist_ok=True)
-                (temporary / path).write_bytes(data)
-                files.append(path.as_posix())
+                yield (label, *file)
+
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        paths = write_files(temporary, names, files())
         facts = {"pool": pool.name, "pool fingerprint": pool.fingerprint(), "classes": list(images.classes)}
-        _write_notes(temporary, files, images.manifest, report, facts | dict(about))
+        write_notes(temporary, paths, images.manifest, report, facts | dict(about))
 
 
 def refuse_overlap(
@@ -294,16 +291,6 @@ def _manifest(pool: CaptionedPool, taken: Sequence[Taken], places: np.ndarray) -
             "row": np.array(rows, np.int64),
         }
     )
-
-
-def _write_notes(
-    folder: Path, files: Sequence[str], manifest: pd.DataFrame, report: pd.DataFrame, about: Mapping[str, object]
-) -> None:
-    manifest = manifest.copy()
-    manifest.insert(0, "file", files)
-    manifest.sort_values("file").to_csv(folder / "manifest.csv", index=False)
-    report.to_csv(folder / "report.csv", index=False)
-    write_json(folder / ABOUT, about)
 
 
 def _folder_names(classes: Sequence[str]) -> list[str]:

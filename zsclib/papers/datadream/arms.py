@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from zsclib.checks import did_you_mean
-from zsclib.extra import Extra, counts, extra_of, first_of_each
+from zsclib.extra import Extra, extra_from, extra_of
 from zsclib.hashing import key
 from zsclib.images.image_set import ImageSet, concat
 from zsclib.own_sets import prompts_for
@@ -118,37 +118,11 @@ def make_set(setting: Setting, target: str, seed: int, arm: str, execution: Exec
     return extra_of(arrays)
 
 
-def costs(sets: Mapping[str, Extra]) -> pd.DataFrame:
-    """Return a row per arm: images delivered, the fewest of a class, and what they took."""
-    rows = [
-        {
-            "arm": name,
-            "images": len(one.images),
-            "fewest of a class": int(counts(one.images).min()),
-            "denoiser evaluations": one.evaluations,
-            "samples tuned on": one.tuning_samples,
-            "seconds": one.seconds,
-        }
-        for name, one in sets.items()
-    ]
-    return pd.DataFrame(rows)
-
-
 def _made(setting: Setting, one: Shots, name: str, execution: Execution) -> dict[str, np.ndarray]:
     began, n, arm = time.perf_counter(), setting.per_class, ARMS[name]
-    result = arm.make(setting, one, n, execution, **arm.options)
-    images, own = result if isinstance(result, tuple) else (result, pd.DataFrame())
-    images = first_of_each(images, np.full(len(images.classes), n))
-    report = pd.DataFrame({"class": images.classes, "wanted": n, "delivered": counts(images)})
-    own = own.drop(columns=["class", "asked", "delivered"], errors="ignore")
-    extra = Extra(
-        images=images,
-        report=pd.concat([report, own], axis=1),
-        evaluations=float(images.manifest["evaluations"].sum()) if len(images) else 0.0,
-        tuning_samples=setting.tuning_samples * len(images.classes) if arm.tuned else 0,
-        seconds=time.perf_counter() - began,
-    )
-    return extra.arrays()
+    made = arm.make(setting, one, n, execution, **arm.options)
+    samples = setting.tuning_samples * len(one.real.classes) if arm.tuned else 0
+    return extra_from(made, n, samples, time.perf_counter() - began).arrays()
 
 
 def _key(setting: Setting, one: Shots, name: str) -> str:

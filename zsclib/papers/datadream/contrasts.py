@@ -129,6 +129,7 @@ def contrasts(
     table: pd.DataFrame,
     absent: Sequence[str] = ABSENT,
     alignments: Mapping[str, Alignment] | None = None,
+    at: At = ALONE,
 ) -> Differences:
     """Return the differences of correctness that decide each claim, by target.
 
@@ -138,6 +139,7 @@ def contrasts(
         table: a row per trained classifier, as the module says.
         absent: targets whose classes the generator and the pool do not know.
         alignments: target → `zsclib.papers.datadream.gap.alignment`, which H9 is judged by.
+        at: the numbers of shots and of images that are read in the place of the claims' 16 and 64, for a first look.
 
     Returns:
         claim → target → differences (seeds, images), float64. Claims that need what the table lacks on a target are
@@ -148,6 +150,9 @@ def contrasts(
     """
     if missing := [name for name in COLUMNS if name not in table.columns]:
         raise ValueError(f"contrasts: the table lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+    table = table.assign(
+        shots=table["shots"].replace(at.shots, ALONE.shots), n=table["n"].replace(at.n, ALONE.n)
+    )
     differences: Differences = {}
     by_target = {target: Arms(table, target) for target in table["target"].unique()}
     for target, arms in by_target.items():

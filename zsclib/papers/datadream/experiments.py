@@ -164,8 +164,8 @@ def run(setting: Setting, classifiers: Classifiers, cells: Iterable[Cell], execu
         check_cell(cell)
     sets = make_sets(setting, cells, execution)
     first = {_but_seed(cell): cell for cell in reversed(cells)}  # the first seed of each
-    every = [*cells, *first.values()]
-    sources = {cell: _sources(setting, cell, sets) for cell in dict.fromkeys(every)}
+    on_train = {_but_seed(cell) for cell in cells if cell.arm.endswith(ON_TRAIN)}  # trained once, watched on both
+    sources = {cell: _sources(setting, cell, sets, _but_seed(cell) in on_train) for cell in cells}
     trials = [(cell, recipe) for cell in first.values() for recipe in _to_choose(classifiers, cell)]
     choosing = _train_all(setting, classifiers, [(sources[cell], recipe) for cell, recipe in trials], execution)
     chosen: dict[Cell, tuple[AnyRecipe, int, float]] = {}
@@ -233,7 +233,7 @@ def _but_seed(cell: Cell) -> Cell:
     return replace(cell, arm=own, seed=0)
 
 
-def _sources(setting: Setting, cell: Cell, sets: Mapping[tuple, Extra]) -> Sources:
+def _sources(setting: Setting, cell: Cell, sets: Mapping[tuple, Extra], on_train: bool = False) -> Sources:
     own = replace(setting, shots=cell.shots or setting.shots)
     one, images = shots(own, cell.target, cell.seed), None
     if cell.n:
@@ -242,7 +242,7 @@ def _sources(setting: Setting, cell: Cell, sets: Mapping[tuple, Extra]) -> Sourc
         images = first_of_each(sets[_place(cell)].images, equal_counts(among, cell.n))
         images = replace(images, manifest=None)
     real = one.real if cell.with_shots or not cell.n else None
-    split = training_split(own, one) if cell.arm.endswith(ON_TRAIN) else None
+    split = training_split(own, one) if on_train else None
     prompts = tuple(class_prompts(own, one))
     return Sources(cell=cell, one=one, prompts=prompts, real=real, synthetic=images, train_split=split)
 

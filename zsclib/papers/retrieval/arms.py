@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from zsclib.checks import did_you_mean
-from zsclib.extra import Extra, counts, extra_of, first_of_each
+from zsclib.extra import Extra, extra_from, extra_of
+from zsclib.extra import costs as extra_costs
 from zsclib.hashing import key
 from zsclib.images.image_set import ImageSet, concat
 from zsclib.own_sets import prompts_for
@@ -148,38 +149,17 @@ def check_arms(arms: Sequence[str]) -> None:
 
 
 def costs(extra: Mapping[str, Extra]) -> pd.DataFrame:
-    """Return a row per arm: its number, images delivered, what they took, and the fewest of a class."""
-    rows = [
-        {
-            "arm": name,
-            "method": ARMS[name].method,
-            "images": len(one.images),
-            "fewest of a class": int(counts(one.images).min()),
-            "denoiser evaluations": one.evaluations,
-            "samples tuned on": one.tuning_samples,
-            "seconds": one.seconds,
-        }
-        for name, one in extra.items()
-    ]
-    return pd.DataFrame(rows)
+    """Return a row per arm: its number in the specification, images delivered, and what they took."""
+    rows = extra_costs(extra)
+    rows.insert(1, "method", [ARMS[name].method for name in rows["arm"]])
+    return rows
 
 
 def _made(setting: Setting, target: str, seed: int, name: str, n: int, execution: Execution) -> dict[str, np.ndarray]:
     began, one, arm = time.perf_counter(), data(setting, target, seed), ARMS[name]
-    result = arm.make(setting, one, n, replace(execution, seed=seed, workers=Workers(1)), **arm.options)
-    images, own = result if isinstance(result, tuple) else (result, pd.DataFrame())
-    images = first_of_each(images, np.full(len(images.classes), n))
-    report = pd.DataFrame({"class": images.classes, "wanted": n, "delivered": counts(images)})
-    report = pd.concat([report, own.drop(columns=["class", "asked", "delivered"], errors="ignore")], axis=1)
-    evaluations = float(images.manifest["evaluations"].sum()) if len(images) else 0.0
-    extra = Extra(
-        images=images,
-        report=report,
-        evaluations=evaluations,
-        tuning_samples=setting.tuning_samples if arm.tuned else 0,
-        seconds=time.perf_counter() - began,
-    )
-    return extra.arrays()
+    made = arm.make(setting, one, n, replace(execution, seed=seed, workers=Workers(1)), **arm.options)
+    samples = setting.tuning_samples if arm.tuned else 0
+    return extra_from(made, n, samples, time.perf_counter() - began).arrays()
 
 
 def _key(setting: Setting, one: Data, name: str, n: int) -> str:

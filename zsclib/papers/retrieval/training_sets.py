@@ -32,7 +32,7 @@ from zsclib.training import TrainedNetwork, train
 
 FURTHER = 4  # times as many candidates for pseudo-labels, at most
 # Few images want many small steps. Of rates from 4e-3 to 32e-3, batches of 8, 16 and 32, and trainings of up to 4,096
-# steps on D alone, chosen on validation images of objects-hard and gadgets-hard.
+# steps of the pocket ResNet-18 on D alone, chosen on validation images of objects-hard and gadgets-hard.
 RECIPE = Recipe(steps=128, batch=16, learning_rate=8e-3, checkpoints=1)
 
 

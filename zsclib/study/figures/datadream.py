@@ -10,14 +10,13 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-from zsclib.papers.datadream.contrasts import BY_CLASS, RETRIEVED, SHOTS, ZERO_SHOT
+from zsclib.papers.datadream.contrasts import SHOTS, ZERO_SHOT
 from zsclib.study import plots
 from zsclib.study.panels import level
 from zsclib.study.stats import Estimate, interval
 from zsclib.study.tables import table
 
 ALONE, POOLED = "images alone", "with the shots"
-ROLES = {SHOTS: "real", RETRIEVED: "retrieved", BY_CLASS: "diffusion"}
 
 
 def adapting(history: pd.DataFrame, detail: str) -> Figure:
@@ -75,26 +74,6 @@ def costs_table(costs: pd.DataFrame, gain: Mapping[str, Mapping[str, Estimate]])
     for way, by_arm in gain.items():
         shown[way] = [by_arm[arm].points() if arm in by_arm else None for arm in costs["arm"]]
     return table(shown)
-
-
-def accuracy_curves(outcomes: Mapping[str, Mapping[float, np.ndarray]], along: str) -> Figure:
-    """Draw accuracy against the number of shots or of images, a curve with its band per arm.
-
-    Args:
-        outcomes: arm → number → correctness (seeds, images). along: what the number is of.
-    """
-    figure, ax = plt.subplots(figsize=(plots.WIDTH, 3.6))
-    every = sorted({number for by_number in outcomes.values() for number in by_number})
-    for arm, by_number in outcomes.items():
-        x = sorted(by_number)
-        value, low, high, _ = zip(*(level(by_number[number]) for number in x), strict=True)
-        role = ROLES.get(arm, "synthetic")
-        plots.curve_with_band(ax, x, value, low, high, arm, role, marker="o")
-    plots.log_ticks(ax.xaxis, every)
-    plots.percent(ax.yaxis)
-    ax.set(xlabel=along, xlim=(every[0] * 0.9, every[-1] * 2.2))
-    plots.label_curves(ax)
-    return figure
 
 
 def audit_table(table_of: pd.DataFrame, target: str, arm: str, faults: Sequence[str]) -> HTML:

@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from zsclib.papers.retrieval.arms import ARMS
-from zsclib.papers.retrieval.contrasts import CHOSEN, ORDER, REFERENCES
+from zsclib.papers.retrieval.contrasts import CHOSEN, REFERENCES
 from zsclib.papers.retrieval.outcomes import BESIDE
 from zsclib.study import plots
 from zsclib.study.panels import ROLES
 from zsclib.study.stats import interval
 from zsclib.study.tables import table
 
-REAL, TWICE = "real only", ORDER[-1]
+REAL = "real only"
 ROW = 0.21  # inches
 Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
 
