@@ -350,7 +350,7 @@ def test_references_are_the_clip_that_retrieves(setting, table, target):
     np.testing.assert_array_equal(Arms(both, target, At(2, 2))["linear probe"][0], rows["correct"][1])
 
 
-def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, execution, pool, target):
+def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, execution, pool, target, monkeypatch):
     apart = ("model", "clip", "test_images", "test_seed", "test_split", "recipe", "device", "tuned_with")
     names = {part for part in vars(setting) if part not in apart}
     plan = {
@@ -367,6 +367,17 @@ def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, exec
     assert differences({}) == {}  # before the first job is done
     assert set(differences(by_arm)) >= {"RET-R1", "RET-A-zero-shot", "RET-R5-prompts"}
     (only,) = outcomes(plan, every[-8:-7], execution)  # of the second seed, its share chosen with the first
+    np.testing.assert_array_equal(only[1], done[every[-8]][0])
+    kept = {}
+
+    def remember(name, what, choose):
+        return kept[name, what] if (name, what) in kept else kept.setdefault((name, what), choose())
+
+    made = {"execution": execution, "remember": remember}
+    list(outcomes(plan, every[:1], **made))
+    assert set(kept[target, "shares"]) >= {"templates", "retrieved by text", "real only"}
+    monkeypatch.setattr(experiments, "tuned_shares", None)  # chosen: that is not done again
+    (only,) = outcomes(plan, every[-8:-7], **made)
     np.testing.assert_array_equal(only[1], done[every[-8]][0])
 
 

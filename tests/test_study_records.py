@@ -54,7 +54,7 @@ def jobs(plan: Mapping) -> list[records.Job]:
     ]
 
 
-def outcomes(plan: Mapping, todo: list, execution: Execution, device: str) -> Iterator[tuple]:
+def outcomes(plan: Mapping, todo: list, *_: object) -> Iterator[tuple]:
     for arm, name, seed in todo:
         images = images_of(name, plan["sets"][name])
         yield (arm, name, seed), correctness(arm, name, seed, len(images)), images
@@ -290,12 +290,42 @@ def test_outcomes_of_another_freeze_and_damaged_ones(root: Path, frozen: Freeze)
         records.read_outcomes(frozen, root)
 
 
+def test_what_was_chosen_once_is_not_chosen_again(root: Path, frozen: Freeze) -> None:
+    tried: list[int] = []
+
+    def choose() -> dict[str, float]:
+        tried.append(1)
+        return {"b": 0.25}
+
+    def choosing(plan: Mapping, todo: list, execution: Execution, device: str, remember) -> Iterator[tuple]:
+        for job, correct, images in outcomes(plan, todo):
+            assert remember(job[1], "learning rates", choose) == {"b": 0.25}
+            yield job, correct, images
+
+    chapter = SimpleNamespace(jobs=jobs, outcomes=choosing, differences=differences)
+    records.run_study(frozen, chapter, Execution(), root=root)
+    path = root / RECORDS / "toy/digits/learning-rates.json"
+    assert path.is_file() and len(tried) == len(PLAN["sets"])  # once for each set, whatever number of jobs
+    assert records.run_study(frozen, chapter, Execution(), root=root) == []
+    path.with_name("b.0.parquet").unlink()
+    assert records.run_study(frozen, chapter, Execution(), root=root) == [("b", "digits", 0)]
+    assert len(tried) == len(PLAN["sets"])
+    with pytest.raises(RuntimeError, match="has begun"):
+        write_freeze("toy", root)
+    path.write_text(path.read_text().replace(frozen.id, "0" * 16))
+    with pytest.raises(ValueError, match=r"toy/digits/learning-rates.json: of another freeze of toy"):
+        records.remembered(frozen, root, "digits", "learning rates", choose)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"learning-rates.json: no choice .*remove it"):
+        records.remembered(frozen, root, "digits", "learning rates", choose)
+
+
 def test_an_interrupted_study_goes_on_where_it_was(root: Path, frozen: Freeze) -> None:
     started: list[records.Job] = []
 
     def stops_at(count: int) -> SimpleNamespace:
-        def some(plan: Mapping, todo: list, execution: Execution, device: str) -> Iterator[tuple]:
-            for number, result in enumerate(outcomes(plan, todo, execution, device)):
+        def some(plan: Mapping, todo: list, *_: object) -> Iterator[tuple]:
+            for number, result in enumerate(outcomes(plan, todo)):
                 if number == count:
                     raise KeyboardInterrupt
                 started.append(result[0])

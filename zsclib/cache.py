@@ -21,6 +21,13 @@ from safetensors.numpy import save
 from zsclib.hashing import canonical, digest, key, storable
 from zsclib.paths import atomic, run_folder
 
+Remember = Callable[[str, str, Callable[[], Mapping]], dict]  # set, what is chosen on it, how → what was chosen
+
+
+def at_once(name: str, what: str, choose: Callable[[], Mapping]) -> dict:
+    """Return what is chosen, and keep nothing: the `Remember` of runs that are no study."""
+    return dict(choose())
+
 
 class Cache:
     """A folder of finished results; several processes may use it at once."""

@@ -130,7 +130,7 @@ def write_freeze(chapter: str, root: Path = ROOT) -> Freeze:
         read_plan(chapter, root),
         load_claims(root / "data" / "claims"),
     )
-    if begun := sorted(folder.glob("*/*.parquet")):
+    if begun := sorted((*folder.glob("*/*.parquet"), *folder.glob("*/*.json"))):
         raise RuntimeError(
             f"the study {chapter} has begun: {len(begun)} files of outcomes rest on its freeze. Remove them "
             f"({RECORDS.as_posix()}/{chapter}/*/), and with them what they have cost, to freeze it anew"

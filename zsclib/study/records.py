@@ -2,7 +2,9 @@
 
 A job is one arm on one set with one seed. Each leaves one small file, `data/records/study/<chapter>/<set>/<arm>.<seed>.
 parquet`: whether the arm was correct on each image, bool, or its mean correctness where it was measured several times,
-float16. `images.parquet` beside them says which images these are. No file is ever written twice.
+float16. `images.parquet` beside them says which images these are. What a study chooses on validation images, such as a
+learning rate, lies in `<set>/<what>.json`, so that it goes on elsewhere with the same choices. No file is ever written
+twice.
 
     freeze = read_freeze("diversity")
     run_study(freeze, outcomes, execution)          # outcomes: zsclib.papers.diversity.outcomes; resumes by itself
@@ -14,7 +16,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zsclib.hashing import digest
-from zsclib.paths import ROOT, atomic
+from zsclib.paths import ROOT, atomic, write_json
 from zsclib.study.claims import load_claims, to_judge
 from zsclib.study.freeze import RECORDS, Freeze, read_freeze, stale_because
 from zsclib.study.verdicts import Judgement, judge
@@ -43,7 +46,8 @@ def run_study(
     Args:
         freeze: the study's.
         chapter: `zsclib.papers.<chapter>.outcomes`: `jobs(plan)` lists the study's, `outcomes(plan, jobs, execution,
-            device)` yields (job, correct (n,), its test images) of each.
+            device, remember)` yields (job, correct (n,), its test images) of each; what it chooses on validation images
+            goes through `remember(set, what, choose)`, which calls `choose()` where that is not on record.
         execution: its cache, progress and workers are used.
         device: where models run.
         root: the clone.
@@ -56,7 +60,7 @@ def run_study(
         raise ValueError(f"the study {freeze.chapter} is stale: {why}; {back}")
     plan, done, clock = freeze.plan(root), [], time.monotonic()
     todo = missing(freeze, chapter.jobs(plan), root)
-    for job, correct, images in chapter.outcomes(plan, todo, execution, device):
+    for job, correct, images in chapter.outcomes(plan, todo, execution, device, partial(remembered, freeze, root)):
         seconds, clock = time.monotonic() - clock, time.monotonic()
         keys = image_keys(images.images, images.labels)
         write_outcomes(freeze, job, correct, keys, len(images.classes), seconds, root)
@@ -123,6 +127,31 @@ def write_outcomes(
     }
     _write(path, {"correct": correct}, about | facts)
     return path
+
+
+def remembered(freeze: Freeze, root: Path, name: str, what: str, choose: Callable[[], Mapping]) -> dict:
+    """Return what a study has chosen on a set's validation images, choosing it where it is not on record.
+
+    Args:
+        freeze: the study's. root: the clone.
+        name: of the set. what: is chosen, in the file's name.
+        choose: returns plain data, by name.
+
+    Raises:
+        ValueError: a file that is damaged, or belongs to another freeze.
+    """
+    path = root / RECORDS / freeze.chapter / _slug(name) / f"{_slug(what)}.json"
+    place = path.relative_to(root).as_posix()
+    if not path.is_file():
+        write_json(path, {"study": freeze.id, "chosen": dict(choose())})
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        study, chosen = content["study"], dict(content["chosen"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{place}: no choice ({error!r}); remove it, and the study chooses again") from None
+    if study != freeze.id:
+        raise ValueError(f"{place}: of another freeze of {freeze.chapter}; remove it, or restore that freeze")
+    return chosen
 
 
 def read_outcomes(freeze: Freeze, root: Path = ROOT) -> dict[str, dict[str, np.ndarray]]:

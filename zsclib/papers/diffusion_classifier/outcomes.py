@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from zsclib import datasets
+from zsclib.cache import Remember, at_once
 from zsclib.images.image_set import ImageSet
 from zsclib.models.generator import open_generator
 from zsclib.papers.diffusion_classifier.ablations import Measure
@@ -35,13 +36,18 @@ def jobs(plan: Mapping) -> list[Job]:
 
 
 def outcomes(
-    plan: Mapping, jobs: Iterable[Job], execution: Execution, device: str = "cpu"
+    plan: Mapping,
+    jobs: Iterable[Job],
+    execution: Execution,
+    device: str = "cpu",
+    remember: Remember = at_once,
 ) -> Iterator[tuple[Job, np.ndarray, ImageSet]]:
     """Yield each job with its mean correctness, float64 (n,), and the test images it was measured on.
 
     Args:
         plan: models, sets, images_seed and settings of the study.
         jobs: those wanted. execution: its seed gives way to the job's. device: of the generator.
+        remember: not used; nothing is chosen.
     """
     K, few = plan["settings"]["K"], plan["settings"]["few"]
     if K % few:

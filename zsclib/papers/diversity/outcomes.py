@@ -12,6 +12,7 @@ from itertools import groupby
 
 import numpy as np
 
+from zsclib.cache import Remember, at_once
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.diversity.experiments import run
 from zsclib.papers.diversity.training_sets import Cell, Setting, target_images
@@ -29,7 +30,11 @@ def jobs(plan: Mapping) -> list[Job]:
 
 
 def outcomes(
-    plan: Mapping, jobs: Iterable[Job], execution: Execution, device: str = "cpu"
+    plan: Mapping,
+    jobs: Iterable[Job],
+    execution: Execution,
+    device: str = "cpu",
+    remember: Remember = at_once,
 ) -> Iterator[tuple[Job, np.ndarray, ImageSet]]:
     """Yield each job with whether its network is correct, bool (n,), and the test images it was measured on.
 
@@ -38,6 +43,7 @@ def outcomes(
     Args:
         plan: models (a generator, a CLIP), sets, images_seed and settings of the study.
         jobs: those wanted. execution, device: of generating and training.
+        remember: not used; nothing is chosen.
     """
     values = plan["settings"]
     recipe = Recipe(steps=values["training_steps"], learning_rate=values["learning_rate"])

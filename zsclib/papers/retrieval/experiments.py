@@ -86,7 +86,11 @@ def comparison(
 
 
 def run(
-    setting: Setting, cells: Iterable[Cell], execution: Execution, together: Sequence[str] = ()
+    setting: Setting,
+    cells: Iterable[Cell],
+    execution: Execution,
+    together: Sequence[str] = (),
+    shares: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Make every set of extra images, choose the shares, and train every network that the cache lacks.
 
@@ -94,6 +98,7 @@ def run(
         setting, cells: what is to be done.
         execution: sets of extra images and trainings are jobs.
         together: further arms whose counts the arms of the cells are cut to, where a study runs in parts.
+        shares: of extra images in a batch, by arm, where they have been chosen before.
 
     Returns:
         A row per cell: the columns of `Cell`; `share` of extra images in a batch; `images`, how many extra ones there
@@ -106,16 +111,13 @@ def run(
     check_arms([*(cell.arm for cell in cells), *together])
     if beyond := [cell for cell in cells if cell.times > setting.times]:
         raise ValueError(f"run: {beyond[0]} asks for more than the {setting.times} |D| images of the setting")
-    arms: dict[tuple[str, int], dict[str, None]] = {}
-    for cell in cells:
-        for seed in (cell.seed, *(setting.tuned_with if len(setting.shares) > 1 else ())):  # all arms, for equal counts
-            arms.setdefault((cell.target, seed), {})[cell.arm] = None
-    sets = {
-        (target, seed): make_extra(setting, target, seed, [*of, *together], execution)
-        for (target, seed), of in arms.items()
-    }
-    shares = tuned_shares(setting, cells, sets, execution)
-    trainings = [_training(setting, cell, sets, shares[cell.target, cell.arm]) for cell in cells]
+    to_choose = shares is None and len(setting.shares) > 1
+    sets = _make_sets(setting, cells, setting.tuned_with if to_choose else (), together, execution)
+    if shares is None:
+        chosen = tuned_shares(setting, cells, sets, execution)
+    else:
+        chosen = {(cell.target, cell.arm): shares[cell.arm] for cell in cells}
+    trainings = [_training(setting, cell, sets, chosen[cell.target, cell.arm]) for cell in cells]
     outcomes = _train_all(setting, trainings, execution, "training")
     rows = []
     for one in trainings:
@@ -125,6 +127,25 @@ def run(
         facts |= {"held_out": float(outcome["held_out"]), "correct": outcome["test"] == labels}
         rows.append(asdict(one.cell) | facts)
     return pd.DataFrame(rows)
+
+
+def chosen_shares(setting: Setting, cells: Sequence[Cell], execution: Execution) -> dict[str, float]:
+    """Return what `tuned_shares` chooses for the arms of one target's cells, their sets made for it: arm → share."""
+    cells = list(dict.fromkeys(map(_plain, cells)))
+    seeds = setting.tuned_with or {cell.seed for cell in cells}
+    sets = _make_sets(setting, [replace(cell, seed=seed) for cell in cells for seed in seeds], (), (), execution)
+    return {arm: share for (_, arm), share in tuned_shares(setting, cells, sets, execution).items()}
+
+
+def _make_sets(
+    setting: Setting, cells: Iterable[Cell], seeds: Iterable[int], together: Sequence[str], execution: Execution
+) -> Sets:
+    """Make the extra images of the cells' arms, with further seeds and arms: all arms, for equal counts."""
+    arms: dict[tuple[str, int], dict[str, None]] = {}
+    for cell in cells:
+        for seed in (cell.seed, *seeds):
+            arms.setdefault((cell.target, seed), {})[cell.arm] = None
+    return {place: make_extra(setting, *place, [*of, *together], execution) for place, of in arms.items()}
 
 
 def tuned_shares(

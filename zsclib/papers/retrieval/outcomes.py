@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
+from zsclib.cache import Remember, at_once
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.contrasts import (
     CHOSEN,
@@ -28,7 +30,7 @@ from zsclib.papers.retrieval.contrasts import (
     arms_of,
     contrasts,
 )
-from zsclib.papers.retrieval.experiments import FULL, Cell, references, run
+from zsclib.papers.retrieval.experiments import FULL, Cell, chosen_shares, references, run
 from zsclib.papers.retrieval.training_sets import RECIPE, Setting, data
 from zsclib.workers import Execution
 
@@ -52,7 +54,11 @@ def jobs(plan: Mapping) -> list[Job]:
 
 
 def outcomes(
-    plan: Mapping, jobs: Iterable[Job], execution: Execution, device: str = "cpu"
+    plan: Mapping,
+    jobs: Iterable[Job],
+    execution: Execution,
+    device: str = "cpu",
+    remember: Remember = at_once,
 ) -> Iterator[tuple[Job, np.ndarray, ImageSet]]:
     """Yield each job with whether its network is correct, bool (n,), and the test images it was measured on.
 
@@ -62,6 +68,7 @@ def outcomes(
     Args:
         plan: models (a generator, a CLIP), sets, images_seed, seeds and settings of the study.
         jobs: those wanted. execution, device: of generating and training.
+        remember: keeps each arm's share.
     """
     wanted, at = list(jobs), _at(plan)
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
@@ -70,7 +77,8 @@ def outcomes(
         places = {arm: (arm, at) for arm in arms if arm not in apart}
         places |= {name: (arm, _changed(at, change)) for name, (arm, change) in BESIDE.items() if name in arms}
         cells = [Cell(target, arm, **where._asdict(), seed=seed) for arm, where in places.values()]
-        table = run(setting, cells, execution)
+        shares = remember(target, "shares", partial(chosen_shares, setting, cells, execution))
+        table = run(setting, cells, execution, shares=shares)
         table = pd.concat([table, references(setting, [target], [seed])])
         for job in (job for job in wanted if job[1:] == (target, seed)):
             arm, where = places.get(job[0], (job[0], at))
