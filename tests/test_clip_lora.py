@@ -272,6 +272,11 @@ def test_what_was_before_the_first_step_is_not_chosen(clip, real):
     tuned = tune_clip(clip, PROMPTS, real=real, recipe=replace(SHORT, steps=12), validation=validation)
     assert tuned.history["validation"][0] == 1 > tuned.history["validation"][1]
     assert tuned.checkpoint == 1
+    for row in (0, 1):  # unless it is asked for
+        recipe = replace(SHORT, steps=12, checks=2, checkpoint=row)
+        asked = tune_clip(clip, PROMPTS, real=real, recipe=recipe, validation=validation, watch={"held": real})
+        assert asked.checkpoint == row
+        np.testing.assert_array_equal(asked.scores(real.images), asked.watched["held"][row])
 
 
 # --- what a batch goes through --------------------------------------------------------------------

@@ -13,7 +13,7 @@ from zsclib.extra import Extra
 from zsclib.images.image_set import ImageSet
 from zsclib.models.clip_lora import ClipRecipe
 from zsclib.models.lora import Lora
-from zsclib.papers.datadream import experiments
+from zsclib.papers.datadream import classifiers, experiments
 from zsclib.papers.datadream.contrasts import BY_CLASS, COLUMNS, PROMPTED, SHOTS, ZERO_SHOT, At, contrasts
 from zsclib.papers.datadream.experiments import CHANGES, Cell, Classifiers, comparison, run
 from zsclib.papers.datadream.training_sets import Setting, shots, training_split
@@ -108,8 +108,8 @@ def test_an_audit_reads_other_checkpoints_and_other_images_of_the_same_training(
     setting, made, monkeypatch, tmp_path
 ):
     execution, trained = Execution(cache=Cache(tmp_path)), []
-    jobs = experiments.Job
-    monkeypatch.setattr(experiments, "Job", lambda f, *rest: trained.append(rest[1]) or jobs(f, *rest))
+    jobs = classifiers.Job
+    monkeypatch.setattr(classifiers, "Job", lambda f, *rest: trained.append(rest[1]) or jobs(f, *rest))
     arms = [BY_CLASS, f"{BY_CLASS}, epoch by test", f"{BY_CLASS}, on the training split"]
     table = run(setting, SHORT, [Cell(TARGET, arm, shots=2, n=3, with_shots=True) for arm in arms], execution)
     plain, by_test, on_train = (row for _, row in table.iterrows())
@@ -117,6 +117,29 @@ def test_an_audit_reads_other_checkpoints_and_other_images_of_the_same_training(
     assert plain["held_out"] == on_train["held_out"] and len(on_train["correct"]) == len(plain["correct"])
     assert len({arm for _, arm, _ in made}) == len(made) == 1  # one set for all three
     assert len(set(trained)) == len(SHORT.rates)  # and one classifier for each learning rate
+
+
+def test_what_was_chosen_elsewhere_is_taken_and_gives_the_same(setting, execution, made, tmp_path):
+    cells = comparison([TARGET], [PROMPTED], shots=[2], n=[3], seeds=2)
+    whole = run(setting, SHORT, cells, execution)
+    chosen = experiments.choose(setting, SHORT, cells, execution)
+    assert set(chosen) == {experiments.name_of(cell) for cell in cells if cell.arm != ZERO_SHOT}
+    made.clear()
+    second = [cell for cell in cells if cell.seed == 1]
+    table = run(setting, SHORT, second, Execution(cache=Cache(tmp_path)), chosen)
+    assert {seed for _, _, seed in made} == {1}  # the first seed's sets are not made again
+    rows = whole[whole["seed"] == 1]
+    for name in ("correct", "learning_rate", "step", "held_out"):
+        assert all(np.array_equal(a, b) for a, b in zip(rows[name], table[name], strict=True)), name
+
+
+def test_a_cell_s_name_says_all_of_it_but_target_and_seed():
+    cells = comparison([TARGET], [BY_CLASS, f"{SHOTS}, epoch by test"], shots=[4], n=[16, 64], classifier="scratch")
+    for cell in cells:
+        name = experiments.name_of(cell)
+        assert experiments.cell_of(name, cell.target, cell.seed) == cell
+    assert len({experiments.name_of(cell) for cell in cells}) * 3 == len(cells)
+    assert experiments.name_of(Cell(TARGET, PROMPTED)) == "prompted; 16 shots; 64 images; alone; CLIP"
 
 
 def test_the_training_split_has_the_shots_in_it(setting):

@@ -53,6 +53,7 @@ class ClipRecipe:
         mix: share of the steps with CutMix (Yun et al. 2019) or MixUp (Zhang et al. 2018), within each source.
         flip, hue, crop: of `strong_augmentation`; False, False and 1 are off, for sets whose classes they change.
         checks: how often, evenly spaced and at the end, held-out sets are judged.
+        checkpoint: the check whose adapters count, 0 being CLIP as it was; None: the best on validation, or the last.
     """
 
     rank: int = 16
@@ -69,6 +70,7 @@ class ClipRecipe:
     hue: bool = True
     crop: float = 0.25
     checks: int = 6
+    checkpoint: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("rank", "steps", "batch", "checks"):
@@ -83,6 +85,7 @@ class ClipRecipe:
             ("real_weight", "in [0, 1]", 0 <= self.real_weight <= 1),
             ("mix", "in [0, 1]", 0 <= self.mix <= 1),
             ("crop", "in (0, 1]", 0 < self.crop <= 1),
+            ("checkpoint", f"None or 0 to {self.checks}", self.checkpoint in (None, *range(self.checks + 1))),
         ):
             if not ok:
                 raise ValueError(f"ClipRecipe: {name} must be {allowed}, got {getattr(self, name)!r}")
@@ -97,8 +100,8 @@ class TunedClip:
         recipe, seed: what it was tuned with.
         history: a row per check, the first before any step: step, loss (mean since the last row), and the accuracy on
             `validation` and on every watched set.
-        checkpoint: the row of `history` whose adapters these are: after the first, the best on validation (the later of
-            equals), or, without validation, the last.
+        checkpoint: the row of `history` whose adapters these are: as asked for, or else, after the first, the best on
+            validation (the later of equals), or, without validation, the last.
         watched: name → scores at every check, float32 (checks, n, classes), validation among them.
     """
 
@@ -158,7 +161,7 @@ def tune_clip(
     schedule = Recipe(steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warm_up)
     optimizer = torch.optim.AdamW(layers.values(), weight_decay=recipe.weight_decay)
     due = {round(recipe.steps * (k + 1) / recipe.checks) for k in range(recipe.checks)}
-    rows, scores, losses, best, state = [], {name: [] for name in judged}, [], 0, {}
+    rows, scores, losses, state = [], {name: [] for name in judged}, [], {}
 
     def check(step: int) -> None:
         rows.append({"step": step, "loss": float(torch.stack(losses).mean()) if losses else math.nan})
@@ -168,6 +171,16 @@ def tune_clip(
         for name, one in judged.items():
             scores[name].append(tuned.scores(one.images))                                  # (n, C)
             rows[-1][name] = float((scores[name][-1].argmax(1) == one.labels).mean())
+        if counts(len(rows) - 1):  # of this row the adapters are kept
+            state["row"] = len(rows) - 1
+            state["layers"] = {name: value.detach().clone() for name, value in layers.items()}
+
+    def counts(row: int) -> bool:
+        if recipe.checkpoint is not None:
+            return row == recipe.checkpoint
+        if row == 0 or not state or validation is None:
+            return row > 0
+        return rows[row]["validation"] >= rows[state["row"]]["validation"]
 
     check(0)
     for step in range(recipe.steps):
@@ -185,16 +198,14 @@ def tune_clip(
                     f"tune_clip: the loss is {rows[-1]['loss']} by step {step + 1}; lower the learning rate "
                     f"({recipe.learning_rate})"
                 )
-            if not state or validation is None or rows[-1]["validation"] >= rows[best]["validation"]:
-                best, state = len(rows) - 1, {name: value.detach().clone() for name, value in layers.items()}
 
     with torch.no_grad():
         for name, value in layers.items():
-            value.copy_(state[name])
+            value.copy_(state["layers"][name])
     tuned.model.eval().requires_grad_(False)
     tuned.class_embeddings = tuned.encode_texts(prompts)
     return TunedClip(
-        classifier=tuned, recipe=recipe, seed=seed, history=pd.DataFrame(rows), checkpoint=best,
+        classifier=tuned, recipe=recipe, seed=seed, history=pd.DataFrame(rows), checkpoint=state["row"],
         watched={name: np.stack(each) for name, each in scores.items()},
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from zsclib.cache import Remember, at_once
+from zsclib.generator_pool import WORLD, make_world
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.contrasts import (
     CHOSEN,
@@ -73,6 +74,8 @@ def outcomes(
     wanted, at = list(jobs), _at(plan)
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
         setting, arms = _setting(plan, target, device), _arms(plan, target)
+        if setting.pool == WORLD and setting.pool_cache:
+            make_world(setting.pool_images, setting.pool_cache, execution.workers)
         apart = (*REFERENCES, CHOSEN, *BESIDE)
         places = {arm: (arm, at) for arm in arms if arm not in apart}
         places |= {name: (arm, _changed(at, change)) for name, (arm, change) in BESIDE.items() if name in arms}
