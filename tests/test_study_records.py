@@ -60,7 +60,7 @@ def outcomes(plan: Mapping, todo: list, *_: object) -> Iterator[tuple]:
         yield (arm, name, seed), correctness(arm, name, seed, len(images)), images
 
 
-def differences(by_arm: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+def differences(by_arm: Mapping[str, Mapping[str, np.ndarray]], *_: object) -> dict[str, dict[str, np.ndarray]]:
     return {
         claim: {
             name: by_arm[arm][name] - by_arm[rival][name] for name in by_arm[rival] if name in by_arm[arm]
@@ -305,6 +305,9 @@ def test_what_was_chosen_once_is_not_chosen_again(root: Path, frozen: Freeze) ->
     chapter = SimpleNamespace(jobs=jobs, outcomes=choosing, differences=differences)
     records.run_study(frozen, chapter, Execution(), root=root)
     path = root / RECORDS / "toy/digits/learning-rates.json"
+    assert records.read_choices(frozen, root) == {
+        name: {"learning-rates": {"b": 0.25}} for name in PLAN["sets"]
+    }
     assert path.is_file() and len(tried) == len(PLAN["sets"])  # once for each set, whatever number of jobs
     assert records.run_study(frozen, chapter, Execution(), root=root) == []
     path.with_name("b.0.parquet").unlink()

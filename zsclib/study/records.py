@@ -154,6 +154,16 @@ def remembered(freeze: Freeze, root: Path, name: str, what: str, choose: Callabl
     return chosen
 
 
+def read_choices(freeze: Freeze, root: Path = ROOT) -> dict[str, dict[str, dict]]:
+    """Return set → what → what was chosen, of a study's record; the names are those of its files."""
+    paths = sorted((root / RECORDS / freeze.chapter).glob("*/*.json"))
+    choices: dict[str, dict[str, dict]] = {}
+    for path in paths:
+        name = next(name for name in freeze.sets if _slug(name) == path.parent.name)
+        choices.setdefault(name, {})[path.stem] = remembered(freeze, root, name, path.stem, dict)
+    return choices
+
+
 def read_outcomes(freeze: Freeze, root: Path = ROOT) -> dict[str, dict[str, np.ndarray]]:
     """Return arm → set → correctness, float64 (seeds, images), wherever all of the freeze's seeds are there.
 
@@ -182,9 +192,10 @@ def differences(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[
     """Return claim → set → paired differences of correctness, (images,) or (seeds, images), of what is measured.
 
     Args:
-        chapter: as in `run_study`; its `differences(outcomes)` makes contrasts of arms.
+        chapter: as in `run_study`; its `differences(outcomes, choices)` makes contrasts of arms, from what
+            `read_outcomes` and `read_choices` return.
     """
-    by_claim = chapter.differences(read_outcomes(freeze, root))
+    by_claim = chapter.differences(read_outcomes(freeze, root), read_choices(freeze, root))
     return {
         claim: {name: array[0] if len(array) == 1 else array for name, array in by_set.items()}
         for claim, by_set in by_claim.items()

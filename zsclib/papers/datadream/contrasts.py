@@ -196,7 +196,8 @@ def answerable(claims: Iterable[str], arms: Iterable[str]) -> list[str]:
 class Arms:
     """The outcomes on one target, by side and seed.
 
-    The arm `CHOSEN` is, for each seed, the variant of DataDream that is best on validation images.
+    The arm `CHOSEN` is, for each seed, the variant of DataDream that is best on validation images, unless the table has
+    it as an arm.
     """
 
     def __init__(self, table: pd.DataFrame, target: str) -> None:
@@ -211,7 +212,7 @@ class Arms:
 
     def has(self, sides: Iterable[Side]) -> bool:
         """Say whether there is a row of every side."""
-        return all(any(part in self._by_side for part in _parts(side)) for side in sides)
+        return all(any(part in self._by_side for part in self._parts(side)) for side in sides)
 
     def outcomes(self, sides: Sequence[Side]) -> tuple[list[int], list[np.ndarray]]:
         """Return the seeds that all sides have, and whether each is correct: float64 (seeds, images), a side each."""
@@ -232,11 +233,16 @@ class Arms:
 
     def _by_seed(self, side: Side) -> dict[int, np.ndarray]:
         best: dict[int, tuple[float, np.ndarray]] = {}
-        for part in _parts(side):  # of equals the first
+        for part in self._parts(side):  # of equals the first
             for seed, (held_out, correct) in self._by_side.get(part, {}).items():
                 if seed not in best or held_out > best[seed][0]:
                     best[seed] = held_out, correct
         return {seed: correct for seed, (_, correct) in best.items()}
+
+    def _parts(self, side: Side) -> list[Side]:
+        """Return the sides that a side is chosen from; of most, itself."""
+        to_choose = side.arm == CHOSEN and side not in self._by_side
+        return [_plain(Side(arm, side.at)) for arm in (VARIANTS if to_choose else (side.arm,))]
 
 
 def _plain(side: Side) -> Side:
@@ -245,11 +251,6 @@ def _plain(side: Side) -> Side:
         return Side(ZERO_SHOT)
     alone = side.arm == SHOTS or side.arm.startswith(f"{SHOTS}, ")
     return Side(side.arm, side.at._replace(n=0, with_shots=True)) if alone else side
-
-
-def _parts(side: Side) -> list[Side]:
-    """Return the sides that a side is chosen from; of most, itself."""
-    return [_plain(Side(arm, side.at)) for arm in (VARIANTS if side.arm == CHOSEN else (side.arm,))]
 
 
 def _of_one_target(arms: Arms, unknown: bool) -> dict[str, np.ndarray]:

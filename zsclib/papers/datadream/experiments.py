@@ -60,6 +60,7 @@ CHANGES: Mapping[str, Callable[[Setting], dict[str, object]]] = {  # of how imag
     ONE_NOISE: lambda s: {"one_noise": True},
 }
 OF_CLASSIFIER = (HALF_WEIGHT, EPOCH_BY_TEST, ON_TRAIN)  # changes of how the classifier learns, or is judged
+FEWEST = 4  # shots of a class, by whose number adapters learn, where there are less
 Choice = tuple[float, int, int]  # learning rate, which of the checks counts, and the seed that chose them
 
 
@@ -96,7 +97,8 @@ def run(
     """Make every set of images, choose learning rates and checkpoints, and train every classifier the cache lacks.
 
     Args:
-        setting: what sets have in common; K, N and what is changed in an arm are those of the cells.
+        setting: what sets have in common; K, N and what is changed in an arm are those of the cells. Its tuning_samples
+            are meant for its own shots: with fewer an adapter learns from fewer, in proportion, down to `FEWEST`.
         classifiers: how they are trained.
         cells: what is to be done. The first of the seeds of each chooses.
         execution: sets and trainings are jobs.
@@ -184,7 +186,8 @@ def make_sets(setting: Setting, cells: Iterable[Cell], execution: Execution) -> 
     sets = {}
     for (target, arm, k, seed), n in largest.items():
         name, changes = _parts(arm)
-        own = replace(setting, shots=k, per_class=n)
+        samples = round(setting.tuning_samples * max(k, FEWEST) / max(setting.shots, FEWEST))
+        own = replace(setting, shots=k, per_class=n, tuning_samples=samples)
         for change in changes:
             own = replace(own, **CHANGES[change](own))
         sets[target, arm, k, seed] = make_set(own, target, seed, name, execution)

@@ -164,6 +164,17 @@ def training_split(setting: Setting, one: Shots) -> ImageSet:
     )
 
 
+def further_real(setting: Setting, one: Shots, each: int) -> ImageSet:
+    """Return further real images of each class, neither shots nor validation images: behind them in the train split."""
+    first = setting.shots + min(setting.shots, VALIDATION)
+    where = (one.target, "train", None, first + each, one.seed, setting.size, setting.own, setting.allow_network)
+    split = _loaded(*where)
+    turn = pd.Series(split.labels).groupby(split.labels).cumcount().to_numpy()
+    further = split.take((first <= turn) & (turn < first + each))
+    _refuse_test_images(one.target, one.test, {"further real images": further})
+    return further
+
+
 def class_prompts(setting: Setting, one: Shots) -> list[str]:
     """Return the prompt of each class: of adapting, of generating, and of CLIP's text side."""
     prompts = prompts_for(one.target, one.real.classes, setting.own)

@@ -71,11 +71,14 @@ def outcomes(
         yield (arm, name, seed), np.mean(decisions, axis=0), images
 
 
-def differences(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+def differences(
+    outcomes: Mapping[str, Mapping[str, np.ndarray]], choices: Mapping | None = None
+) -> dict[str, dict[str, np.ndarray]]:
     """Return claim → set → paired differences of correctness, (seeds, images), of the arms that are there.
 
     Args:
         outcomes: arm → set → correctness (seeds, images).
+        choices: not used.
     """
     return {
         claim: difference(outcomes[arm], outcomes[rival])

@@ -88,11 +88,14 @@ def outcomes(
             yield job, Arms(table, target, where)[arm][0].astype(bool), data(setting, target, seed).test
 
 
-def differences(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+def differences(
+    outcomes: Mapping[str, Mapping[str, np.ndarray]], choices: Mapping | None = None
+) -> dict[str, dict[str, np.ndarray]]:
     """Return claim → target → paired differences of correctness, (seeds, images), of the arms that are there.
 
     Args:
         outcomes: arm → target → correctness (seeds, images).
+        choices: not used.
     """
     if not outcomes:
         return {}
