@@ -188,6 +188,12 @@ def recorded(chapter: str, root: Path = ROOT) -> dict[str, dict[str, np.ndarray]
     return read_outcomes(read_freeze(chapter, root), root) if frozen else {}
 
 
+def recorded_choices(chapter: str, root: Path = ROOT) -> dict[str, dict[str, dict]]:
+    """Return `read_choices` of a chapter's study; before its freeze there are none."""
+    frozen = (root / RECORDS / chapter / "freeze.yml").is_file()
+    return read_choices(read_freeze(chapter, root), root) if frozen else {}
+
+
 def differences(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[str, dict[str, np.ndarray]]:
     """Return claim → set → paired differences of correctness, (images,) or (seeds, images), of what is measured.
 

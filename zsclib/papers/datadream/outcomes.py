@@ -35,7 +35,7 @@ from zsclib.papers.datadream.contrasts import (
     contrasts,
 )
 from zsclib.papers.datadream.experiments import cell_of, choose, comparison, make_sets, name_of, run
-from zsclib.papers.datadream.gap import FEWEST, alignment, class_accuracy, class_gaps
+from zsclib.papers.datadream.gap import FEWEST, Alignment, alignment, class_accuracy, class_gaps
 from zsclib.papers.datadream.pool_arms import with_index
 from zsclib.papers.datadream.training_sets import Setting, further_real, open_filter, shots
 from zsclib.workers import Execution
@@ -110,9 +110,26 @@ def differences(
         for target, correct in by_target.items()
         for seed, row in enumerate(correct)
     ]
-    by_target = {target: _alignment(outcomes, target, kept) for target, kept in (choices or {}).items()}
+    by_target = {target: alignment_of(outcomes, target, kept) for target, kept in (choices or {}).items()}
     alignments = {target: one for target, one in by_target.items() if one is not None}
     return contrasts(pd.DataFrame(rows), alignments=alignments)
+
+
+def alignment_of(
+    outcomes: Mapping[str, Mapping[str, np.ndarray]], target: str, kept: Mapping[str, Mapping]
+) -> Alignment | None:
+    """Return H9's relation on a target; None where it is not measured whole, or has too few classes.
+
+    Args:
+        outcomes: arm → target → correctness (seeds, images).
+        kept: what → what was kept of the target, as in `differences`.
+    """
+    narrowing = [by_class["narrowing"] for what, by_class in sorted(kept.items()) if what.startswith("narrowing")]
+    adapted, frozen = (outcomes.get(name, {}).get(target) for name in OF_H9)
+    if adapted is None or frozen is None or len(narrowing) != len(adapted) or len(narrowing[0]) < FEWEST:
+        return None
+    labels = kept["labels"]["labels"]
+    return alignment(narrowing, class_accuracy(adapted, labels) - class_accuracy(frozen, labels))
 
 
 def _cells(plan: Mapping, target: str, seed: int) -> list[Cell]:
@@ -145,16 +162,6 @@ def _narrowing(setting: Setting, target: str, seed: int, execution: Execution) -
 
 def _labels(test: ImageSet) -> dict[str, list[int]]:
     return {"labels": test.labels.tolist()}
-
-
-def _alignment(outcomes: Mapping[str, Mapping[str, np.ndarray]], target: str, kept: Mapping[str, Mapping]):
-    """Return H9's relation on a target; None where it is not measured whole, or has too few classes."""
-    narrowing = [by_class["narrowing"] for what, by_class in sorted(kept.items()) if what.startswith("narrowing")]
-    adapted, frozen = (outcomes.get(name, {}).get(target) for name in OF_H9)
-    if adapted is None or frozen is None or len(narrowing) != len(adapted) or len(narrowing[0]) < FEWEST:
-        return None
-    labels = kept["labels"]["labels"]
-    return alignment(narrowing, class_accuracy(adapted, labels) - class_accuracy(frozen, labels))
 
 
 def _classifiers(plan: Mapping) -> Classifiers:

@@ -1,0 +1,92 @@
+"""What the page shows of DataDream's study, also while some of it is missing."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from zsclib.papers.datadream.classifiers import Cell
+from zsclib.papers.datadream.contrasts import BY_CLASS, DISEF, PROMPTED, RETRIEVED, SHOTS, ZERO_SHOT, changed
+from zsclib.papers.datadream.experiments import CHANGES, name_of
+from zsclib.study.figures import datadream_study as figures
+from zsclib.study.stats import interval
+
+TARGETS, RANK = ("digits", "gadgets-hard"), next(iter(CHANGES))
+
+
+@pytest.fixture
+def outcomes() -> dict:
+    rng, every = np.random.default_rng(0), {}
+
+    def put(cell: Cell, share: float, targets=TARGETS) -> None:
+        every[name_of(cell)] = {t: (rng.random((3, 60)) < share).astype(float) for t in targets}
+
+    for k in (1, 4, 16):
+        put(Cell("", SHOTS, shots=k, n=0), 0.4 + 0.02 * k)
+        for arm, both in product((PROMPTED, BY_CLASS, RETRIEVED), (False, True)):
+            put(Cell("", arm, shots=k, with_shots=both), 0.5 + 0.01 * k)
+    put(Cell("", DISEF), 0.6, TARGETS[:1])
+    put(Cell("", ZERO_SHOT, shots=0, n=0), 0.3)
+    for n, both in product((16, 256), (False, True)):
+        put(Cell("", BY_CLASS, n=n, with_shots=both), 0.6, TARGETS[:1])
+    put(Cell("", changed(BY_CLASS, RANK)), 0.6, TARGETS[1:])
+    for arm, n in ((SHOTS, 0), (PROMPTED, 64)):
+        put(Cell("", arm, n=n, classifier="scratch"), 0.5)
+    return every
+
+
+def dots(ax, fill: str) -> list:
+    return [line for line in ax.lines if line.get_marker() == "o" and line.get_fillstyle() == fill]
+
+
+def test_each_arm_has_a_dot_alone_and_an_open_one_with_the_shots(outcomes):
+    figure = figures.study_gains(outcomes)
+    first, second = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == [PROMPTED, DISEF, BY_CLASS, RETRIEVED, ZERO_SHOT]
+    assert [len(dots(ax, "full")) for ax in (first, second)] == [5, 4]  # DISEF was measured on one of them
+    assert [len(dots(ax, "none")) for ax in (first, second)] == [3, 3]
+    base = outcomes[name_of(Cell("", SHOTS, n=0))]["digits"]
+    expected = interval(outcomes[name_of(Cell("", PROMPTED))]["digits"] - base)
+    assert dots(first, "full")[0].get_xdata()[0] == pytest.approx(100 * expected.value)
+    plt.close(figure)
+
+
+def test_curves_go_through_what_was_measured(outcomes):
+    figure = figures.over_shots(outcomes, with_shots=True)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert set(lines) == {SHOTS, PROMPTED, BY_CLASS, RETRIEVED}
+    assert all(line.get_xdata().tolist() == [1, 4, 16] for line in lines.values())
+    name = name_of(Cell("", PROMPTED, shots=4, with_shots=True))
+    assert lines[PROMPTED].get_ydata()[1] == pytest.approx(outcomes[name]["digits"].mean())
+    plt.close(figure)
+    figure = figures.over_images(outcomes)
+    drawn = [ax for ax in figure.axes if ax.axison]
+    assert len(drawn) == 1 and drawn[0].lines[0].get_xdata().tolist() == [16, 64, 256]
+    plt.close(figure)
+
+
+def test_a_change_stands_against_the_same_arm_and_a_gap_where_nothing_was_measured(outcomes):
+    html = figures.changes_table(outcomes).data
+    names = [name_of(Cell("", arm)) for arm in (changed(BY_CLASS, RANK), BY_CLASS)]
+    other, usual = (outcomes[name]["gadgets-hard"] for name in names)
+    assert interval(other - usual).points() in html and html.count("points") == 1
+    assert html.count("<tr>") == 1 and ">–<" in html  # beside the head
+    scratch = figures.scratch_table(outcomes).data
+    assert scratch.count("<tr>") == 2 and PROMPTED in scratch
+
+
+def test_classes_are_drawn_where_all_was_kept(outcomes):
+    labels, rng = np.arange(60) % 6, np.random.default_rng(1)
+    kept = {f"narrowing-{seed}": {"narrowing": rng.random(6).tolist()} for seed in range(3)}
+    choices = {"digits": kept | {"labels": {"labels": labels.tolist()}}, "gadgets-hard": {}}
+    figure = figures.classes(outcomes, choices)
+    assert len([ax for ax in figure.axes if ax.axison]) == 1
+    assert len(figure.axes[0].lines[0].get_xdata()) == 6
+    plt.close(figure)
+
+
+def test_before_its_first_outcome_there_is_nothing_to_draw():
+    assert figures.targets_of({}) == []

@@ -1,0 +1,204 @@
+"""Figures and tables of what the study of DataDream has measured so far, image by image.
+
+    outcomes = recorded("datadream")                        # arm -> target -> correctness (seeds, images)
+    study_gains(outcomes)                                   # what each arm adds to the shots alone
+    over_shots(outcomes, with_shots=False)                  # accuracy against K
+    over_images(outcomes)                                   # accuracy against N
+    changes_table(outcomes)                                 # steps, rank, guidance, text encoder, weight
+    classes(outcomes, recorded_choices("datadream"))        # H9, class by class
+
+An arm is called as `zsclib.papers.datadream.experiments.name_of` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import HTML
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from zsclib.papers.datadream.classifiers import SCRATCH, Cell
+from zsclib.papers.datadream.contrasts import (
+    ALL_CLASSES,
+    BOTH,
+    BY_CLASS,
+    DISEF,
+    GUIDED,
+    PROMPTED,
+    RETRIEVED,
+    SHOTS,
+    ZERO_SHOT,
+    changed,
+)
+from zsclib.papers.datadream.experiments import CHANGES, OF_CLASSIFIER, cell_of, name_of
+from zsclib.papers.datadream.gap import class_accuracy
+from zsclib.papers.datadream.outcomes import alignment_of
+from zsclib.study import plots
+from zsclib.study.panels import WHOLE, level
+from zsclib.study.stats import interval
+from zsclib.study.tables import table
+
+ARMS = (PROMPTED, GUIDED, DISEF, BY_CLASS, ALL_CLASSES, RETRIEVED, BOTH)
+COLOURS = {RETRIEVED: "retrieved", BOTH: "retrieved", ZERO_SHOT: "clip", SHOTS: "real"}  # all others are generated
+ROW, PANEL = 0.3, 2.3  # inches: height of an arm, and of a panel of curves
+DRAWN = (SHOTS, PROMPTED, BY_CLASS, RETRIEVED)  # in curves; more could not be told apart
+LINES = {PROMPTED: (0, (4, 2))}
+Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
+
+
+def targets_of(outcomes: Outcomes, shots: int = 16) -> list[str]:
+    """Return the targets of which the shots alone have been measured at K = `shots`, in the order of the record."""
+    return list(outcomes.get(name_of(Cell("", SHOTS, shots=shots, n=0)), {}))
+
+
+def study_gains(outcomes: Outcomes, shots: int = 16, n: int = 64) -> Figure:
+    """Draw what each arm gains over the shots alone, in points: a row per arm, a column per target.
+
+    A filled dot is a classifier that learnt from the arm's images alone, an open one that of both.
+    """
+    targets, base = targets_of(outcomes, shots), name_of(Cell("", SHOTS, shots=shots, n=0))
+    places = {
+        arm: [name_of(Cell("", arm, shots=shots, n=n, with_shots=both)) for both in (False, True)] for arm in ARMS
+    }
+    places[ZERO_SHOT] = [name_of(Cell("", ZERO_SHOT, shots=0, n=0))]
+    shown = [arm for arm, names in places.items() if any(set(outcomes.get(name, {})) & {*targets} for name in names)]
+    size = (plots.WIDTH, ROW * len(shown) + 1.3)
+    figure, axes = plt.subplots(1, len(targets), figsize=size, sharey=True, squeeze=False)
+    for ax, target in zip(axes[0], targets, strict=True):
+        for row, arm in enumerate(shown):
+            colour = plots.COLOURS[COLOURS.get(arm, "synthetic")]
+            for name, place, fill in zip(places[arm], (row - 0.14, row + 0.14), ("full", "none"), strict=False):
+                if target not in outcomes.get(name, {}):
+                    continue
+                gain = interval(outcomes[name][target] - outcomes[base][target])
+                ax.plot([100 * gain.low, 100 * gain.high], [place, place], color=colour, linewidth=1.6)
+                style = {"fillstyle": fill, "markersize": 4.5, "markerfacecolor": colour if fill == "full" else "white"}
+                ax.plot(100 * gain.value, place, "o", color=colour, **style)
+        ax.axvline(0, color=plots.INK, linewidth=0.8, zorder=0.7)
+        ax.set_title(f"{target}\nshots only {100 * outcomes[base][target].mean():.0f} %", fontsize=7.5)
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=WHOLE))
+        ax.tick_params(labelsize=8)
+        ax.grid(True, axis="x")
+    axes[0, 0].set_yticks(range(len(shown)), shown)
+    axes[0, 0].set_ylim(len(shown) - 0.4, -0.6)
+    figure.supxlabel("points over the shots alone, with 95 % intervals\n● images alone   ○ with the shots", fontsize=9)
+    return figure
+
+
+def over_shots(outcomes: Outcomes, with_shots: bool, n: int = 64) -> Figure:
+    """Draw accuracy against the number of shots, a panel per target, with the shots or without; bands are intervals."""
+    targets = [target for target in targets_of(outcomes) if len(_series(outcomes, target, SHOTS, "shots", n=0)) > 1]
+    figure, axes = _panels(targets)
+    for ax, target in zip(axes, targets, strict=True):
+        for arm in DRAWN:
+            where = {"n": 0} if arm == SHOTS else {"n": n, "with_shots": with_shots}
+            _curve(ax, _series(outcomes, target, arm, "shots", **where), arm)
+        plots.log_ticks(ax.xaxis, (1, 2, 4, 8, 16))
+        plots.percent(ax.yaxis)
+        ax.set_title(target, fontsize=10)
+    _legend(figure, axes, "shots of a class")
+    return figure
+
+
+def over_images(outcomes: Outcomes, shots: int = 16) -> Figure:
+    """Draw accuracy against the number of images of a class, at equal steps: images of adapted generators, alone and
+    with the shots."""
+    ways = {"images alone": False, "with the shots": True}
+    targets = [t for t in targets_of(outcomes, shots) if len(_series(outcomes, t, BY_CLASS, "n", shots=shots)) > 1]
+    figure, axes = _panels(targets)
+    for ax, target in zip(axes, targets, strict=True):
+        for label, both in ways.items():
+            points = _series(outcomes, target, BY_CLASS, "n", shots=shots, with_shots=both)
+            _curve(ax, points, label, line="-" if both else (0, (4, 2)))
+        plots.log_ticks(ax.xaxis, sorted(_series(outcomes, target, BY_CLASS, "n", shots=shots)))
+        plots.percent(ax.yaxis)
+        ax.set_title(target, fontsize=10)
+    _legend(figure, axes, "images of a class")
+    return figure
+
+
+def changes_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
+    """Return what DataDream by class loses or gains, in points, with one thing changed: a row per change."""
+    targets, rows = targets_of(outcomes, shots), []
+    for what in (*CHANGES, *OF_CLASSIFIER):
+        for both in (False, True):
+            at = {"shots": shots, "n": n, "with_shots": both}
+            other, usual = (
+                outcomes.get(name_of(Cell("", arm, **at)), {}) for arm in (changed(BY_CLASS, what), BY_CLASS)
+            )
+            cells = [interval(other[t] - usual[t]).points() if t in other and t in usual else None for t in targets]
+            if any(cells):
+                rows.append([what, "yes" if both else "no", *cells])
+    return table(rows, ["changed", "with the shots", *targets])
+
+
+def scratch_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
+    """Return what arms do for a network from scratch: accuracy by target, alone and with the shots."""
+    at, rows = {"shots": shots, "classifier": SCRATCH}, []
+    cells = [Cell("", SHOTS, n=0, **at)]
+    cells += [Cell("", arm, n=n, with_shots=both, **at) for arm in ARMS for both in (False, True)]
+    targets = list(outcomes.get(name_of(cells[0]), {}))
+    for cell in cells:
+        own = outcomes.get(name_of(cell), {})
+        if own:
+            how = "–" if cell.n == 0 else "yes" if cell.with_shots else "no"
+            rows.append([cell.arm, how, *(level(own[t]) if t in own else None for t in targets)])
+    return table(rows, ["arm", "with the shots", *targets])
+
+
+def classes(outcomes: Outcomes, choices: Mapping[str, Mapping[str, Mapping]]) -> Figure:
+    """Draw H9: for each class by how much adapting brought it nearer to real images, and what its accuracy gained."""
+    found = {target: one for target, kept in choices.items() if (one := alignment_of(outcomes, target, kept))}
+    figure, axes = _panels(list(found))
+    for ax, (target, relation) in zip(axes, found.items(), strict=True):
+        labels = choices[target]["labels"]["labels"]
+        adapted, frozen = (
+            class_accuracy(outcomes[name_of(Cell("", arm))][target], labels).mean(0) for arm in (BY_CLASS, PROMPTED)
+        )
+        kept = [by_class["narrowing"] for what, by_class in choices[target].items() if what.startswith("narrowing")]
+        ax.plot(np.mean(kept, axis=0), 100 * (adapted - frozen), "o", color=plots.COLOURS["synthetic"], alpha=0.8)
+        for line in (ax.axhline, ax.axvline):
+            line(0, color=plots.INK, linewidth=0.8, zorder=0.7)
+        bounds = f"{relation.low:+.2f} to {relation.high:+.2f}".replace("-", "\N{MINUS SIGN}")
+        value = f"{relation.value:+.2f}".replace("-", "\N{MINUS SIGN}")
+        ax.set_title(f"{target}: rank correlation {value}\n({bounds})", fontsize=9)
+    figure.supxlabel("nearer to real images by (squared MMD)", fontsize=9)
+    figure.supylabel("points of accuracy gained", fontsize=9)
+    return figure
+
+
+def _series(outcomes: Outcomes, target: str, arm: str, along: str, **where: object) -> dict[int, np.ndarray]:
+    """Return the outcomes of an arm on a target along its shots or its n, in their order; all else as asked for."""
+    wanted = {"with_shots": False, "classifier": "CLIP"} | where
+    series = {}
+    for name, by_target in outcomes.items():
+        cell = cell_of(name, target, 0)
+        if cell.arm == arm and target in by_target and all(getattr(cell, key) == v for key, v in wanted.items()):
+            series[getattr(cell, along)] = by_target[target]
+    return dict(sorted(series.items()))
+
+
+def _curve(ax: Axes, series: Mapping[int, np.ndarray], label: str, line: object = None) -> None:
+    levels = [level(correct) for correct in series.values()]
+    bounds = [[getattr(one, side) for one in levels] for side in ("value", "low", "high")]
+    style = {"linestyle": line or LINES.get(label, "-"), "marker": "o", "markersize": 4}
+    plots.curve_with_band(ax, list(series), *bounds, label=label, role=COLOURS.get(label, "synthetic"), **style)
+
+
+def _panels(targets: Iterable[str]) -> tuple[Figure, list[Axes]]:
+    targets = list(targets)
+    down = -(-len(targets) // 2)
+    figure, axes = plt.subplots(down, 2, figsize=(plots.WIDTH, PANEL * down + 0.5), squeeze=False)
+    for ax in axes.flat[len(targets) :]:
+        ax.axis("off")
+    return figure, list(axes.flat[: len(targets)])
+
+
+def _legend(figure: Figure, axes: Iterable[Axes], label: str) -> None:
+    axes = list(axes)
+    figure.supxlabel(label, fontsize=9.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
