@@ -100,7 +100,7 @@ def differences(
 
     Args:
         outcomes: arm → target → correctness (seeds, images).
-        choices: target → what → what was kept of it: of H9, the narrowing by class of each seed, and the labels.
+        choices: target → what → what was noted of it: of H9, the narrowing by class of each seed, and the labels.
     """
     if not outcomes:
         return {}
@@ -110,26 +110,31 @@ def differences(
         for target, correct in by_target.items()
         for seed, row in enumerate(correct)
     ]
-    by_target = {target: alignment_of(outcomes, target, kept) for target, kept in (choices or {}).items()}
+    by_target = {target: alignment_of(outcomes, target, notes) for target, notes in (choices or {}).items()}
     alignments = {target: one for target, one in by_target.items() if one is not None}
     return contrasts(pd.DataFrame(rows), alignments=alignments)
 
 
 def alignment_of(
-    outcomes: Mapping[str, Mapping[str, np.ndarray]], target: str, kept: Mapping[str, Mapping]
+    outcomes: Mapping[str, Mapping[str, np.ndarray]], target: str, notes: Mapping[str, Mapping]
 ) -> Alignment | None:
     """Return H9's relation on a target; None where it is not measured whole, or has too few classes.
 
     Args:
         outcomes: arm → target → correctness (seeds, images).
-        kept: what → what was kept of the target, as in `differences`.
+        notes: what → what was noted of the target, as in `differences`.
     """
-    narrowing = [by_class["narrowing"] for what, by_class in sorted(kept.items()) if what.startswith("narrowing")]
+    narrowing = narrowing_of(notes)
     adapted, frozen = (outcomes.get(name, {}).get(target) for name in OF_H9)
     if adapted is None or frozen is None or len(narrowing) != len(adapted) or len(narrowing[0]) < FEWEST:
         return None
-    labels = kept["labels"]["labels"]
+    labels = notes["labels"]["labels"]
     return alignment(narrowing, class_accuracy(adapted, labels) - class_accuracy(frozen, labels))
+
+
+def narrowing_of(notes: Mapping[str, Mapping]) -> list[list[float]]:
+    """Return by how much the adapter narrowed the gap of each class, (seeds, C), from what was noted of a target."""
+    return [by_class["narrowing"] for what, by_class in sorted(notes.items()) if what.startswith("narrowing")]
 
 
 def _cells(plan: Mapping, target: str, seed: int) -> list[Cell]:

@@ -36,7 +36,7 @@ from zsclib.papers.datadream.contrasts import (
 )
 from zsclib.papers.datadream.experiments import CHANGES, OF_CLASSIFIER, cell_of, name_of
 from zsclib.papers.datadream.gap import class_accuracy
-from zsclib.papers.datadream.outcomes import alignment_of
+from zsclib.papers.datadream.outcomes import alignment_of, narrowing_of
 from zsclib.study import plots
 from zsclib.study.panels import WHOLE, level
 from zsclib.study.stats import interval
@@ -152,15 +152,15 @@ def scratch_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
 
 def classes(outcomes: Outcomes, choices: Mapping[str, Mapping[str, Mapping]]) -> Figure:
     """Draw H9: for each class by how much adapting brought it nearer to real images, and what its accuracy gained."""
-    found = {target: one for target, kept in choices.items() if (one := alignment_of(outcomes, target, kept))}
-    figure, axes = _panels(list(found))
-    for ax, (target, relation) in zip(axes, found.items(), strict=True):
+    relations = {target: one for target, notes in choices.items() if (one := alignment_of(outcomes, target, notes))}
+    figure, axes = _panels(list(relations))
+    for ax, (target, relation) in zip(axes, relations.items(), strict=True):
         labels = choices[target]["labels"]["labels"]
         adapted, frozen = (
             class_accuracy(outcomes[name_of(Cell("", arm))][target], labels).mean(0) for arm in (BY_CLASS, PROMPTED)
         )
-        kept = [by_class["narrowing"] for what, by_class in choices[target].items() if what.startswith("narrowing")]
-        ax.plot(np.mean(kept, axis=0), 100 * (adapted - frozen), "o", color=plots.COLOURS["synthetic"], alpha=0.8)
+        narrowing = np.mean(narrowing_of(choices[target]), axis=0)
+        ax.plot(narrowing, 100 * (adapted - frozen), "o", color=plots.COLOURS["synthetic"], alpha=0.8)
         for line in (ax.axhline, ax.axvline):
             line(0, color=plots.INK, linewidth=0.8, zorder=0.7)
         bounds = f"{relation.low:+.2f} to {relation.high:+.2f}".replace("-", "\N{MINUS SIGN}")
