@@ -32,6 +32,7 @@ from zsclib.papers.datadream.contrasts import (
     Arms,
     At,
     Side,
+    arms_of,
     contrasts,
 )
 from zsclib.papers.datadream.experiments import cell_of, choose, comparison, make_sets, name_of, run
@@ -48,7 +49,9 @@ APART = ("cells", "splits", "clip", "scratch", "rates", "scratch_rates", "networ
 
 def jobs(plan: Mapping) -> list[Job]:
     """Return the study's jobs: its cells, and the variant of DataDream that validation images choose, on every target
-    with every seed, target by target and seed by seed."""
+    with every seed, target by target and seed by seed; ValueError for a claim of which nothing is known."""
+    for claim in plan["claims"]:
+        arms_of(claim)
     return [
         (name, target, seed)
         for target in plan["sets"]
