@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from zsclib.seeds import rng
-from zsclib.study.claims import Claim, load_claims, needed_half_width, published_effect, too_small
+from zsclib.study.claims import Claim, load_claims, needed_half_width, published_effect, to_judge, too_small
 from zsclib.study.stats import Estimate, holm, interval
 from zsclib.study.verdicts import VERDICTS, Judgement, judge, tally, verdict, verdict_table
 
@@ -104,7 +104,20 @@ def test_without_a_margin_the_sign_decides() -> None:
     assert verdict(claim(margin=0), estimate(-0.0002, -0.0001)) == "contradicted"
 
 
-@pytest.mark.parametrize("value", [-0.1, 0.0, 0.1])
+def test_arms_that_agree_on_every_image_are_equal_where_there_are_enough_of_them() -> None:
+    equal = claim("equal")
+    assert judged(equal, {"digits": np.zeros((3, 3000))}).direction == "reproduced"
+    assert judged(equal, {"digits": np.zeros((3, 40))}).direction in ("inconclusive", "too small to decide")
+
+
+def test_seeds_that_hit_the_same_rank_correlation_have_a_spread_all_the_same() -> None:
+    one = claim("greater", unit="number", margin=0.1)
+    _, of = to_judge([one], {one.id: {"digits": np.full(3, 33 / 35)}})
+    estimate = of[one.id]["digits"]
+    assert estimate.value == pytest.approx(33 / 35) and estimate.low < estimate.value - 0.02 and estimate.high <= 1
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.05, 0.1])
 def test_an_interval_without_width_decides_nothing(value: float) -> None:
     for direction in ("greater", "less", "equal", "not_less"):
         assert verdict(claim(direction), Estimate(value, value, value, 3)) == "inconclusive"

@@ -14,7 +14,16 @@ from zsclib.images.image_set import ImageSet
 from zsclib.models.clip_lora import ClipRecipe
 from zsclib.models.lora import Lora
 from zsclib.papers.datadream import classifiers, experiments
-from zsclib.papers.datadream.contrasts import BY_CLASS, COLUMNS, PROMPTED, SHOTS, ZERO_SHOT, At, contrasts
+from zsclib.papers.datadream.contrasts import (
+    BY_CLASS,
+    COLUMNS,
+    PROMPTED,
+    SHOTS,
+    TWICE,
+    ZERO_SHOT,
+    At,
+    contrasts,
+)
 from zsclib.papers.datadream.experiments import CHANGES, Cell, Classifiers, comparison, run
 from zsclib.papers.datadream.training_sets import Setting, shots, training_split
 from zsclib.recipe import Recipe
@@ -117,6 +126,27 @@ def test_an_audit_reads_other_checkpoints_and_other_images_of_the_same_training(
     assert plain["held_out"] == on_train["held_out"] and len(on_train["correct"]) == len(plain["correct"])
     assert len({arm for _, arm, _ in made}) == len(made) == 1  # one set for all three
     assert len(set(trained)) == len(SHORT.rates)  # and one classifier for each learning rate
+
+
+def test_a_rate_at_which_the_loss_is_lost_does_not_win(setting, made, monkeypatch):
+    def fitted(setting, network, training):
+        if training.recipe.learning_rate == SHORT.rates[0]:
+            raise FloatingPointError("the loss is nan")
+        return {"step": np.array([0, 2]), "held_out": np.array([0.0, 0.5]), "row": np.array(1), "test": np.zeros(24)}
+
+    monkeypatch.setattr(classifiers, "_fitted", fitted)
+    cells = [Cell(TARGET, PROMPTED, shots=2, n=3)]
+    assert [rate for rate, _, _ in experiments.choose(setting, SHORT, cells, Execution()).values()] == [SHORT.rates[1]]
+    with pytest.raises(FloatingPointError, match="at every rate the loss of 'prompted; 2 shots"):
+        experiments.choose(setting, replace(SHORT, rates=SHORT.rates[:1]), cells, Execution())
+
+
+def test_twice_the_steps_is_a_change_of_every_classifier(setting):
+    for classifier in ("CLIP", "scratch"):
+        usual, twice = (
+            SHORT.recipes(Cell(TARGET, arm, n=0, classifier=classifier))[0] for arm in (SHOTS, f"{SHOTS}, {TWICE}")
+        )
+        assert twice == replace(usual, steps=2 * usual.steps)
 
 
 def test_what_was_chosen_elsewhere_is_taken_and_gives_the_same(setting, execution, made, tmp_path):

@@ -271,7 +271,7 @@ def test_manifests_say_prompt_seed_and_adapter(sets, setting, one, execution):
     assert set(sets["prompted"].images.manifest["adapter"]) == {""}
     of_fish = adapted(setting, one, execution, "by class")["fish"]
     assert adapters["DataDream, by class"][0] == adapter_hash(of_fish) != ""
-    assert set(adapters["retrieved and DataDream"].dropna()) == set(adapters["DataDream, all classes"])
+    assert set(adapters["retrieved and DataDream"].dropna()) == set(adapters["DataDream, by class"])
 
 
 def test_images_of_a_class_come_from_the_generator_adapted_to_it(sets, setting, one, execution):
@@ -308,7 +308,7 @@ def test_fewer_images_are_the_beginning_of_more(setting, target, execution, sets
 
 def test_half_retrieved_and_half_generated(sets):
     source = sets["retrieved and DataDream"].images.manifest["source"].to_numpy().reshape(N, CLASSES)
-    assert (source[::2] == "retrieved").all() and (source[1::2] == "DataDream, all classes").all()
+    assert (source[::2] == "retrieved").all() and (source[1::2] == "DataDream, by class").all()
 
 
 # --- image-to-image -------------------------------------------------------------------------------

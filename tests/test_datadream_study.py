@@ -14,6 +14,7 @@ from zsclib.extra import Extra
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.datadream import experiments
 from zsclib.papers.datadream import outcomes as room
+from zsclib.papers.datadream.classifiers import Cell
 from zsclib.papers.datadream.contrasts import ALL_CLASSES, BY_CLASS, CHOSEN, PROMPTED, SHOTS, ZERO_SHOT, At
 from zsclib.papers.datadream.experiments import cell_of
 from zsclib.papers.datadream.outcomes import differences, jobs, outcomes
@@ -97,8 +98,8 @@ def test_claims_come_back_from_records():
     recorded = {NAMES[BY_CLASS]: {TARGET: ones}, NAMES[PROMPTED]: {TARGET: zeros}}
     assert differences({}) == {}
     assert differences(recorded)["DD-H1-alone"][TARGET].mean() == 1
-    assert "DD-H5-choice" not in differences(recorded)
     both = recorded | {NAMES[ALL_CLASSES]: {TARGET: zeros}}
+    assert not differences(both)["DD-H5-choice"]  # both variants are there, and not yet which was chosen
     both |= {NAMES[CHOSEN]: {TARGET: np.vstack([ones[:1], zeros[:1]])}}  # as validation images had it: not known here
     assert differences(both)["DD-H5-choice"][TARGET].mean(1).tolist() == [0, -1]
 
@@ -123,5 +124,6 @@ def test_the_gap_is_measured_to_images_that_nothing_else_has(plan, execution, mo
     assert np.bincount(further.labels).tolist() == [3] * len(further.classes)
     others = {image.tobytes() for part in (one.real, one.validation, one.test) for image in part.images}
     assert not others & {image.tobytes() for image in further.images}
-    narrowing = room._narrowing(setting, TARGET, 0, execution)["narrowing"]
+    cells = [Cell(TARGET, PROMPTED, shots=2, n=3), Cell(TARGET, BY_CLASS, shots=2, n=4), Cell(TARGET, SHOTS, n=0)]
+    narrowing = room._narrowing(setting, cells, execution)["narrowing"]
     assert len(narrowing) == len(one.real.classes) and any(value != 0 for value in narrowing)

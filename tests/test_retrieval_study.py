@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zsclib.papers.retrieval.outcomes import BESIDE
-from zsclib.study.figures.retrieval_study import beside_table, study_gains, targets_of
+from zsclib.study.figures.retrieval_study import beside_table, flatness, study_gains, targets_of
 from zsclib.study.records import recorded
 from zsclib.study.stats import interval
 
@@ -39,6 +39,13 @@ def test_what_stands_beside_is_compared_with_the_same_arm(outcomes):
     row = html[html.index("templates, N = |D|") :].split("</tr>")[0]
     assert "–" in row and row.count("points") == 1  # not measured on digits
     assert targets_of({}) == targets_of({"templates": outcomes["templates"]}) == []  # D alone is not there yet
+
+
+def test_a_target_where_training_had_not_ended_is_named(outcomes):
+    outcomes["real only, twice the updates"] = dict(outcomes["real only"])
+    assert "On no target so far" in flatness(outcomes)
+    outcomes["real only, twice the updates"]["digits"] = np.ones((3, 50))
+    assert flatness(outcomes).startswith("On digits, real only gains more than 2 points")
 
 
 def test_before_its_freeze_a_study_has_no_outcomes(tmp_path):

@@ -61,8 +61,8 @@ def load(
             `zsclib.images.class_folders.from_folder`), "parquet:PATH" (see `zsclib.images.parquet.from_parquet`),
             "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
         split: "train", "validation" or "test"; a user's own set may have others. "fresh" of "digits": images of
-            "test" that no page shows under any profile, and no study has used. In the pocket world another `seed`
-            makes fresh images.
+            "test" that no page showed, under any profile, before the first study was frozen. In the pocket world
+            another `seed` makes fresh images.
         n: number of images in all; None for all there are (1,000 for a target of the pocket world).
         seed: which images a small `n` picks, and their order. It does not move an image to another split.
         size: side in pixels to which the centre square of every image is resized; None keeps the images as

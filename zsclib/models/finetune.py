@@ -30,6 +30,7 @@ from zsclib.models.personalised import (
     learnt_name,
     learnt_names,
     with_conditionings,
+    with_learnt_word,
     with_network,
     with_tokens,
 )
@@ -79,7 +80,7 @@ def textual_inversion(
         generator: a model with one text encoder (Stable Diffusion 1 and 2).
         images: of every class at least one, of the generator's size.
         words: what each class begins as, in label order: the embedding of its last word that is one token, else the
-            mean of all tokens'. Default: the class names.
+            mean of all tokens'; an article before it stays in the sentences, "a <star>". Default: the class names.
         tuning: of each class, with a seed of its own that follows from the token's name.
         templates: sentences with {}, one of which is chosen for every sample.
         held_out: other images of the classes, for the history.
@@ -96,7 +97,8 @@ def textual_inversion(
     words = images.classes if words is None else words
     names = learnt_names(generator, images.classes)
     parts, others = labelled_images(images, words, held_out)
-    sentences = [[fill(template, [name])[0] for template in templates] for name in names]
+    phrases = [with_learnt_word(word, own) for word, own in zip(words, images.classes, strict=True)]
+    sentences = [[fill(template, [name])[0] for template in templates] for name in phrases]
     calls = [
         (parts[label], others[label], name, words[label], sentences[label], seeded(tuning, name))
         for label, name in enumerate(names)

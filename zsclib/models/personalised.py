@@ -54,6 +54,11 @@ def learnt_name(word: str, number: int | None = None) -> str:
     return f"<{name}>" if number is None else f"<{name}:{number}>"
 
 
+def with_learnt_word(name: str, of_class: str) -> str:
+    """Return a class's name as prompts have it with the learnt word where the noun stood: "a <star>" for "a star"."""
+    return name.replace(ARTICLE.sub("", name), learnt_name(of_class))
+
+
 def learnt_names(generator: Generator, words: Sequence[str]) -> list[str]:
     """Return the names for classes; ValueError where two are the same, or the generator knows one already."""
     names = [learnt_name(word) for word in words]

@@ -28,7 +28,7 @@ import numpy as np
 import yaml
 
 from zsclib.paths import ROOT
-from zsclib.study.stats import Estimate, expected_half_width
+from zsclib.study.stats import Estimate, expected_half_width, mean_correlation
 
 DIRECTIONS = ("greater", "less", "equal", "not_less")
 UNITS = ("points", "number")
@@ -80,6 +80,9 @@ def load_claims(folder: Path | str = ROOT / "data" / "claims") -> dict[str, Clai
     return claims
 
 
+STEP = 2 / 35  # between the rank correlations that six arms can have; of other numbers of ranks a rough one
+
+
 def to_judge(
     claims: Iterable[Claim], differences: Mapping[str, Mapping[str, np.ndarray | tuple]]
 ) -> tuple[list[Claim], dict[str, dict[str, np.ndarray | Estimate]]]:
@@ -103,6 +106,8 @@ def to_judge(
                 judged[claim.id][target] = Estimate(*ρ[:4])
             elif claim.unit == "number" and np.shape(ρ) == (1,):
                 judged[claim.id][target] = Estimate(float(ρ[0]), -1.0, 1.0, 1)
+            elif claim.unit == "number" and np.ndim(ρ) == 1:
+                judged[claim.id][target] = mean_correlation(ρ, STEP)
     return claims, judged
 
 

@@ -116,7 +116,8 @@ def effect(differences: ArrayLike) -> Effect:
 
     - (images,), all of them −1, 0 or 1 (one run of two classifiers): adjusted Wald (Bonett & Price 2012).
     - (images,), other numbers: Student's t.
-    - (seeds, images): images and seeds are crossed random effects (`crossed`). One row is as (images,).
+    - (seeds, images): images and seeds are crossed random effects (`crossed`). One row is as (images,), and so are
+      several that are −1, 0 or 1 throughout.
 
     Args:
         differences: (images,) or (seeds, images), of one set; row s of every arm shares its images with row s' .
@@ -133,6 +134,8 @@ def effect(differences: ArrayLike) -> Effect:
     d = d[0] if d.ndim == 2 and len(d) == 1 else d
     counts = bool(np.isin(d, (-1, 0, 1)).all())
     if d.ndim == 2:
+        if counts and np.ptp(d) == 0:  # no spread to go by: as one run, whose interval has a width
+            return _adjusted_wald(d[0])
         mean, variance, df = (float(x) for x in crossed(d))
         variance = variance if np.ptp(d) > 0 else 0.0  # and no rounding error of it
         return Effect(mean, mean, math.sqrt(variance), df, d.shape[1], 1.0 if counts else math.inf)
@@ -140,6 +143,20 @@ def effect(differences: ArrayLike) -> Effect:
         return _adjusted_wald(d)
     mean, n = float(d.mean()), len(d)
     return Effect(mean, mean, float(d.std(ddof=1)) / math.sqrt(n) if np.ptp(d) > 0 else 0.0, n - 1, n)
+
+
+def mean_correlation(ρ: ArrayLike, step: float, level: float = 0.95) -> Estimate:
+    """Return the mean of rank correlations of several seeds, with Student's interval, cut off at ±1.
+
+    Their standard deviation counts as no less than that of rounding, step / √12: few ranks take few values, and seeds
+    that hit the same one have not shown that there is no spread.
+
+    Args:
+        ρ: (seeds,), two or more. step: between the values that a correlation of so many ranks can take.
+    """
+    ρ = np.asarray(ρ, np.float64)
+    se = max(float(ρ.std(ddof=1)), step / math.sqrt(12)) / math.sqrt(len(ρ))
+    return Effect(float(ρ.mean()), float(ρ.mean()), se, len(ρ) - 1, len(ρ), 1.0).interval(level)
 
 
 def crossed(d: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

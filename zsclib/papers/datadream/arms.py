@@ -37,9 +37,9 @@ POOL = ("rules", "count_and_drop")
 def retrieved_and_datadream(
     setting: Setting, one: Shots, n: int, execution: Execution
 ) -> tuple[ImageSet, pd.DataFrame]:
-    """Retrieved and generated images in turn, the latter by one adapter for all classes; as many together as either."""
+    """Retrieved and generated images in turn, the latter by an adapter for each class; as many together as either."""
     by_text, report = retrieved(setting, one, (n + 1) // 2, execution)
-    generated = datadream(setting, one, n // 2, execution, scope=ALL_CLASSES) if n > 1 else by_text.take([])
+    generated = datadream(setting, one, n // 2, execution, scope=BY_CLASS) if n > 1 else by_text.take([])
     both = concat([by_text, generated])
     of_text = np.arange(len(both)) < len(by_text)
     turn = pd.Series(both.labels).groupby([of_text, both.labels]).cumcount().to_numpy()

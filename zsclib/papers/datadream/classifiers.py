@@ -18,13 +18,14 @@ from zsclib.hashing import key
 from zsclib.images.image_set import ImageSet
 from zsclib.models.clip_lora import ClipRecipe, tune_clip
 from zsclib.models.networks import new_network
-from zsclib.papers.datadream.contrasts import EPOCH_BY_TEST, HALF_WEIGHT, ON_TRAIN
+from zsclib.papers.datadream.contrasts import EPOCH_BY_TEST, HALF_WEIGHT, ON_TRAIN, TWICE
 from zsclib.papers.datadream.training_sets import Setting, Shots, open_filter
 from zsclib.recipe import Recipe
 from zsclib.training import PLAIN, Augmentation, train
 from zsclib.workers import Execution, Job, run_jobs
 
 CLIP, SCRATCH = "CLIP", "scratch"
+DIVERGED = -1.0  # the validation accuracy of a trial whose loss is not finite
 AnyRecipe = ClipRecipe | Recipe
 
 
@@ -69,11 +70,13 @@ class Classifiers:
 
     def recipes(self, cell: Cell) -> list[AnyRecipe]:
         """Return the recipes to choose from, one for each learning rate."""
-        flip = cell.target not in self.unmirrored
+        flip, times = cell.target not in self.unmirrored, 2 if cell.arm.endswith(TWICE) else 1
         if cell.classifier == SCRATCH:
-            return [replace(self.scratch, learning_rate=rate, flip=flip) for rate in self.scratch_rates]
+            own = replace(self.scratch, flip=flip, steps=times * self.scratch.steps)
+            return [replace(own, learning_rate=rate) for rate in self.scratch_rates]
         weight = 0.5 if cell.arm.endswith(HALF_WEIGHT) else self.recipe.real_weight
         own = replace(self.recipe, flip=flip, hue=cell.target not in self.one_hue, real_weight=weight)
+        own = replace(own, steps=times * own.steps)
         return [replace(own, learning_rate=rate) for rate in self.rates]
 
     def recipe_at(self, cell: Cell, rate: float) -> AnyRecipe:
@@ -94,7 +97,7 @@ class Sources:
     every_check: bool = False  # for an audit: whether test images are looked at in every check
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Training:
     """One classifier to be trained; row is the check that counts, None: the one that is best on validation images."""
 
@@ -130,17 +133,27 @@ def _key(setting: Setting, classifiers: Classifiers, one: Training) -> str:
 
 
 def _trained(setting: Setting, network: str, training: Training) -> dict[str, np.ndarray]:
+    """Do as `_fitted` does; a trial whose loss is not finite is one that does not win."""
+    try:
+        return _fitted(setting, network, training)
+    except FloatingPointError:
+        if training.row is not None:
+            raise
+        return {"step": np.zeros(1, int), "held_out": np.array([DIVERGED]), "row": np.array(0)}
+
+
+def _fitted(setting: Setting, network: str, training: Training) -> dict[str, np.ndarray]:
     """Train a classifier; return steps and validation accuracies of its checks, and predictions at the one that counts.
 
     Returns:
         step, held_out: (checks,). row: of the check that counts. test and, for an audit, "train split": int16 (n,).
         "at every check": int16 (checks, test), for an audit.
     """
-    of, recipe, row = training.of, training.recipe, training.row
+    of, row = training.of, training.row
     judged = {"test": of.one.test} | ({} if of.train_split is None else {"train split": of.train_split})
     how = {"seed": of.cell.seed, "validation": of.one.validation}
     if of.cell.classifier == CLIP:
-        how |= {"real": of.real, "synthetic": of.synthetic, "recipe": replace(recipe, checkpoint=row)}
+        how |= {"real": of.real, "synthetic": of.synthetic, "recipe": replace(training.recipe, checkpoint=row)}
         watch = {"test": of.one.test} if of.every_check else {}
         result = tune_clip(open_filter(setting), of.prompts, watch=watch, **how)
         row, scores = result.checkpoint, {name: result.scores(images.images) for name, images in judged.items()}
@@ -148,7 +161,7 @@ def _trained(setting: Setting, network: str, training: Training) -> dict[str, np
         images, extra = (of.real, of.synthetic) if of.real is not None else (of.synthetic, None)
         how["augmentation"] = PLAIN if extra is None else Augmentation(extra=extra, share=0.5)
         new = new_network(network, images.classes, setting.size, "pocket", of.cell.seed)
-        result = train(new, images, recipe, watch=judged, device=setting.device, **how)
+        result = train(new, images, training.recipe, watch=judged, device=setting.device, **how)
         row = result.checkpoint if row is None else row
         scores = {name: each[row] for name, each in result.watched.items()}
     outcome = {name: each.argmax(-1).astype(np.int16) for name, each in scores.items()}
@@ -162,7 +175,9 @@ def judged(of: Sources, training: Training, outcome: Mapping[str, np.ndarray]) -
     """Return what a row of the table says of a trained classifier, as an audit reads it where the cell is one."""
     row, labels, predicted = int(outcome["row"]), of.one.test.labels, outcome["test"]
     if of.cell.arm.endswith(EPOCH_BY_TEST):
-        row = int((outcome["at every check"] == labels).mean(1).argmax())
+        accuracy = (outcome["at every check"] == labels).mean(1)
+        accuracy[outcome["step"] == 0] = 0  # CLIP before any step: no choice by validation images either
+        row = int(accuracy.argmax())
         predicted = outcome["at every check"][row]
     elif of.cell.arm.endswith(ON_TRAIN):
         labels, predicted = of.train_split.labels, outcome["train split"]

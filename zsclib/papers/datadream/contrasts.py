@@ -31,6 +31,7 @@ COLUMNS = ("target", "arm", "shots", "n", "with_shots", "classifier", "seed", "c
 QUARTER, FOURFOLD, RANK_4, UNET_ALONE = "a quarter of the steps", "four times the steps", "rank 4", "U-Net alone"
 GUIDANCE_5, HALF_WEIGHT, ONE_NOISE = "guidance 5", "real weight 0.5", "one noise"
 EPOCH_BY_TEST, ON_TRAIN = "epoch by test", "on the training split"
+TWICE = "twice the steps"  # of the classifier: if it gains nothing, its curve is flat
 
 Differences = dict[str, dict[str, np.ndarray | Alignment]]  # claim -> target -> (seeds, images)
 

@@ -5,8 +5,9 @@
     table = run(setting, Classifiers(), cells, Execution(batch=100, cache=Cache(), workers=Workers(2)))
 
 An arm with something changed is named after it: "DataDream, by class, rank 4". All classifiers take the same number of
-steps. Learning rate and checkpoint are chosen on validation images, for each cell but its seed alike, on the first of
-the seeds; test images are looked at once, but for the audit of what looking at them for every choice would give.
+steps. Learning rates are chosen on validation images for each target, arm and way, with the first of its cells and of
+the seeds; checkpoints likewise, for each cell but its seed. Test images are looked at once, but for the audit of what
+looking at them for every choice would give.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from zsclib.extra import Extra, equal_counts, first_of_each
 from zsclib.papers.datadream.arms import ARMS, check_arm, make_set
 from zsclib.papers.datadream.classifiers import (
     CLIP,
+    DIVERGED,
     SCRATCH,
     Cell,
     Classifiers,
@@ -40,6 +42,7 @@ from zsclib.papers.datadream.contrasts import (
     QUARTER,
     RANK_4,
     SHOTS,
+    TWICE,
     UNET_ALONE,
     ZERO_SHOT,
 )
@@ -59,7 +62,7 @@ CHANGES: Mapping[str, Callable[[Setting], dict[str, object]]] = {  # of how imag
     GUIDANCE_5: lambda s: {"guidance": 5.0},
     ONE_NOISE: lambda s: {"one_noise": True},
 }
-OF_CLASSIFIER = (HALF_WEIGHT, EPOCH_BY_TEST, ON_TRAIN)  # changes of how the classifier learns, or is judged
+OF_CLASSIFIER = (HALF_WEIGHT, TWICE, EPOCH_BY_TEST, ON_TRAIN)  # changes of how the classifier learns, or is judged
 FEWEST = 4  # shots of a class, by whose number adapters learn, where there are less
 Choice = tuple[float, int, int]  # learning rate, which of the checks counts, and the seed that chose them
 
@@ -132,10 +135,12 @@ def run(
 def choose(
     setting: Setting, classifiers: Classifiers, cells: Iterable[Cell], execution: Execution
 ) -> dict[str, Choice]:
-    """Choose learning rate and checkpoint, on validation images, for each cell but its seed alike: name → choice.
+    """Choose learning rates and checkpoints on validation images; return name → choice.
 
     Args:
-        setting, classifiers, execution: as of `run`. cells: the first of the seeds of each chooses.
+        setting, classifiers, execution: as of `run`.
+        cells: the first of each arm and way chooses its learning rate, so it had better have most of the shots, and
+            with them of validation images; the first of its seeds chooses.
     """
     cells = list(dict.fromkeys(cells))
     for cell in cells:
@@ -149,19 +154,30 @@ def _choose(
     setting: Setting, classifiers: Classifiers, sources: Mapping[Cell, Sources], execution: Execution
 ) -> dict[str, Choice]:
     first = {_but_seed(cell): cell for cell in reversed(sources) if cell.arm != ZERO_SHOT}
-    trials = [
-        Training(of=sources[cell], recipe=recipe, row=None)
-        for cell in first.values()
-        for recipe in classifiers.recipes(cell)
-    ]
-    best: dict[str, float] = {}
-    chosen: dict[str, Choice] = {}
-    for trial, outcome in train_all(setting, classifiers, trials, execution, "choosing"):
-        name, row = name_of(_but_seed(trial.of.cell)), int(outcome["row"])
-        if name not in best or outcome["held_out"][row] > best[name]:
-            best[name] = outcome["held_out"][row]
-            chosen[name] = (trial.recipe.learning_rate, row, trial.of.cell.seed)
-    return chosen
+    by_arm: dict[tuple, Cell] = {}
+    for cell in sources:
+        if cell in first.values():
+            by_arm.setdefault(_arm_and_way(cell), cell)
+    trials = [(sources[cell], recipe) for cell in by_arm.values() for recipe in classifiers.recipes(cell)]
+    rates: dict[tuple, tuple[float, float, int]] = {}  # accuracy, rate, check
+    todo = [Training(of, recipe, None) for of, recipe in trials]
+    for one, outcome in train_all(setting, classifiers, todo, execution, "learning rates"):
+        place, row = _arm_and_way(one.of.cell), int(outcome["row"])
+        if place not in rates or outcome["held_out"][row] > rates[place][0]:
+            rates[place] = (outcome["held_out"][row], one.recipe.learning_rate, row)
+    if lost := [by_arm[place] for place, (accuracy, *_) in rates.items() if accuracy == DIVERGED]:
+        raise FloatingPointError(f"at every rate the loss of {name_of(lost[0])!r} is not finite; try lower ones")
+    recipes = [classifiers.recipe_at(cell, rates[_arm_and_way(cell)][1]) for cell in first.values()]
+    todo = [Training(sources[cell], recipe, None) for cell, recipe in zip(first.values(), recipes, strict=True)]
+    return {
+        name_of(_but_seed(one.of.cell)): (one.recipe.learning_rate, int(outcome["row"]), one.of.cell.seed)
+        for one, outcome in train_all(setting, classifiers, todo, execution, "checkpoints")
+    }
+
+
+def _arm_and_way(cell: Cell) -> tuple:
+    """Return what shares a learning rate, whatever K and N are and what is changed."""
+    return cell.target, _parts(cell.arm)[0], cell.with_shots, cell.classifier
 
 
 def check_cell(cell: Cell) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from zsclib.cache import Remember, at_once
+from zsclib.extra import first_of_each
 from zsclib.images.image_set import ImageSet
 from zsclib.models.lora import Lora
 from zsclib.papers.datadream.classifiers import Cell, Classifiers
@@ -27,6 +28,7 @@ from zsclib.papers.datadream.contrasts import (
     ALONE,
     BY_CLASS,
     CHOSEN,
+    POOLED,
     PROMPTED,
     VARIANTS,
     Arms,
@@ -85,7 +87,7 @@ def outcomes(
         table = run(setting, classifiers, cells, execution, chosen)
         test = shots(setting, target, seed).test
         if set(OF_H9) <= {name_of(cell) for cell in cells}:
-            remember(target, f"narrowing {seed}", partial(_narrowing, setting, target, seed, execution))
+            remember(target, f"narrowing {seed}", partial(_narrowing, setting, cells, execution))
             remember(target, "labels", partial(_labels, test))
         correct = {name_of(cell): row for cell, row in zip(cells, table["correct"], strict=True)}
         arms = Arms(table, target)
@@ -115,7 +117,11 @@ def differences(
     ]
     by_target = {target: alignment_of(outcomes, target, notes) for target, notes in (choices or {}).items()}
     alignments = {target: one for target, one in by_target.items() if one is not None}
-    return contrasts(pd.DataFrame(rows), alignments=alignments)
+    computed = contrasts(pd.DataFrame(rows), alignments=alignments)
+    for claim, at in (("DD-H3", POOLED), ("DD-H5-choice", ALONE)):  # which was chosen is on record, or not known
+        recorded = outcomes.get(name_of(Cell("", CHOSEN, shots=at.shots, n=at.n, with_shots=at.with_shots)), {})
+        computed[claim] = {target: value for target, value in computed.get(claim, {}).items() if target in recorded}
+    return computed
 
 
 def alignment_of(
@@ -158,13 +164,15 @@ def _with_chosen(cells: list[Cell]) -> list[Cell]:
     return [*cells, *(cell for cell in first if cell in second)]
 
 
-def _narrowing(setting: Setting, target: str, seed: int, execution: Execution) -> dict[str, list[float]]:
+def _narrowing(setting: Setting, cells: list[Cell], execution: Execution) -> dict[str, list[float]]:
     """Return for each class by how much the adapter brings its images nearer to real ones, in CLIP's image space."""
-    at = {"shots": ALONE.shots, "n": ALONE.n, "seed": seed}
-    sets = make_sets(setting, [Cell(target, arm, **at) for arm in (BY_CLASS, PROMPTED)], execution)
-    one = shots(replace(setting, shots=ALONE.shots), target, seed)
+    compared = {arm: [c for c in cells if c.arm == arm and c.shots == ALONE.shots] for arm in (BY_CLASS, PROMPTED)}
+    sets = make_sets(setting, [cell for own in compared.values() for cell in own], execution)
+    one = shots(replace(setting, shots=ALONE.shots), cells[0].target, cells[0].seed)
     real, clip = further_real(replace(setting, shots=ALONE.shots), one, FURTHER), open_filter(setting)
-    adapted, frozen = (class_gaps(clip, real, replace(each.images, manifest=None)) for each in sets.values())
+    first = np.full(len(one.real.classes), ALONE.n)
+    images = [replace(first_of_each(each.images, first), manifest=None) for each in sets.values()]
+    adapted, frozen = (class_gaps(clip, real, each) for each in images)
     return {"narrowing": (frozen - adapted).tolist()}
 
 
@@ -186,6 +194,8 @@ def _classifiers(plan: Mapping) -> Classifiers:
 def _setting(plan: Mapping, target: str, device: str, execution: Execution) -> Setting:
     values = plan["settings"]
     own = {name: value for name, value in values.items() if name not in APART}
+    if "strengths" in own:
+        own["strengths"] = tuple((k, share) for k, share in own["strengths"])
     setting = Setting(
         model=plan["models"][0],
         clip=plan["models"][1],

@@ -28,10 +28,10 @@ from zsclib.models.finetune import (
 )
 from zsclib.models.generator import Generator
 from zsclib.models.lora import DATADREAM, Lora, tune_lora
-from zsclib.models.personalised import learnt_name, prompts_in_proportion
+from zsclib.models.personalised import learnt_name, prompts_in_proportion, with_learnt_word
 from zsclib.own_sets import prompts_for
 from zsclib.papers.retrieval.training_sets import FURTHER, Data, Setting, labeller, open_models, shown
-from zsclib.prompts import ARTICLE, Prompts, fill
+from zsclib.prompts import Prompts, fill
 from zsclib.sampling import generate, image_to_image, sample
 from zsclib.seeds import seed_of
 from zsclib.training import TrainedNetwork
@@ -212,11 +212,6 @@ def personalised(setting: Setting, data: Data, n: int, execution: Execution, *, 
         lora = Lora(rank=setting.rank, alpha=setting.rank)
         tuned = tune_lora(generator, real, sentences, tuning_of(setting, data, way), lora, **how)
     return _generated(setting, data, n, execution, tuned, lambda label, i: sentences[label], way)
-
-
-def with_learnt_word(name: str, of_class: str) -> str:
-    """Return a class's name as prompts have it with the learnt word where the noun stood: "a <star>"."""
-    return name.replace(ARTICLE.sub("", name), learnt_name(of_class))
 
 
 def tuning_of(setting: Setting, data: Data, way: str, learners: int = 1) -> Tuning:

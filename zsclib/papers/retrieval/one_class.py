@@ -16,9 +16,9 @@ import pandas as pd
 from zsclib.images.files import resize
 from zsclib.images.image_set import ImageSet
 from zsclib.models.finetune import learn_conditioning, textual_inversion
-from zsclib.models.personalised import learnt_name
+from zsclib.models.personalised import learnt_name, with_learnt_word
 from zsclib.own_sets import prompts_for
-from zsclib.papers.retrieval.generated_arms import tuning_of, with_learnt_word
+from zsclib.papers.retrieval.generated_arms import tuning_of
 from zsclib.papers.retrieval.training_sets import Data, Setting, open_models, shown
 from zsclib.prompts import fill
 from zsclib.sampling import generate

@@ -3,9 +3,10 @@ contrast of each of its claims.
 
 A job is (arm, target, seed); a plan is plain data (`zsclib.study.freeze` says which). Its models are a generator and a
 CLIP; of its settings, `times`, `length` and `network_steps` say where arms are compared and how long a training of
-length 1 is, `pool`, `index` and `pool_cache` where the pool lies, `learning_rates` maps ways of personalising to
-theirs, `splits` targets to the split of their test images where that is not "test", `also` names further arms, and
-`only` maps arms to the targets they are measured on where these are not all; all others are fields of `Setting`.
+length 1 is, `pool`, `index` and `pool_cache` where the pool lies, `samples_a_class` how many samples of each class the
+generator is tuned on, `learning_rates` maps ways of personalising to theirs, `splits` targets to the split of their
+test images where that is not "test", `also` names further arms, and `only` maps arms to the targets they are measured
+on where these are not all; all others are fields of `Setting`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from zsclib import datasets
 from zsclib.cache import Remember, at_once
 from zsclib.generator_pool import WORLD, make_world
 from zsclib.images.image_set import ImageSet
@@ -129,14 +131,17 @@ def _setting(plan: Mapping, target: str, device: str) -> Setting:
     values = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in plan["settings"].items()
-        if name not in ("length", "network_steps", "learning_rates", "splits", "also", "only")
+        if name not in ("length", "network_steps", "learning_rates", "samples_a_class", "splits", "also", "only")
     }
+    split = plan["settings"].get("splits", {}).get(target, "test")
+    if each := plan["settings"].get("samples_a_class"):
+        values["tuning_samples"] = each * len(datasets.load(target, split, 1, plan["images_seed"]).classes)
     return Setting(
         model=plan["models"][0],
         clip=plan["models"][1],
         test_images=plan["sets"][target],
         test_seed=plan["images_seed"],
-        test_split=plan["settings"].get("splits", {}).get(target, "test"),
+        test_split=split,
         recipe=replace(RECIPE, steps=plan["settings"]["network_steps"]),
         learning_rates=tuple(dict(plan["settings"].get("learning_rates", {})).items()),
         tuned_with=tuple(plan["seeds"][:1]),

@@ -7,8 +7,9 @@
 The rule asks whether the pool's similarity to the target (`zsclib.papers.retrieval.similarity`) reaches a threshold,
 and whether there are as many shots as another, and names a source for each answer; it may need but one question, or
 none. It is fitted to accuracy and not to winners: where sources differ by little, little hangs on the choice. A source
-wins a point where it is clearly better than every other, each paired difference's interval lying above 0; otherwise
-the point has no winner, and every source that is not clearly worse than the best one is a good choice there.
+wins a point where it is clearly better than every other of another kind, each paired difference's interval lying above
+0: prompting and personalising are both generation, and often too much alike to beat one another. Otherwise the point
+has no winner, and every source that is not clearly worse than the best one is a good choice there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from zsclib.papers.retrieval.diagram import SOURCES, Outcome
 from zsclib.papers.retrieval.similarity import POOL
 
 LEAST = 3  # points on which each of the rule's answers rests
+KINDS = {"retrieval": "retrieval", "prompting": "generation", "personalised": "generation", "nothing": "nothing"}
 FORMS = ("none", "similarity", "similarity and shots")  # what a rule asks, the simplest first
 
 
@@ -68,10 +70,7 @@ class Tested(NamedTuple):
 
 
 def good_choices(outcome: Outcome, interval: Intervals) -> tuple[str, ...]:
-    """Return the sources that are not clearly worse than the one of highest accuracy, that one first.
-
-    One alone has won the point.
-    """
+    """Return the sources that are not clearly worse than the one of highest accuracy, that one first."""
     correct = {source: rows.astype(np.float64) for source, rows in outcome.correct.items()}
     best = max(correct, key=lambda source: correct[source].mean())
     others = [s for s in correct if s != best and interval(correct[best] - correct[s]).low <= 0]
@@ -79,9 +78,9 @@ def good_choices(outcome: Outcome, interval: Intervals) -> tuple[str, ...]:
 
 
 def winner(outcome: Outcome, interval: Intervals) -> str | None:
-    """Return the source that has won a point; None where no source is clearly better than every other."""
+    """Return the source that has won a point; None where none is clearly better than every other of another kind."""
     good = good_choices(outcome, interval)
-    return good[0] if len(good) == 1 else None
+    return good[0] if len({KINDS[source] for source in good}) == 1 else None
 
 
 def fit(outcomes: Sequence[Outcome]) -> Rule:
@@ -118,7 +117,7 @@ def evaluate(rule: Rule, fitted: Sequence[Outcome], held_out: Sequence[Outcome],
         good = good_choices(outcome, interval)
         wrong.append(source not in good)
         majority_wrong.append(majority not in good)
-        decided.append(len(good) == 1)
+        decided.append(winner(outcome, interval) is not None)
         gain.append(outcome.accuracy(source) - outcome.accuracy(majority))
     return Tested(majority, *(np.array(one, bool) for one in (wrong, majority_wrong, decided)), np.array(gain))
 

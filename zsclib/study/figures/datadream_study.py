@@ -45,7 +45,7 @@ from zsclib.study.tables import table
 ARMS = (PROMPTED, GUIDED, DISEF, BY_CLASS, ALL_CLASSES, RETRIEVED, BOTH)
 COLOURS = {RETRIEVED: "retrieved", BOTH: "retrieved", ZERO_SHOT: "clip", SHOTS: "real"}  # all others are generated
 ROW, PANEL = 0.3, 2.3  # inches: height of an arm, and of a panel of curves
-DRAWN = (SHOTS, PROMPTED, BY_CLASS, RETRIEVED)  # in curves; more could not be told apart
+DRAWN = (SHOTS, PROMPTED, BY_CLASS, RETRIEVED)  # in curves, on targets that have them all
 LINES = {PROMPTED: (0, (4, 2))}
 Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
 
@@ -91,12 +91,12 @@ def study_gains(outcomes: Outcomes, shots: int = 16, n: int = 64) -> Figure:
 
 def over_shots(outcomes: Outcomes, with_shots: bool, n: int = 64) -> Figure:
     """Draw accuracy against the number of shots, a panel per target, with the shots or without; bands are intervals."""
-    targets = [target for target in targets_of(outcomes) if len(_series(outcomes, target, SHOTS, "shots", n=0)) > 1]
+    at = {"n": n, "with_shots": with_shots}
+    targets = [t for t in targets_of(outcomes) if len(_series(outcomes, t, BY_CLASS, "shots", **at)) > 1]
     figure, axes = _panels(targets)
     for ax, target in zip(axes, targets, strict=True):
         for arm in DRAWN:
-            where = {"n": 0} if arm == SHOTS else {"n": n, "with_shots": with_shots}
-            _curve(ax, _series(outcomes, target, arm, "shots", **where), arm)
+            _curve(ax, _series(outcomes, target, arm, "shots", **({"n": 0} if arm == SHOTS else at)), arm)
         plots.log_ticks(ax.xaxis, (1, 2, 4, 8, 16))
         plots.percent(ax.yaxis)
         ax.set_title(target, fontsize=10)

@@ -24,6 +24,8 @@ from zsclib.study.stats import interval
 from zsclib.study.tables import table
 
 REAL = "real only"
+LONGER = "real only, twice the updates"
+FLAT = 0.02  # gained by twice the updates, beyond which a training had not ended
 ROW = 0.21  # inches
 Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
 
@@ -57,6 +59,18 @@ def study_gains(outcomes: Outcomes) -> Figure:
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
     figure.supxlabel(f"points over {REAL}, with 95 % intervals", fontsize=9)
     return figure
+
+
+def flatness(outcomes: Outcomes) -> str:
+    """Return on which targets D alone gains more than `FLAT` by twice the updates, by its whole interval, in words."""
+    longer = outcomes.get(LONGER, {})
+    rising = [t for t in targets_of(outcomes) if t in longer and interval(longer[t] - outcomes[REAL][t]).low > FLAT]
+    if not rising:
+        return f"On no target so far does {REAL} surely gain more than {100 * FLAT:g} points by twice the updates."
+    return (
+        f"On {', '.join(rising)}, {REAL} gains more than {100 * FLAT:g} points by twice the updates: training had not "
+        "ended there, and a verdict may be one on speed."
+    )
 
 
 def beside_table(outcomes: Outcomes) -> HTML:
