@@ -265,6 +265,20 @@ def test_a_point_has_a_winner_only_where_every_difference_is_clear():
     assert tested.decided.tolist() == [False, True] and not tested.wrong.any()
 
 
+def test_two_ways_to_generate_that_tie_win_together():
+    clear = outcome(0, 0.1, 4, {"retrieval": 0.3, "prompting": 0.8, "personalised": 0.8, "nothing": 0.3})
+    same = np.random.default_rng(0).random((3, 400)) < 0.9
+    fewer = same & (np.arange(400) != np.flatnonzero(same.all(0))[0])  # by an image, which says nothing
+    tied = replace(clear, correct=clear.correct | {"prompting": fewer, "personalised": same})
+    assert set(good_choices(tied, interval)) == {"prompting", "personalised"}
+    assert winner(tied, interval) == "personalised"
+
+
+def test_every_tuned_source_of_the_plan_has_a_rate_of_its_own():
+    tuned = [arm for arm in SOURCES.values() if arms_room.ARMS[arm].tuned]
+    assert tuned and set(tuned) <= set(read_plan(ROOT / diagram_room.FOLDER).settings["learning_rates"])
+
+
 def test_advice_states_the_rule_its_error_and_where_it_does_not_hold(record):
     advice = figures.advice(record, 0.9, 8)
     assert advice.source == "retrieval" and advice.inside and advice.majority == "retrieval"
