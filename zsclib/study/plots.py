@@ -215,7 +215,7 @@ def interval_dots(
     axes.spines["left"].set_visible(False)
     if as_percent:
         axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))  # no 2.5 to be rounded
-        percent(axes.xaxis)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="" if differences else " %"))
 
 
 def confusion(axes: Axes, matrix: ArrayLike, classes: Sequence[str]) -> None:

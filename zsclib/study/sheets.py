@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from zsclib.images.image_set import ImageSet
 from zsclib.study import plots
+
+WIDEST = 11  # characters of a class's name in a line, where there are words to part
 
 
 def sources_sheet(sets: Mapping[str, ImageSet], rows: int = 2, columns: int = 10) -> Figure:
@@ -23,7 +26,8 @@ def sources_sheet(sets: Mapping[str, ImageSet], rows: int = 2, columns: int = 10
             for label in range(min(columns, len(one.classes))):
                 own, title = np.flatnonzero(one.labels == label), ""
                 if not names:
-                    title = f" {one.classes[label]} "  # apart from its neighbours
+                    lines = wrap(one.classes[label], WIDEST, break_long_words=False)
+                    title = "\n".join(f" {line} " for line in lines)  # apart from its neighbours
                 elif similarity is not None and row < len(own):
                     title = f"{similarity.iloc[own[row]]:.2f}"
                 images.append(one.images[own[row]] if row < len(own) else np.full(one.images.shape[1:], 255, np.uint8))
