@@ -17,6 +17,7 @@ WHOLE = (1, 2, 5, 10)  # steps of ticks: none of 2.5, which would be rounded
 ROLES = {  # what a network was trained on, or what else classifies; all others were trained on generated images
     **dict.fromkeys(("real images", "real only", "twice the real", "oversampled", "classical"), "real"),
     **dict.fromkeys(("retrieved by text", "retrieved by images", "retrieved by both", "random pool"), "retrieved"),
+    **dict.fromkeys(("retrieved", "retrieved and DataDream"), "retrieved"),
     **dict.fromkeys(("CLIP, zero-shot", "linear probe"), "clip"),
 }
 Estimates = Mapping[str, Mapping[str, Estimate]]  # target -> name -> estimate
