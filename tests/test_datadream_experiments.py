@@ -137,8 +137,43 @@ def test_a_rate_at_which_the_loss_is_lost_does_not_win(setting, made, monkeypatc
     monkeypatch.setattr(classifiers, "_fitted", fitted)
     cells = [Cell(TARGET, PROMPTED, shots=2, n=3)]
     assert [rate for rate, _, _ in experiments.choose(setting, SHORT, cells, Execution()).values()] == [SHORT.rates[1]]
-    with pytest.raises(FloatingPointError, match="at every rate the loss of 'prompted; 2 shots"):
+    with pytest.raises(FloatingPointError, match="the loss of 'prompted; 2 shots.* is not finite at"):
         experiments.choose(setting, replace(SHORT, rates=SHORT.rates[:1]), cells, Execution())
+
+
+def test_a_rate_that_fails_only_where_something_is_changed_is_told(setting, made, monkeypatch):
+    twice = f"{SHOTS}, {TWICE}"
+
+    def fitted(setting, network, training):
+        if training.of.cell.arm == twice:
+            raise FloatingPointError("the loss is nan")
+        return {"step": np.array([0, 2]), "held_out": np.array([0.0, 0.5]), "row": np.array(1), "test": np.zeros(24)}
+
+    monkeypatch.setattr(classifiers, "_fitted", fitted)
+    with pytest.raises(FloatingPointError, match="'shots only, twice the steps; 2 shots"):
+        experiments.choose(setting, SHORT, [Cell(TARGET, arm, shots=2, n=0) for arm in (SHOTS, twice)], Execution())
+
+
+def test_each_classifier_is_trained_once_for_a_choice_also_without_a_cache(setting, made, monkeypatch):
+    trained = []
+
+    def fitted(setting, network, training):
+        trained.append((training.of.cell, training.recipe))
+        return {"step": np.array([0, 2]), "held_out": np.array([0.0, 0.5]), "row": np.array(1), "test": np.zeros(24)}
+
+    monkeypatch.setattr(classifiers, "_fitted", fitted)
+    cells = [Cell(TARGET, PROMPTED, shots=k, n=3) for k in (2, 1)]
+    chosen = experiments.choose(setting, SHORT, cells, Execution())
+    assert [cell.shots for cell, _ in trained] == [2, 2, 1]  # both rates where the shots are most, then the better one
+    assert {rate for rate, _, _ in chosen.values()} == {SHORT.rates[0]}
+
+
+@pytest.mark.parametrize(("shots", "samples"), [(16, 400), (8, 200), (4, 100), (1, 100)])
+def test_an_adapter_learns_from_as_many_samples_for_each_shot_down_to_four(setting, execution, made, shots, samples):
+    usual = replace(setting, shots=16, tuning_samples=400)
+    experiments.make_sets(usual, [Cell(TARGET, BY_CLASS, shots=shots, n=1)], execution)
+    ((own, _, _),) = made
+    assert (own.shots, own.tuning_samples) == (shots, samples)
 
 
 def test_twice_the_steps_is_a_change_of_every_classifier(setting):

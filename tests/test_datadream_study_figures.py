@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from zsclib.papers.datadream.classifiers import Cell
-from zsclib.papers.datadream.contrasts import BY_CLASS, DISEF, PROMPTED, RETRIEVED, SHOTS, ZERO_SHOT, changed
+from zsclib.papers.datadream.contrasts import (
+    BY_CLASS,
+    DISEF,
+    PROMPTED,
+    RETRIEVED,
+    SHOTS,
+    TWICE,
+    ZERO_SHOT,
+    changed,
+)
 from zsclib.papers.datadream.experiments import CHANGES, name_of
 from zsclib.study.figures import datadream_study as figures
 from zsclib.study.stats import interval
@@ -33,6 +42,7 @@ def outcomes() -> dict:
     for n, both in product((16, 256), (False, True)):
         put(Cell("", BY_CLASS, n=n, with_shots=both), 0.6, TARGETS[:1])
     put(Cell("", changed(BY_CLASS, RANK)), 0.6, TARGETS[1:])
+    put(Cell("", changed(SHOTS, TWICE), n=0), 0.7)
     for arm, n in ((SHOTS, 0), (PROMPTED, 64)):
         put(Cell("", arm, n=n, classifier="scratch"), 0.5)
     return every
@@ -72,8 +82,8 @@ def test_a_change_stands_against_the_same_arm_and_a_gap_where_nothing_was_measur
     html = figures.changes_table(outcomes).data
     names = [name_of(Cell("", arm)) for arm in (changed(BY_CLASS, RANK), BY_CLASS)]
     other, usual = (outcomes[name]["gadgets-hard"] for name in names)
-    assert interval(other - usual).points() in html and html.count("points") == 1
-    assert html.count("<tr>") == 1 and ">–<" in html  # beside the head
+    assert interval(other - usual).points() in html and html.count("points") == 1 + 2  # and of the shots
+    assert html.count("<tr>") == 2 and ">–<" in html  # beside the head
     scratch = figures.scratch_table(outcomes).data
     assert scratch.count("<tr>") == 2 and PROMPTED in scratch
 
@@ -86,6 +96,16 @@ def test_classes_are_drawn_where_all_was_kept(outcomes):
     assert len([ax for ax in figure.axes if ax.axison]) == 1
     assert len(figure.axes[0].lines[0].get_xdata()) == 6
     plt.close(figure)
+
+
+def test_a_record_of_some_arms_is_shown_as_far_as_it_goes(outcomes):
+    some = {name: by_target for name, by_target in outcomes.items() if name.startswith(f"{SHOTS}; 16")}
+    assert figures.targets_of(some) == list(TARGETS)
+    drawn = (figures.over_images(some), figures.over_shots(some, False), figures.classes(some, {"digits": {}}))
+    for figure in drawn:
+        assert not any(ax.axison for ax in figure.axes)
+        plt.close(figure)
+    assert "<tr>" not in figures.changes_table(some).data
 
 
 def test_before_its_first_outcome_there_is_nothing_to_draw():

@@ -118,6 +118,8 @@ def test_differences_have_a_sign_points_and_a_line_at_zero() -> None:
         "+1.2 points",
     ]
     assert [0, 0] in [list(line.get_xdata()) for line in axes.get_lines()]
+    axes.figure.draw_without_rendering()
+    assert not any("%" in label.get_text() for label in axes.get_xticklabels())  # points are no per cent
 
 
 def test_everything_of_a_figure_is_inside_it() -> None:

@@ -16,6 +16,7 @@ from zsclib.extra import Extra, counts, equal_counts, extra_of, first_of_each
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval import arms as arms_room
 from zsclib.papers.retrieval import experiments, generated_arms, pool_arms, training_sets
+from zsclib.papers.retrieval import outcomes as outcomes_room
 from zsclib.papers.retrieval.arms import ARMS, costs, half_and_half, make_extra, oversampled
 from zsclib.papers.retrieval.contrasts import REFERENCES, Arms, At, contrasts
 from zsclib.papers.retrieval.experiments import Cell, comparison, references, run
@@ -338,6 +339,36 @@ def test_bad_cells_are_refused_before_any_work(setting, execution, target):
         comparison([target], ["template"])
     with pytest.raises(ValueError, match="more than the 2"):
         run(setting, [Cell(target, "templates", times=3)], execution)
+
+
+def test_the_probe_s_rate_is_the_best_on_held_out_images(setting, target, monkeypatch):
+    one, draws = data(setting, target, 0), np.random.default_rng(0)
+    directions = np.eye(len(one.real.classes), 16)
+    parts = [one.real, one.test, one.held_out]
+    noise = (0.05, 0.6, 0.6)  # what learns by heart is worse elsewhere
+    features = [
+        (directions[part.labels] + size * draws.normal(size=(len(part), 16))).astype(np.float32)
+        for part, size in zip(parts, noise, strict=True)
+    ]
+
+    def probe(rates):
+        monkeypatch.setattr(experiments, "PROBE_RATES", rates)
+        return experiments._probe(setting, one, *features)
+
+    rates = (1e-7, 1e-3)
+    slow, fast = (probe((rate,)) for rate in rates)
+    assert not np.allclose(slow[0], fast[0])
+    accuracies = [(held_out.argmax(1) == one.held_out.labels).mean() for _, held_out in (slow, fast)]
+    assert accuracies[0] != accuracies[1]  # there is something to choose
+    np.testing.assert_array_equal(probe(rates)[0], (slow, fast)[int(np.argmax(accuracies))][0])
+
+
+def test_every_class_of_a_study_s_target_has_as_many_samples_of_tuning(setting):
+    plan = {
+        "models": [setting.model, setting.clip], "seeds": [0], "sets": {"digits": 12, "gadgets-hard": 20},
+        "images_seed": 1, "settings": {"samples_a_class": 5, "network_steps": 1, "index": setting.index},
+    }  # fmt: skip
+    assert [outcomes_room._setting(plan, t, "cpu").tuning_samples for t in plan["sets"]] == [50, 100]
 
 
 def test_references_are_the_clip_that_retrieves(setting, table, target):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +15,7 @@ from zsclib.study.stats import Estimate, accuracy, interval
 SIZE = 0.5, 0.6  # inches: height of an estimate in a panel, and of the rest
 WHOLE = (1, 2, 5, 10)  # steps of ticks: none of 2.5, which would be rounded
 ROLES = {  # what a network was trained on, or what else classifies; all others were trained on generated images
-    **dict.fromkeys(("real images", "real only", "twice the real", "oversampled", "classical"), "real"),
+    **dict.fromkeys(("real images", "real only", "twice the real", "oversampled", "classical", "shots only"), "real"),
     **dict.fromkeys(("retrieved by text", "retrieved by images", "retrieved by both", "random pool"), "retrieved"),
     **dict.fromkeys(("retrieved", "retrieved and DataDream"), "retrieved"),
     **dict.fromkeys(("CLIP, zero-shot", "linear probe"), "clip"),
@@ -59,4 +59,37 @@ def panels(
             ax.set_xlim(0, 1.08)
     for ax in axes.flat[len(estimates) :]:
         ax.axis("off")
+    return figure
+
+
+def columns(
+    gains: Mapping[str, Mapping[str, Sequence[Estimate | None]]], heads: Mapping[str, str], row: float, label: str
+) -> Figure:
+    """Draw gains in points: a row per name, a column per target; where there is no dot, nothing was measured.
+
+    Args:
+        gains: target -> name -> estimates, the first a filled dot, a second an open one below it.
+        heads: target -> what stands above its column. row: inches of a name. label: of the axis.
+    """
+    names = list(dict.fromkeys(name for by_name in gains.values() for name in by_name))
+    size = (plots.WIDTH, row * len(names) + 1.2)
+    figure, axes = plt.subplots(1, len(gains), figsize=size, sharey=True, squeeze=False)
+    for ax, (target, by_name) in zip(axes[0], gains.items(), strict=True):
+        for place, name in enumerate(names):
+            estimates, colour = by_name.get(name, ()), plots.COLOURS[ROLES.get(name, "synthetic")]
+            for k, gain in enumerate(estimates):
+                if gain is None:
+                    continue
+                y, fill = place + 0.28 * (k - (len(estimates) - 1) / 2), "none" if k else "full"
+                ax.plot([100 * gain.low, 100 * gain.high], [y, y], color=colour, linewidth=1.8, solid_capstyle="round")
+                inside = "white" if k else colour
+                ax.plot(100 * gain.value, y, "o", color=colour, markersize=4.5, fillstyle=fill, markerfacecolor=inside)
+        ax.axvline(0, color=plots.INK, linewidth=0.8, zorder=0.7)
+        ax.set_title(heads[target], fontsize=7.5)
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=WHOLE))
+        ax.tick_params(labelsize=8)
+        ax.grid(True, axis="x")
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
+    figure.supxlabel(label, fontsize=9)
     return figure

@@ -186,6 +186,7 @@ def judged(of: Sources, training: Training, outcome: Mapping[str, np.ndarray]) -
 
 
 def zero_shot(setting: Setting, of: Sources) -> dict[str, object]:
+    """Return what a row of the table says of CLIP as it is, under the class prompts."""
     clip = open_filter(setting).zero_shot(of.prompts, ["{}"])
     correct, held_out = (
         clip.scores(part.images).argmax(1) == part.labels for part in (of.one.test, of.one.validation)

@@ -158,21 +158,28 @@ def _choose(
     for cell in sources:
         if cell in first.values():
             by_arm.setdefault(_arm_and_way(cell), cell)
-    trials = [(sources[cell], recipe) for cell in by_arm.values() for recipe in classifiers.recipes(cell)]
-    rates: dict[tuple, tuple[float, float, int]] = {}  # accuracy, rate, check
-    todo = [Training(of, recipe, None) for of, recipe in trials]
-    for one, outcome in train_all(setting, classifiers, todo, execution, "learning rates"):
-        place, row = _arm_and_way(one.of.cell), int(outcome["row"])
-        if place not in rates or outcome["held_out"][row] > rates[place][0]:
-            rates[place] = (outcome["held_out"][row], one.recipe.learning_rate, row)
-    if lost := [by_arm[place] for place, (accuracy, *_) in rates.items() if accuracy == DIVERGED]:
-        raise FloatingPointError(f"at every rate the loss of {name_of(lost[0])!r} is not finite; try lower ones")
-    recipes = [classifiers.recipe_at(cell, rates[_arm_and_way(cell)][1]) for cell in first.values()]
-    todo = [Training(sources[cell], recipe, None) for cell, recipe in zip(first.values(), recipes, strict=True)]
-    return {
-        name_of(_but_seed(one.of.cell)): (one.recipe.learning_rate, int(outcome["row"]), one.of.cell.seed)
-        for one, outcome in train_all(setting, classifiers, todo, execution, "checkpoints")
-    }
+    trials = [Training(sources[cell], r, None) for cell in by_arm.values() for r in classifiers.recipes(cell)]
+    best: dict[str, float] = {}
+    chosen: dict[str, Choice] = {}
+    for one, outcome in train_all(setting, classifiers, trials, execution, "learning rates"):
+        name, row = name_of(_but_seed(one.of.cell)), int(outcome["row"])
+        if name not in best or outcome["held_out"][row] > best[name]:
+            best[name] = outcome["held_out"][row]
+            chosen[name] = (one.recipe.learning_rate, row, one.of.cell.seed)
+    others = [cell for cell in first.values() if cell not in by_arm.values()]
+    rates = [chosen[name_of(_but_seed(by_arm[_arm_and_way(cell)]))][0] for cell in others]
+    todo = [
+        Training(sources[cell], classifiers.recipe_at(cell, rate), None)
+        for cell, rate in zip(others, rates, strict=True)
+    ]
+    for one, outcome in train_all(setting, classifiers, todo, execution, "checkpoints"):
+        name, row = name_of(_but_seed(one.of.cell)), int(outcome["row"])
+        best[name] = outcome["held_out"][row]
+        chosen[name] = (one.recipe.learning_rate, row, one.of.cell.seed)
+    if lost := [name for name, accuracy in best.items() if accuracy == DIVERGED]:
+        rate = chosen[lost[0]][0]
+        raise FloatingPointError(f"the loss of {lost[0]!r} is not finite at the learning rate {rate}; try lower ones")
+    return chosen
 
 
 def _arm_and_way(cell: Cell) -> tuple:

@@ -70,7 +70,7 @@ def choices_table(table_of: pd.DataFrame) -> HTML:
 
 def costs_table(costs: pd.DataFrame, gain: Mapping[str, Mapping[str, Estimate]]) -> HTML:
     """Return a row per arm: what its images took, beside what they gained over the shots, alone and with them."""
-    shown = costs.drop(columns=["images", "fewest of a class"], errors="ignore")  # all have as many; narrow enough
+    shown = costs.drop(columns="images", errors="ignore")  # the fewest of a class say more, and the page is narrow
     for way, by_arm in gain.items():
         shown[way] = [by_arm[arm].points() if arm in by_arm else None for arm in costs["arm"]]
     return table(shown)

@@ -13,13 +13,14 @@ An arm is called as `zsclib.papers.datadream.experiments.name_of` says.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from zsclib.papers.datadream.classifiers import SCRATCH, Cell
 from zsclib.papers.datadream.contrasts import (
@@ -38,12 +39,11 @@ from zsclib.papers.datadream.experiments import CHANGES, OF_CLASSIFIER, cell_of,
 from zsclib.papers.datadream.gap import class_accuracy
 from zsclib.papers.datadream.outcomes import alignment_of, narrowing_of
 from zsclib.study import plots
-from zsclib.study.panels import WHOLE, level
-from zsclib.study.stats import interval
+from zsclib.study.panels import ROLES, columns, level
+from zsclib.study.stats import Estimate, interval
 from zsclib.study.tables import table
 
 ARMS = (PROMPTED, GUIDED, DISEF, BY_CLASS, ALL_CLASSES, RETRIEVED, BOTH)
-COLOURS = {RETRIEVED: "retrieved", BOTH: "retrieved", ZERO_SHOT: "clip", SHOTS: "real"}  # all others are generated
 ROW, PANEL = 0.3, 2.3  # inches: height of an arm, and of a panel of curves
 DRAWN = (SHOTS, PROMPTED, BY_CLASS, RETRIEVED)  # in curves, on targets that have them all
 LINES = {PROMPTED: (0, (4, 2))}
@@ -60,33 +60,19 @@ def study_gains(outcomes: Outcomes, shots: int = 16, n: int = 64) -> Figure:
 
     A filled dot is a classifier that learnt from the arm's images alone, an open one that of both.
     """
-    targets, base = targets_of(outcomes, shots), name_of(Cell("", SHOTS, shots=shots, n=0))
+    base = outcomes.get(name_of(Cell("", SHOTS, shots=shots, n=0)), {})
     places = {
         arm: [name_of(Cell("", arm, shots=shots, n=n, with_shots=both)) for both in (False, True)] for arm in ARMS
-    }
-    places[ZERO_SHOT] = [name_of(Cell("", ZERO_SHOT, shots=0, n=0))]
-    shown = [arm for arm, names in places.items() if any(set(outcomes.get(name, {})) & {*targets} for name in names)]
-    size = (plots.WIDTH, ROW * len(shown) + 1.3)
-    figure, axes = plt.subplots(1, len(targets), figsize=size, sharey=True, squeeze=False)
-    for ax, target in zip(axes[0], targets, strict=True):
-        for row, arm in enumerate(shown):
-            colour = plots.COLOURS[COLOURS.get(arm, "synthetic")]
-            for name, place, fill in zip(places[arm], (row - 0.14, row + 0.14), ("full", "none"), strict=False):
-                if target not in outcomes.get(name, {}):
-                    continue
-                gain = interval(outcomes[name][target] - outcomes[base][target])
-                ax.plot([100 * gain.low, 100 * gain.high], [place, place], color=colour, linewidth=1.6)
-                style = {"fillstyle": fill, "markersize": 4.5, "markerfacecolor": colour if fill == "full" else "white"}
-                ax.plot(100 * gain.value, place, "o", color=colour, **style)
-        ax.axvline(0, color=plots.INK, linewidth=0.8, zorder=0.7)
-        ax.set_title(f"{target}\nshots only {100 * outcomes[base][target].mean():.0f} %", fontsize=7.5)
-        ax.xaxis.set_major_locator(MaxNLocator(4, steps=WHOLE))
-        ax.tick_params(labelsize=8)
-        ax.grid(True, axis="x")
-    axes[0, 0].set_yticks(range(len(shown)), shown)
-    axes[0, 0].set_ylim(len(shown) - 0.4, -0.6)
-    figure.supxlabel("points over the shots alone, with 95 % intervals\n● images alone   ○ with the shots", fontsize=9)
-    return figure
+    } | {ZERO_SHOT: [name_of(Cell("", ZERO_SHOT, shots=0, n=0))]}
+
+    def gain(name: str, target: str) -> Estimate | None:
+        own = outcomes.get(name, {})
+        return interval(own[target] - base[target]) if target in own else None
+
+    rows = {arm: names for arm, names in places.items() if any({*outcomes.get(name, ())} & {*base} for name in names)}
+    gains = {target: {arm: [gain(name, target) for name in names] for arm, names in rows.items()} for target in base}
+    heads = {target: f"{target}\n{SHOTS} {100 * correct.mean():.0f} %" for target, correct in base.items()}
+    return columns(gains, heads, ROW, f"points over {SHOTS}, with 95 % intervals\n● images alone   ○ with the shots")
 
 
 def over_shots(outcomes: Outcomes, with_shots: bool, n: int = 64) -> Figure:
@@ -122,18 +108,17 @@ def over_images(outcomes: Outcomes, shots: int = 16) -> Figure:
 
 
 def changes_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
-    """Return what DataDream by class loses or gains, in points, with one thing changed: a row per change."""
+    """Return what DataDream by class, or the shots alone, lose or gain, in points, with one thing changed."""
     targets, rows = targets_of(outcomes, shots), []
-    for what in (*CHANGES, *OF_CLASSIFIER):
-        for both in (False, True):
-            at = {"shots": shots, "n": n, "with_shots": both}
-            other, usual = (
-                outcomes.get(name_of(Cell("", arm, **at)), {}) for arm in (changed(BY_CLASS, what), BY_CLASS)
-            )
-            cells = [interval(other[t] - usual[t]).points() if t in other and t in usual else None for t in targets]
-            if any(cells):
-                rows.append([what, "yes" if both else "no", *cells])
-    return table(rows, ["changed", "with the shots", *targets])
+    ways = [Cell("", BY_CLASS, shots=shots, n=n, with_shots=both) for both in (False, True)]
+    for cell, what in product([*ways, Cell("", SHOTS, shots=shots, n=0)], (*CHANGES, *OF_CLASSIFIER)):
+        other, usual = (
+            outcomes.get(name_of(one), {}) for one in (replace(cell, arm=changed(cell.arm, what)), cell)
+        )
+        cells = [interval(other[t] - usual[t]).points() if t in other and t in usual else None for t in targets]
+        if any(cells):
+            rows.append([cell.arm, "–" if cell.n == 0 else "yes" if cell.with_shots else "no", what, *cells])
+    return table(rows, ["arm", "with the shots", "changed", *targets])
 
 
 def scratch_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
@@ -186,12 +171,12 @@ def _curve(ax: Axes, series: Mapping[int, np.ndarray], label: str, line: object 
     levels = [level(correct) for correct in series.values()]
     bounds = [[getattr(one, side) for one in levels] for side in ("value", "low", "high")]
     style = {"linestyle": line or LINES.get(label, "-"), "marker": "o", "markersize": 4}
-    plots.curve_with_band(ax, list(series), *bounds, label=label, role=COLOURS.get(label, "synthetic"), **style)
+    plots.curve_with_band(ax, list(series), *bounds, label=label, role=ROLES.get(label, "synthetic"), **style)
 
 
 def _panels(targets: Iterable[str]) -> tuple[Figure, list[Axes]]:
     targets = list(targets)
-    down = -(-len(targets) // 2)
+    down = max(1, -(-len(targets) // 2))
     figure, axes = plt.subplots(down, 2, figsize=(plots.WIDTH, PANEL * down + 0.5), squeeze=False)
     for ax in axes.flat[len(targets) :]:
         ax.axis("off")
@@ -201,4 +186,5 @@ def _panels(targets: Iterable[str]) -> tuple[Figure, list[Axes]]:
 def _legend(figure: Figure, axes: Iterable[Axes], label: str) -> None:
     axes = list(axes)
     figure.supxlabel(label, fontsize=9.5)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    if axes:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)

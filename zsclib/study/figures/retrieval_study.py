@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from zsclib.papers.retrieval.arms import ARMS
 from zsclib.papers.retrieval.contrasts import CHOSEN, REFERENCES
 from zsclib.papers.retrieval.outcomes import BESIDE
-from zsclib.study import plots
-from zsclib.study.panels import ROLES
-from zsclib.study.stats import interval
+from zsclib.study.panels import columns
+from zsclib.study.stats import Estimate, interval
 from zsclib.study.tables import table
 
 REAL = "real only"
@@ -37,28 +34,17 @@ def targets_of(outcomes: Outcomes) -> list[str]:
 
 def study_gains(outcomes: Outcomes) -> Figure:
     """Draw what each arm gains over D alone, in points: a row per arm, a column per target; a gap was not measured."""
-    targets = targets_of(outcomes)
-    names = [*ARMS, CHOSEN, *REFERENCES]
-    names = [name for name in names if name in outcomes and name != REAL and not name.startswith("planted")]
-    size = (plots.WIDTH, ROW * len(names) + 1.1)
-    figure, axes = plt.subplots(1, len(targets), figsize=size, sharey=True, squeeze=False)
-    for ax, target in zip(axes[0], targets, strict=True):
-        base = outcomes[REAL][target]
-        for row, name in enumerate(names):
-            if target not in outcomes[name]:
-                continue
-            gain, colour = interval(outcomes[name][target] - base), plots.COLOURS[ROLES.get(name, "synthetic")]
-            ax.plot([100 * gain.low, 100 * gain.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
-            ax.plot(100 * gain.value, row, "o", color=colour, markersize=4.5)
-        ax.axvline(0, color=plots.INK, linewidth=0.8, zorder=0)
-        ax.set_title(f"{target}\n{REAL} {100 * base.mean():.0f} %", fontsize=7.5)
-        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        ax.tick_params(labelsize=8)
-        ax.grid(True, axis="x")
-    axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
-    figure.supxlabel(f"points over {REAL}, with 95 % intervals", fontsize=9)
-    return figure
+    names = [name for name in (*ARMS, CHOSEN, *REFERENCES) if name in outcomes and name != REAL]
+    names = [name for name in names if not name.startswith("planted")]
+    base = outcomes.get(REAL, {})
+
+    def gain(name: str, target: str) -> Estimate | None:
+        own = outcomes[name]
+        return interval(own[target] - base[target]) if target in own else None
+
+    gains = {target: {name: [gain(name, target)] for name in names} for target in base}
+    heads = {target: f"{target}\n{REAL} {100 * correct.mean():.0f} %" for target, correct in base.items()}
+    return columns(gains, heads, ROW, f"points over {REAL}, with 95 % intervals")
 
 
 def flatness(outcomes: Outcomes) -> str:
