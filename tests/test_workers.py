@@ -289,11 +289,10 @@ def test_whoever_stops_early_drops_what_was_not_begun(elsewhere: Workers, log: P
     results = elsewhere.map([Job(slow_numbers, (i, log)) for i in range(40)])
     next(results)  # whichever is finished first
     results.close()
-    time.sleep(2)
-    stopped = begun(log)
-    assert len(stopped) <= 10
+    time.sleep(2)  # for what was not dropped to begin
     assert same(run([Job(numbers, (i,)) for i in range(2)], elsewhere), range(2))
-    assert begun(log) == stopped
+    # A worker ends what it has, even one that was still starting when the others were stopped.
+    assert sum(begun(log).values()) <= 2 * module.AHEAD
 
 
 def test_other_code_is_refused(elsewhere: Workers, monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
