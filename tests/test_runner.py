@@ -89,7 +89,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def _steady_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library's hash has tests of its own; here, no one's editor may change it."""
-    monkeypatch.setattr(runner, "hash_library", lambda root: "library")
+    monkeypatch.setattr(runner, "hash_library", lambda root, code: "library")
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     )
     stream = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "hash_library", lambda root: "library")
+        patch.setattr(runner, "hash_library", lambda root, code: "library")
         patch.setenv("JUPYTER_PATH", str(foreign.parents[1]))
         patch.setenv("MPLBACKEND", "Agg")
         patch.setenv("HF_HUB_OFFLINE", "0")
@@ -234,9 +234,9 @@ def test_what_makes_a_result_stale(result: Path, monkeypatch: pytest.MonkeyPatch
     assert why() == "the parameters have changed (n: 3 → 5)"
     (result / "data/profiles/ci.yml").write_text("demo: {n: 3}\n")
     assert why() is None
-    monkeypatch.setattr(runner, "hash_library", lambda root: "other")
+    monkeypatch.setattr(runner, "hash_library", lambda root, code: "other")
     assert why() == "the library or its data has changed"
-    monkeypatch.setattr(runner, "hash_library", lambda root: "library")
+    monkeypatch.setattr(runner, "hash_library", lambda root, code: "library")
     path = result / "notebooks/demo.ipynb"
     node = nbformat.read(path, as_version=4)
     node.cells[2].outputs = [nbformat.v4.new_output("stream", text="x")]
@@ -274,6 +274,23 @@ def test_the_library_hash_follows_code_and_data_but_no_comment(tmp_path: Path) -
         assert hash_library(root, package) != before, path
     (package / "broken.py").write_text("def (:\n")
     assert hash_library(root, package) != first
+
+
+def test_outcomes_of_a_study_count_for_notebooks_that_name_it(tmp_path: Path) -> None:
+    names, other = 'study("retrieval", package)', 'from zsclib.papers import retrieval'
+    outcomes = tmp_path / "data/records/study/retrieval/digits/real-only.0.parquet"
+    shared = tmp_path / "data/records/scaling.json"
+    outcomes.parent.mkdir(parents=True)
+
+    def hashes() -> list[str]:
+        return [hash_library(tmp_path, tmp_path / "lib", code) for code in (names, None, other)]
+
+    before = hashes()
+    outcomes.write_text("1")
+    after = hashes()
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False, False, True]
+    shared.write_text("1")
+    assert all(one != two for one, two in zip(after, hashes(), strict=True))
 
 
 def test_code_text_keeps_strings_and_drops_words() -> None:

@@ -63,7 +63,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return nbformat.read(source, as_version=4)
 
     monkeypatch.setattr(kernel, "execute", execute)
-    monkeypatch.setattr(runner, "hash_library", lambda root: "library")
+    monkeypatch.setattr(runner, "hash_library", lambda root, code: "library")
     return tmp_path
 
 
@@ -194,7 +194,7 @@ PATHS = sorted((ROOT / "data/runs").glob("*/*.yml"))
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_run_fits_its_notebook(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "hash_library", lambda root: "library")
+    monkeypatch.setattr(runner, "hash_library", lambda root, code: "library")
     notebook = shlex.split(yaml.safe_load(path.read_text())["command"])[2]
     plan = runner.plan(notebook, run=path.stem)
     assert plan.folder == ROOT / "results" / path.stem / notebook

@@ -23,15 +23,17 @@ DATA_OF_RESULTS = ("prompts", "claims", "models", "published", "records")  # fol
 NOT_RESULTS = ("zsclib/cli.py", "zsclib/__main__.py", "zsclib/study/book.py")
 
 
-def hash_library(root: Path = ROOT, package: Path = ROOT / "zsclib") -> str:
+def hash_library(root: Path = ROOT, package: Path = ROOT / "zsclib", code: str | None = None) -> str:
     """Return the SHA-256 (hex) of what a result may depend on besides its notebook and parameters.
 
     That is the code of `zsclib`, the prompts, claims, published numbers and records, and the shipped models (weights,
-    configurations, vocabularies; not their cards).
+    configurations, vocabularies; not their cards). Outcomes of a long study come by the hundred and by and by, so they
+    count only for a notebook that names the study.
 
     Args:
         root: the clone whose `data/` is meant.
         package: the library; default: the one that is imported.
+        code: of the notebook; None: all studies count.
     """
     parts = []
     for path in sorted(package.rglob("*.py")):
@@ -41,9 +43,16 @@ def hash_library(root: Path = ROOT, package: Path = ROOT / "zsclib") -> str:
     for folder in DATA_OF_RESULTS:
         for path in sorted((root / "data" / folder).rglob("*")):
             for_readers = path.suffix in {".md", ".png"} or path.name.startswith(".")
-            if path.is_file() and not for_readers:
+            if path.is_file() and not for_readers and not _of_another(path.relative_to(root / "data"), code):
                 parts += [path.relative_to(root).as_posix(), hash_file(path)]
     return digest(*parts)
+
+
+def _of_another(path: Path, code: str | None) -> bool:
+    """Say whether a file of data/ belongs to a study, records/study/NAME/…, that code does not name in quotes."""
+    if code is None or path.parts[:2] != ("records", "study"):
+        return False
+    return f'"{path.parts[2]}"' not in code
 
 
 @cache

@@ -83,7 +83,7 @@ def plan(
     merged, passed = merge_parameters(name, known, values, parameters or {}, file)
     identity = {
         "notebook_hash": hash_notebook(node),
-        "library_hash": hash_library(root),
+        "library_hash": hash_library(root, code="\n".join(c.source for c in node.cells if c.cell_type == "code")),
         "parameters_hash": hash_json([merged, own_files(merged, root)]),
     }
     folder = root / "results" / profile / name
