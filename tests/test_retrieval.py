@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -392,15 +393,17 @@ def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, exec
         "settings": {name: getattr(setting, name) for name in names} | {"times": 2, "length": 4, "network_steps": 1},
     }  # fmt: skip
     every = jobs(plan)
-    arms = ("templates", "real only", "retrieved by text", "CLIP, zero-shot", *BESIDE)
+    even = tuple(f"{arm}, half of each batch" for arm in ("templates", "retrieved by text"))
+    arms = ("templates", "real only", "retrieved by text", "CLIP, zero-shot", *BESIDE, *even)
     assert every == [(arm, target, seed) for seed in (0, 1) for arm in arms]
     done = {job: (correct, images) for job, correct, images in outcomes(plan, every, execution)}
     assert list(done) == every and all(len(images) == 12 for _, images in done.values())
     by_arm = {arm: {target: np.stack([done[arm, target, seed][0] for seed in (0, 1)])} for arm in arms}
     assert differences({}) == {}  # before the first job is done
     assert set(differences(by_arm)) >= {"RET-R1", "RET-A-zero-shot", "RET-R5-prompts"}
-    (only,) = outcomes(plan, every[-8:-7], execution)  # of the second seed, its share chosen with the first
-    np.testing.assert_array_equal(only[1], done[every[-8]][0])
+    later = ("templates", target, 1)
+    (only,) = outcomes(plan, [later], execution)  # of the second seed, its share chosen with the first
+    np.testing.assert_array_equal(only[1], done[later][0])
     kept = {}
 
     def remember(name, what, choose):
@@ -409,9 +412,35 @@ def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, exec
     made = {"execution": execution, "remember": remember}
     list(outcomes(plan, every[:1], **made))
     assert set(kept[target, "shares"]) >= {"templates", "retrieved by text", "real only"}
+    assert set(kept[target, "sets, seed 0"]) == {"templates", "retrieved by text"}
     monkeypatch.setattr(experiments, "tuned_shares", None)  # chosen: that is not done again
-    (only,) = outcomes(plan, every[-8:-7], **made)
-    np.testing.assert_array_equal(only[1], done[every[-8]][0])
+    (only,) = outcomes(plan, [later], **made)
+    np.testing.assert_array_equal(only[1], done[later][0])
+    trained = []
+    monkeypatch.setattr(
+        experiments, "_train_all", lambda setting, ones, *_: trained.extend(ones) or _as_if_trained(ones)
+    )
+    wanted = [(arm, target, 0) for arm in even]
+    assert [job for job, *_ in outcomes(plan, wanted, **made)] == wanted
+    assert [(one.cell.arm, one.share) for one in trained] == [("templates", 0.5), ("retrieved by text", 0.5)]
+    cut = {tuple(np.bincount(one.extra.labels, minlength=CLASSES)) for one in trained}
+    assert cut == {tuple(kept[target, "sets, seed 0"]["templates"]["compared"])}  # those of all of the study's arms
+
+
+def _as_if_trained(trainings):
+    return {one.key: {"held_out": 0.0, "test": np.zeros(12, int)} for one in trainings}
+
+
+def test_what_sets_are_made_of_is_plain_data(setting, execution, extra, target):
+    names = ["templates", "retrieved by text", "planted 5 %, no ladder", "twice the real", "tuned by LoRA, alone"]
+    made = experiments.sets_made(setting, target, 0, names, execution)
+    assert json.loads(json.dumps(made)) == made and list(made) == names
+    assert made["templates"]["evaluations"] == extra["templates"].evaluations > 0
+    assert made["tuned by LoRA, alone"]["tuning_samples"] == setting.tuning_samples
+    assert "dropped" not in made["templates"] and "near held-out" in made["retrieved by text"]["dropped"]
+    assert made["planted 5 %, no ladder"]["copies"] > 0 and "copies" not in made["retrieved by text"]
+    fewest = np.min([one["delivered"] for name, one in made.items() if name != "twice the real"], axis=0)
+    assert all(one["compared"] == fewest.tolist() for name, one in made.items() if name != "twice the real")
 
 
 def test_a_study_s_arms_may_be_those_of_some_targets(setting):
@@ -421,7 +450,8 @@ def test_a_study_s_arms_may_be_those_of_some_targets(setting):
         "settings": {"times": 3, "length": 16, "network_steps": 1, "only": {"clusters, k = 2": ["digits"]}},
     }  # fmt: skip
     arms = {name: [arm for arm, target, _ in jobs(plan) if target == name] for name in plan["sets"]}
-    assert set(arms["digits"]) - set(arms["gadgets-hard"]) == {"clusters, k = 2"}
+    apart = set(arms["digits"]) - set(arms["gadgets-hard"])
+    assert apart == {"clusters, k = 2", "clusters, k = 2, half of each batch"}
     assert {"best personalised", "tuned fully", "templates, N = |D|"} <= set(arms["gadgets-hard"])
 
 

@@ -19,13 +19,15 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from zsclib.extra import Extra, equal_counts, first_of_each
+from zsclib.extra import Extra, counts, equal_counts, first_of_each
 from zsclib.hashing import key
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import new_network
 from zsclib.own_sets import prompts_for
 from zsclib.papers.retrieval.arms import ARMS, check_arms, make_extra
+from zsclib.papers.retrieval.audit import planted_copies
 from zsclib.papers.retrieval.training_sets import Data, Setting, data, open_models, recipe_for
+from zsclib.pools.ladder import DROPS
 from zsclib.recipe import Recipe
 from zsclib.training import Augmentation, accuracy, fit, train
 from zsclib.workers import Execution, Job, run_jobs
@@ -136,6 +138,34 @@ def chosen_shares(setting: Setting, cells: Sequence[Cell], execution: Execution)
     seeds = setting.tuned_with or {cell.seed for cell in cells}
     sets = _make_sets(setting, [replace(cell, seed=seed) for cell in cells for seed in seeds], (), (), execution)
     return {arm: share for (_, arm), share in tuned_shares(setting, cells, sets, execution).items()}
+
+
+def sets_made(setting: Setting, target: str, seed: int, arms: Sequence[str], execution: Execution) -> dict[str, dict]:
+    """Return what the sets of extra images of some arms are, as plain data; they are made where the cache lacks them.
+
+    Returns:
+        arm → `delivered`, images of each class, of at most N; `compared`, those of each class at equal counts; what it
+        took, `evaluations`, `tuning_samples` and `seconds`; of arms that walk the pool `dropped`, candidates by the
+        reason they were dropped for; and where copies of test images are planted, `copies`, how many came in.
+    """
+    sets = make_extra(setting, target, seed, arms, execution)
+    n = round(setting.times * setting.shots)
+    compared = equal_counts([one.images for arm, one in sets.items() if ARMS[arm].method != "M1"], n)
+    made = {}
+    for arm, one in sets.items():
+        dropped = [name for name in DROPS if name in one.report]
+        made[arm] = {
+            "delivered": [int(count) for count in counts(one.images)],
+            "compared": [int(count) for count in np.minimum(compared, counts(one.images))],
+            "evaluations": one.evaluations,
+            "tuning_samples": one.tuning_samples,
+            "seconds": round(one.seconds, 1),
+        }
+        if dropped:
+            made[arm]["dropped"] = {name: int(one.report[name].sum()) for name in dropped}
+        if "planted" in ARMS[arm].options:
+            made[arm]["copies"] = int(planted_copies({arm: one})["copies"].iloc[0])
+    return made
 
 
 def _make_sets(

@@ -33,7 +33,7 @@ from zsclib.papers.retrieval.contrasts import (
     arms_of,
     contrasts,
 )
-from zsclib.papers.retrieval.experiments import FULL, Cell, chosen_shares, references, run
+from zsclib.papers.retrieval.experiments import FULL, Cell, chosen_shares, references, run, sets_made
 from zsclib.papers.retrieval.training_sets import RECIPE, Setting, data
 from zsclib.workers import Execution
 
@@ -46,10 +46,21 @@ BESIDE = {  # arms away from where the claims compare them: by N in |D|, trainin
         for what, change in (("N = |D|", {"times": 1}), ("its own counts", {"counts": FULL}))
     },
 }
+# Shares are chosen on few held-out images, so arms that a claim compares may differ in theirs by chance; these take one
+# and the same as well.
+EVEN = 0.5
+EVENLY = {
+    f"{arm}, half of each batch": arm
+    for arm in (
+        *("simple prompt", "templates", RETRIEVED, "half and half", "textual inversion", "conditioning"),
+        *("clusters, k = 2", "clusters, k = 5", "planted 0 %, ladder", "planted 0 %, no ladder"),
+        *("planted 5 %, ladder", "planted 5 %, no ladder"),
+    )
+}
 
 
 def jobs(plan: Mapping) -> list[Job]:
-    """Return the study's jobs: every arm of its claims, on its targets, with every seed, and those of `BESIDE`.
+    """Return the study's jobs: every arm of its claims, on its targets, with every seed, and those beside them.
 
     They come target by target and seed by seed, as they are carried out.
     """
@@ -65,29 +76,35 @@ def outcomes(
 ) -> Iterator[tuple[Job, np.ndarray, ImageSet]]:
     """Yield each job with whether its network is correct, bool (n,), and the test images it was measured on.
 
-    Arms of one target and seed are cut to equal counts, so their jobs are carried out together, whichever of them are
-    wanted, and come from the cache where they are there. Shares are chosen with the plan's first seed.
+    Arms of one target and seed are cut to the counts that all arms of the study have there, whichever of them are
+    wanted, so their jobs are carried out together. Shares are chosen with the plan's first seed.
 
     Args:
         plan: models (a generator, a CLIP), sets, images_seed, seeds and settings of the study.
         jobs: those wanted. execution, device: of generating and training.
-        remember: keeps each arm's share.
+        remember: keeps each arm's share, and what its sets of extra images are (`experiments.sets_made`).
     """
     wanted, at = list(jobs), _at(plan)
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
         setting, arms = _setting(plan, target, device), _arms(plan, target)
         if setting.pool == WORLD and setting.pool_cache:
             make_world(setting.pool_images, setting.pool_cache, execution.workers)
-        apart = (*REFERENCES, CHOSEN, *BESIDE)
-        places = {arm: (arm, at) for arm in arms if arm not in apart}
-        places |= {name: (arm, _changed(at, change)) for name, (arm, change) in BESIDE.items() if name in arms}
-        cells = [Cell(target, arm, **where._asdict(), seed=seed) for arm, where in places.values()]
-        shares = remember(target, "shares", partial(chosen_shares, setting, cells, execution))
-        table = run(setting, cells, execution, shares=shares)
-        table = pd.concat([table, references(setting, [target], [seed])])
-        for job in (job for job in wanted if job[1:] == (target, seed)):
-            arm, where = places.get(job[0], (job[0], at))
-            yield job, Arms(table, target, where)[arm][0].astype(bool), data(setting, target, seed).test
+        places = _places(arms, at)
+        every = {name: Cell(target, arm, **where._asdict(), seed=seed) for name, (arm, where) in places.items()}
+        together = list(dict.fromkeys(cell.arm for cell in every.values()))
+        shares = remember(target, "shares", partial(chosen_shares, setting, list(every.values()), execution))
+        remember(target, f"sets, seed {seed}", partial(sets_made, setting, target, seed, together, execution))
+        here = [arm for arm, *rest in wanted if rest == [target, seed]]
+        needed = [name for name in every if name in here or (name in PERSONALISED and CHOSEN in here)]
+        usual, even = ([every[name] for name in needed if (name in EVENLY) == apart] for apart in (False, True))
+        table = run(setting, usual, execution, together, shares)
+        if any(arm in REFERENCES for arm in here):
+            table = pd.concat([table, references(setting, [target], [seed])])
+        at_even = run(setting, even, execution, together, dict.fromkeys(together, EVEN))
+        for name in here:
+            arm, where = places.get(name, (name, at))
+            correct = Arms(at_even if name in EVENLY else table, target, where)[arm][0]
+            yield (name, target, seed), correct.astype(bool), data(setting, target, seed).test
 
 
 def differences(
@@ -116,7 +133,14 @@ def _arms(plan: Mapping, target: str) -> list[str]:
     arms |= dict.fromkeys(plan["settings"].get("also", ()))
     only = plan["settings"].get("only", {})
     here = [arm for arm in arms if target in only.get(arm, [target])]
-    return here + [name for name, (arm, _) in BESIDE.items() if arm in here]
+    return here + [name for name in (*BESIDE, *EVENLY) if (EVENLY.get(name) or BESIDE[name][0]) in here]
+
+
+def _places(arms: Iterable[str], at: At) -> dict[str, tuple[str, At]]:
+    """Return of what is trained, by its name in the study, the arm and where it is compared."""
+    places = {arm: (arm, at) for arm in arms if arm not in (*REFERENCES, CHOSEN, *BESIDE, *EVENLY)}
+    places |= {name: (arm, _changed(at, change)) for name, (arm, change) in BESIDE.items() if name in arms}
+    return places | {name: (arm, at) for name, arm in EVENLY.items() if name in arms}
 
 
 def _changed(at: At, change: Mapping) -> At:

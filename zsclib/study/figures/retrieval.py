@@ -26,6 +26,7 @@ from zsclib.papers.retrieval.contrasts import (
 )
 from zsclib.papers.retrieval.experiments import FULL
 from zsclib.pools.captioned import CaptionedPool
+from zsclib.pools.ladder import DROPS
 from zsclib.study import plots
 from zsclib.study.panels import ROLES, level
 from zsclib.study.stats import Estimate, interval, wilson
@@ -33,14 +34,13 @@ from zsclib.study.tables import table
 
 REAL = "real only"
 LINES = {"twice the real": "--", "half and half": ":"}  # of curves whose colour another one has
-DROPPED = ("unreadable", "near held-out", "duplicate", "claimed by another class")
 Published = Mapping[str, Mapping[str, object]]  # arm -> value, error, method: of data/published/retrieval.yml
 
 
 def ladder_table(extra: Extra) -> HTML:
     """Return a row per class of a retrieved set: what was wanted, what each rung dropped, what is left."""
     report = extra.report
-    columns = ["class", "wanted", *(name for name in DROPPED if name in report), "delivered", "mean similarity"]
+    columns = ["class", "wanted", *(name for name in DROPS if name in report), "delivered", "mean similarity"]
     return table(report[columns])
 
 
