@@ -298,6 +298,9 @@ def test_figures_and_tables_show_a_whole_record_and_one_that_is_not_finished(rec
             figure.canvas.draw()
             plt.close(figure)
     assert "always: retrieval (wins most often)" in figures.rule_table(record).data
+    rows = figures.rule_table(record).data.split("</tr>")[1:-1]
+    costs = [float(row.split("<td>")[-1].split("</td>")[0]) for row in rows]
+    assert min(costs) >= 0 and costs[0] < max(costs)  # nothing is better than the best
     few = replace(record, outcomes=record.outcomes[:4])
     assert "Too few points" in figures.rule_table(few).data
     assert figures.advised(few, 0.5, 4) == "Of the diagram 4 of 37 points are measured: no rule, no advice."

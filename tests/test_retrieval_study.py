@@ -3,17 +3,32 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import yaml
 
-from zsclib.papers.retrieval.outcomes import BESIDE
-from zsclib.study.figures.retrieval_study import beside_table, flatness, study_gains, targets_of
+from zsclib.papers.retrieval.outcomes import BESIDE, EVENLY
+from zsclib.paths import DATA
+from zsclib.study.figures.retrieval_study import (
+    beside_table,
+    drops_table,
+    even_table,
+    flatness,
+    gap_table,
+    left_to_teach,
+    sets_table,
+    shares_table,
+    study_gains,
+    targets_of,
+)
 from zsclib.study.records import recorded
 from zsclib.study.stats import interval
+
+PUBLISHED = yaml.safe_load((DATA / "published/retrieval.yml").read_text())["imagenet_10_percent"]
 
 
 @pytest.fixture
 def outcomes():
     rng = np.random.default_rng(0)
-    arms = ["real only", "templates", "retrieved by text", "clusters, k = 2", "CLIP, zero-shot", *BESIDE]
+    arms = ["real only", "templates", "retrieved by text", "clusters, k = 2", "CLIP, zero-shot", *BESIDE, *EVENLY]
     every = {arm: {t: (rng.random((3, 50)) < 0.6).astype(float) for t in ("digits", "aerial-hard")} for arm in arms}
     del every["clusters, k = 2"]["aerial-hard"]
     del every["templates, N = |D|"]["digits"]
@@ -32,20 +47,108 @@ def test_each_target_has_a_column_and_each_arm_a_row_of_gains(outcomes):
     plt.close(figure)
 
 
+def test_the_paper_s_gains_are_diamonds_where_the_pool_knows_the_classes(outcomes):
+    for arm in outcomes:
+        outcomes[arm]["gadgets-hard"] = outcomes[arm].get("digits", np.ones((3, 50)))
+    figure = study_gains(outcomes, PUBLISHED)
+    marks = [[line.get_xdata()[0] for line in ax.lines if line.get_marker() == "D"] for ax in figure.axes]
+    assert marks[0] == marks[1] == pytest.approx([3.7, 5.4]) and marks[2] == []
+    plt.close(figure)
+
+
+def test_heads_of_five_columns_do_not_touch(outcomes):
+    long = ("objects-hard", "digits", "aerial-hard", "gadgets-hard", "objects-fine-hard")
+    figure = study_gains({arm: dict.fromkeys(long, np.eye(3, 50)) for arm in outcomes}, PUBLISHED)
+    figure.canvas.draw()
+    boxes = [ax.title.get_window_extent() for ax in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    plt.close(figure)
+
+
+def shown(difference: np.ndarray) -> str:
+    return interval(difference).points().replace(" points", "").replace(" (", "<br>(")
+
+
 def test_what_stands_beside_is_compared_with_the_same_arm(outcomes):
     html = beside_table(outcomes).data
-    difference = outcomes["real only, twice the updates"]["digits"] - outcomes["real only"]["digits"]
-    assert interval(difference).points() in html
+    assert shown(outcomes["real only, twice the updates"]["digits"] - outcomes["real only"]["digits"]) in html
     row = html[html.index("templates, N = |D|") :].split("</tr>")[0]
-    assert "–" in row and row.count("points") == 1  # not measured on digits
+    assert "–" in row and row.count("to") == 1  # not measured on digits
     assert targets_of({}) == targets_of({"templates": outcomes["templates"]}) == []  # D alone is not there yet
 
 
-def test_a_target_where_training_had_not_ended_is_named(outcomes):
-    outcomes["real only, twice the updates"] = dict(outcomes["real only"])
-    assert "On no target so far" in flatness(outcomes)
-    outcomes["real only, twice the updates"]["digits"] = np.ones((3, 50))
-    assert flatness(outcomes).startswith("On digits, real only gains more than 2 points")
+def test_below_a_claim_stands_the_same_with_shares_made_equal(outcomes):
+    html = even_table(outcomes).data
+    row, below = (part.split("</tr>")[0] for part in html.split("RET-R5-prompts")[1].split("<tr>")[:2])
+    even = [outcomes[f"{arm}, half of each batch"]["digits"] for arm in ("retrieved by text", "templates")]
+    assert shown(outcomes["retrieved by text"]["digits"] - outcomes["templates"]["digits"]) in row
+    assert "half of each batch" in below and shown(even[0] - even[1]) in below
+    assert "RET-R1<" not in html  # D alone has no share
+
+
+def test_d_beside_images_of_a_generator_that_has_learnt_it(outcomes):
+    own = {"digits": np.ones((3, 50))}
+    html = left_to_teach(outcomes | {"tuned by LoRA": own, "tuned by LoRA, alone": {"digits": np.zeros((3, 50))}}).data
+    assert "+100.0" in html and "–" in html  # aerial-hard has none
+
+
+def test_a_share_of_the_gap_stands_where_there_is_a_gap(outcomes):
+    real, rng = outcomes["real only"]["digits"], np.random.default_rng(1)
+    wide = {"digits": np.ones((3, 50)), "aerial-hard": outcomes["real only"]["aerial-hard"]}
+    half = {"digits": np.where(rng.random((3, 50)) < 0.5, 1, real)}
+    html = gap_table(outcomes | {"twice the real": wide, "retrieved by text": half}, PUBLISHED).data
+    row = html[html.index("<td>retrieved by text") :].split("</tr>")[0]
+    assert "<td>42 %</td>" in row  # of the paper: (62.6 - 57.2) / (70.2 - 57.2)
+    gain, gap = half["digits"].mean() - real.mean(), 1 - real.mean()
+    assert f"<td>{100 * gain / gap:.0f} % (" in row
+    assert "no share" in html[html.index("<td>templates") :].split("</tr>")[0]
+
+
+@pytest.mark.parametrize(
+    ("gain", "says"),
+    [(0.0, "On digits, twice the updates add less than 2 points"), (1.0, "On digits, they add more than 2 points")],
+)
+def test_targets_are_told_apart_by_what_more_updates_would_add(outcomes, gain, says):
+    longer, outcomes["real only"]["digits"] = outcomes["real only, twice the updates"], np.zeros((3, 3000))
+    longer["digits"] = np.full((3, 3000), gain)
+    noisy = longer["aerial-hard"] = outcomes["real only"]["aerial-hard"].copy()
+    noisy[0] = 1 - noisy[0]  # seeds that disagree
+    text = flatness(outcomes)
+    assert says in text and "On aerial-hard, the interval holds 2 points" in text
+    assert flatness({}) == ""
+
+
+CHOICES = {
+    "digits": {
+        "shares": {"templates": 0.75, "retrieved by text": 0.25, "real only": 0.0, "twice the real": 0.5},
+        "sets-seed-0": {
+            "templates": {"delivered": [4, 4], "compared": [4, 3], "evaluations": 128.0, "tuning_samples": 0},
+            "retrieved by text": {"delivered": [4, 3], "compared": [4, 3], "evaluations": 0.0, "tuning_samples": 0,
+                                  "dropped": {"duplicate": 6}},
+        },
+        "sets-seed-1": {
+            "templates": {"delivered": [4, 4], "compared": [4, 2], "evaluations": 128.0, "tuning_samples": 0},
+            "planted 5 %, no ladder": {"delivered": [4, 2], "compared": [4, 2], "evaluations": 0.0, "copies": 3,
+                                       "tuning_samples": 0, "dropped": {"duplicate": 0}},
+        },
+    },
+    "aerial-hard": {"shares": {"templates": 0.5}},
+}  # fmt: skip
+
+
+def rows_of(html) -> list[list[str]]:
+    lines = html.data.split("<tbody>")[1].split("</tr>")[:-1]
+    return [[cell.split("</td>")[0] for cell in line.split("<td>")[1:]] for line in lines]
+
+
+def test_shares_and_sets_of_the_study_are_shown_as_they_were():
+    assert rows_of(shares_table(CHOICES)) == [["templates", "75 %", "50 %"], ["retrieved by text", "25 %", "–"]]
+    compared, templates, retrieved, planted = rows_of(sets_table(CHOICES))
+    assert compared == ["compared", "", "", "2"]  # the fewest of a class, of all seeds
+    assert templates == ["templates", "16", "0", "4"] and retrieved[-1] == "3" and planted[-1] == "2"
+    first, second = rows_of(drops_table(CHOICES))
+    assert first == ["retrieved by text", "digits", "0", "0", "6", "0", "7", "–"] and second[-2:] == ["6", "3"]
+    assert rows_of(shares_table({})) == [] and rows_of(drops_table({})) == []
 
 
 def test_before_its_freeze_a_study_has_no_outcomes(tmp_path):

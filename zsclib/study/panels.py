@@ -63,13 +63,18 @@ def panels(
 
 
 def columns(
-    gains: Mapping[str, Mapping[str, Sequence[Estimate | None]]], heads: Mapping[str, str], row: float, label: str
+    gains: Mapping[str, Mapping[str, Sequence[Estimate | None]]],
+    heads: Mapping[str, str],
+    row: float,
+    label: str,
+    from_paper: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
     """Draw gains in points: a row per name, a column per target; where there is no dot, nothing was measured.
 
     Args:
         gains: target -> name -> estimates, the first a filled dot, a second an open one below it.
         heads: target -> what stands above its column. row: inches of a name. label: of the axis.
+        from_paper: target -> name -> published gain, an open diamond.
     """
     names = list(dict.fromkeys(name for by_name in gains.values() for name in by_name))
     size = (plots.WIDTH, row * len(names) + 1.2)
@@ -84,6 +89,8 @@ def columns(
                 ax.plot([100 * gain.low, 100 * gain.high], [y, y], color=colour, linewidth=1.8, solid_capstyle="round")
                 inside = "white" if k else colour
                 ax.plot(100 * gain.value, y, "o", color=colour, markersize=4.5, fillstyle=fill, markerfacecolor=inside)
+            if (number := (from_paper or {}).get(target, {}).get(name)) is not None:
+                ax.plot(100 * number, place, "D", color=plots.INK, markersize=4, fillstyle="none", zorder=0.8)
         ax.axvline(0, color=plots.INK, linewidth=0.8, zorder=0.7)
         ax.set_title(heads[target], fontsize=7.5)
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=WHOLE))

@@ -161,7 +161,7 @@ def read_choices(freeze: Freeze, root: Path = ROOT) -> dict[str, dict[str, dict]
     for path in paths:
         name = next(name for name in freeze.sets if _slug(name) == path.parent.name)
         choices.setdefault(name, {})[path.stem] = remembered(freeze, root, name, path.stem, dict)
-    return choices
+    return {name: choices[name] for name in freeze.sets if name in choices}
 
 
 def read_outcomes(freeze: Freeze, root: Path = ROOT) -> dict[str, dict[str, np.ndarray]]:
@@ -179,7 +179,7 @@ def read_outcomes(freeze: Freeze, root: Path = ROOT) -> dict[str, dict[str, np.n
         if set(by_seed) == set(freeze.seeds):
             stacked = np.stack([by_seed[seed] for seed in freeze.seeds]).astype(np.float64)
             outcomes.setdefault(arm, {})[name] = stacked
-    return outcomes
+    return {arm: {name: by[name] for name in freeze.sets if name in by} for arm, by in outcomes.items()}
 
 
 def recorded(chapter: str, root: Path = ROOT) -> dict[str, dict[str, np.ndarray]]:

@@ -140,7 +140,7 @@ class Arms:
     The arm `CHOSEN` is, for each seed, the personalised one that is best on held-out real images.
     """
 
-    def __init__(self, table: pd.DataFrame, target: str, at: At) -> None:
+    def __init__(self, table: pd.DataFrame, target: str, at: At = PRIMARY) -> None:
         rows = table[table.target == target]
         compared = (rows.times == at.times) & (rows.counts == at.counts) | rows.arm.isin((*WITHOUT, ORDER[-1]))
         rows = rows[compared & (rows.length == at.length) | rows.arm.isin(REFERENCES)]

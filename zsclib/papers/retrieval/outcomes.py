@@ -116,14 +116,17 @@ def differences(
         outcomes: arm → target → correctness (seeds, images).
         choices: not used.
     """
-    if not outcomes:
-        return {}
+    return contrasts(as_table(outcomes)) if outcomes else {}
+
+
+def as_table(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
+    """Return outcomes, arm → target → correctness (seeds, images), as the table that contrasts are computed from."""
     at, rows = PRIMARY, []
     for arm, by_target in outcomes.items():
         for target, correct in by_target.items():
             cell = {"target": target, "arm": arm, "times": at.times, "length": at.length, "counts": at.counts}
             rows += [cell | {"seed": seed, "correct": row, "held_out": 0.0} for seed, row in enumerate(correct)]
-    return contrasts(pd.DataFrame(rows))
+    return pd.DataFrame(rows)
 
 
 def _arms(plan: Mapping, target: str) -> list[str]:

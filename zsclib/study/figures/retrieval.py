@@ -156,7 +156,7 @@ def published_table(outcomes: pd.DataFrame, published: Published, at: At = PRIMA
             theirs += f"<br>{_sign(gain)} points<br>{share}"
         cells = [_ours(outcomes, target, arm, at) for target in targets]
         rows.append([f"{arm}<br>({row['method']})", theirs, *cells])
-    return _with_breaks(rows, ["arm (in the paper)", "ImageNet, 10 %: the paper", *targets])
+    return with_breaks(rows, ["arm (in the paper)", "ImageNet, 10 %: the paper", *targets])
 
 
 def detectors_table(frame: pd.DataFrame) -> HTML:
@@ -225,19 +225,20 @@ def _ours(outcomes: pd.DataFrame, target: str, arm: str, at: At) -> str | None:
     if arm != REAL:
         shown.append(interval(arms[arm] - arms[REAL]).points())
     if arm not in (REAL, ORDER[-1]) and ORDER[-1] in arms:
-        shown.append(_share(gap_share(outcomes, target, arm, interval, at)))
+        shown.append(share_of_gap(gap_share(outcomes, target, arm, interval, at)))
     return "<br>".join(shown)
 
 
-def _share(share: Share | None) -> str:
+def share_of_gap(share: Share | None) -> str:
+    """Return a share of the gap with its interval, in words."""
     if share is None:
         return "no share: the gap’s interval holds 0"
     value, low, high = (f"{100 * x:.0f}" if np.isfinite(x) else f"{np.sign(x):+.0f}∞".replace("1", "") for x in share)
     return f"{value} % ({low} to {high}) of the gap".replace("-", "\N{MINUS SIGN}")
 
 
-def _with_breaks(rows: Sequence[Sequence[str | None]], heads: Sequence[str]) -> HTML:
-    """Return a table whose cells have lines of their own."""
+def with_breaks(rows: Sequence[Sequence[str | None]], heads: Sequence[str]) -> HTML:
+    """Return a table of text, whose cells have lines of their own where they say `<br>`."""
     mark = "\N{SYMBOL FOR NEWLINE}"
     marked = [[cell if cell is None else cell.replace("<br>", mark) for cell in row] for row in rows]
     return HTML(table(marked, heads).data.replace(mark, "<br>"))

@@ -220,18 +220,24 @@ def gains_by_dial(record: Record, source: str = "retrieval", rival: str = "promp
 
 
 def rule_table(record: Record) -> HTML:
-    """Return a row per rule, tried on the held-out points: the fitted one, and each source taken always."""
+    """Return a row per rule, tried on the held-out points: the fitted one, and each source taken always.
+
+    The last column is what following it costs, against the source that is best at each point, looked up afterwards.
+    """
     rule, fitted, held_out = fitted_rule(record), record.of(FIT), record.of(HELD_OUT)
     if rule is None:
         return HTML("<p>Too few points are measured for a rule.</p>")
     always, rows = {f"always: {s}": Rule(far=(s, s), near=(s, s)) for s in SOURCES}, []
+    best = [max(o.accuracy(source) for source in SOURCES) for o in held_out]
     for name, one in {"the rule": rule, **always}.items():
         tested = evaluate(one, fitted, held_out, interval)
         name = f"{name} (wins most often)" if name == f"always: {tested.majority}" else name
         chosen = [o.accuracy(one.choice(o.measured[POOL], o.point.shots)) for o in held_out]
         decided = accuracy(tested.wrong[tested.decided]) if tested.decided.any() else None
-        rows.append([name, accuracy(tested.wrong), decided, 100 * float(np.mean(chosen)), tested.gain.mean() * 100])
+        numbers = np.mean(chosen), tested.gain.mean(), np.mean(best) - np.mean(chosen)
+        rows.append([name, accuracy(tested.wrong), decided, *(100 * float(number) for number in numbers)])
     heads = ["choice", "wrong", "wrong where one wins", "mean accuracy, %", "over the majority, points"]
+    heads += ["below the best at each point, points"]
     return table(rows, heads)
 
 

@@ -1,30 +1,33 @@
-"""Figures and tables of what the study of retrieval has measured so far: every arm on every target, image by image.
+"""Figures and tables of what the study of retrieval has measured: every arm on every target, image by image.
 
     outcomes = recorded("retrieval")                        # arm -> target -> correctness (seeds, images)
-    study_gains(outcomes)                                   # what each arm adds to D alone
+    study_gains(outcomes, published)                        # what each arm adds to D alone
     beside_table(outcomes)                                  # longer training, fewer images, counts of their own
+    sets_table(recorded_choices("retrieval"))               # how many images each arm found or made, and at what cost
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from zsclib.papers.retrieval.arms import ARMS
-from zsclib.papers.retrieval.contrasts import CHOSEN, REFERENCES
-from zsclib.papers.retrieval.outcomes import BESIDE
+from zsclib.papers.retrieval.contrasts import CHOSEN, ORDER, PAIRS, REFERENCES, Arms, gap_share
+from zsclib.papers.retrieval.outcomes import BESIDE, EVENLY, as_table
+from zsclib.pools.ladder import DROPS
+from zsclib.study.figures.retrieval import Published, published_gains, share_of_gap, with_breaks
 from zsclib.study.panels import columns
 from zsclib.study.stats import Estimate, interval
-from zsclib.study.tables import table
 
 REAL = "real only"
 LONGER = "real only, twice the updates"
 FLAT = 0.02  # gained by twice the updates, beyond which a training had not ended
 ROW = 0.21  # inches
 Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
+Choices = Mapping[str, Mapping[str, Mapping]]  # target -> "shares", or "sets-seed-0" … -> arm -> what is on record
 
 
 def targets_of(outcomes: Outcomes) -> list[str]:
@@ -32,8 +35,12 @@ def targets_of(outcomes: Outcomes) -> list[str]:
     return list(outcomes.get(REAL, {}))
 
 
-def study_gains(outcomes: Outcomes) -> Figure:
-    """Draw what each arm gains over D alone, in points: a row per arm, a column per target; a gap was not measured."""
+def study_gains(outcomes: Outcomes, published: Published | None = None) -> Figure:
+    """Draw what each arm gains over D alone, in points: a row per arm, a column per target; a gap was not measured.
+
+    Args:
+        outcomes: of the study. published: the paper's arms, whose gains are diamonds where the pool knows the classes.
+    """
     names = [name for name in (*ARMS, CHOSEN, *REFERENCES) if name in outcomes and name != REAL]
     names = [name for name in names if not name.startswith("planted")]
     base = outcomes.get(REAL, {})
@@ -43,29 +50,152 @@ def study_gains(outcomes: Outcomes) -> Figure:
         return interval(own[target] - base[target]) if target in own else None
 
     gains = {target: {name: [gain(name, target)] for name in names} for target in base}
-    heads = {target: f"{target}\n{REAL} {100 * correct.mean():.0f} %" for target, correct in base.items()}
-    return columns(gains, heads, ROW, f"points over {REAL}, with 95 % intervals")
+    heads = {t: f"{_in_two_lines(t)}\n{REAL} {100 * correct.mean():.0f} %" for t, correct in base.items()}
+    marks = published_gains(published, list(base)) if published else {}
+    return columns(gains, heads, ROW, f"points over {REAL}, with 95 % intervals; each column has its own scale", marks)
 
 
 def flatness(outcomes: Outcomes) -> str:
-    """Return on which targets D alone gains more than `FLAT` by twice the updates, by its whole interval, in words."""
-    longer = outcomes.get(LONGER, {})
-    rising = [t for t in targets_of(outcomes) if t in longer and interval(longer[t] - outcomes[REAL][t]).low > FLAT]
-    if not rising:
-        return f"On no target so far does {REAL} surely gain more than {100 * FLAT:g} points by twice the updates."
-    return (
-        f"On {', '.join(rising)}, {REAL} gains more than {100 * FLAT:g} points by twice the updates: training had not "
-        "ended there, and a verdict may be one on speed."
-    )
+    """Return, in words, whether D alone gains more than `FLAT` by twice the updates: where it surely does, where it
+    surely does not, and where that is open."""
+    longer, places = outcomes.get(LONGER, {}), {"flat": [], "rising": [], "open": []}
+    for target in (target for target in targets_of(outcomes) if target in longer):
+        gain = interval(longer[target] - outcomes[REAL][target])
+        places["rising" if gain.low > FLAT else "flat" if gain.high < FLAT else "open"].append(target)
+    points, said = f"{100 * FLAT:g} points", []
+    if places["flat"]:
+        said.append(f"On {_list(places['flat'])}, twice the updates add less than {points} to {REAL}.")
+    if places["rising"]:
+        said.append(
+            f"On {_list(places['rising'])}, they add more than {points}: training had not ended there, and a verdict "
+            f"against {REAL} may be one on speed."
+        )
+    if places["open"]:
+        said.append(
+            f"On {_list(places['open'])}, the interval holds {points}, so it is not shown that the curve is flat: "
+            f"verdicts against {REAL} there hold for this number of updates."
+        )
+    return " ".join(said)
 
 
 def beside_table(outcomes: Outcomes) -> HTML:
     """Return what would be otherwise elsewhere: gains in points, by target, of what `BESIDE` changes over the arm as
     the claims compare it; D alone gains nothing by twice the updates where its curve is flat."""
     targets = targets_of(outcomes)
+    rows = [[name, *_differences(outcomes, name, arm, targets)] for name, (arm, _) in BESIDE.items()]
+    return with_breaks(rows, ["changed in one respect, less the same arm unchanged; points", *targets])
+
+
+def even_table(outcomes: Outcomes) -> HTML:
+    """Return the claims' differences in points between arms whose shares were chosen, and below each the same where
+    both take half of each batch."""
+    targets, own = targets_of(outcomes), {arm: name for name, arm in EVENLY.items()}
     rows = []
-    for name, (arm, _) in BESIDE.items():
-        own, usual = outcomes.get(name, {}), outcomes.get(arm, {})
-        cells = [interval(own[t] - usual[t]).points() if t in own and t in usual else None for t in targets]
-        rows.append([name, *cells])
-    return table(rows, ["against the same arm as compared", *targets])
+    for claim, (arm, rival) in PAIRS.items():
+        if arm in own and rival in own:
+            rows.append([f"{claim}<br>{arm}, less {rival}", *_differences(outcomes, arm, rival, targets)])
+            rows.append(["half of each batch", *_differences(outcomes, own[arm], own[rival], targets)])
+    return with_breaks(rows, ["difference, points", *targets])
+
+
+def left_to_teach(outcomes: Outcomes) -> HTML:
+    """Return what D still adds to the images of a generator that has learnt it: the other side of R8, in points."""
+    targets = targets_of(outcomes)
+    arm, rival = "tuned by LoRA", "tuned by LoRA, alone"
+    rows = [[f"{arm} with D, less without", *_differences(outcomes, arm, rival, targets)]]
+    return with_breaks(rows, ["difference, points", *targets])
+
+
+def gap_table(outcomes: Outcomes, published: Published) -> HTML:
+    """Return the share of the gap between D and twice D that arms close, the paper's beside ours: a row per arm.
+
+    A share stands only where the gap's own interval lies above zero; the paper's shares are our arithmetic.
+    """
+    targets, frame = targets_of(outcomes), as_table(outcomes)
+    real, twice = (published[name]["value"] for name in (REAL, ORDER[-1]))
+    rows = []
+    for arm in (arm for arm in ORDER if arm not in (REAL, ORDER[-1])):
+        theirs = f"{100 * (published[arm]['value'] - real) / (twice - real):.0f} %".replace("-", "\N{MINUS SIGN}")
+        cells = []
+        for target in targets:
+            there = Arms(frame, target)
+            measured = all(name in there for name in (arm, REAL, ORDER[-1]))
+            cells.append(share_of_gap(gap_share(frame, target, arm, interval)) if measured else None)
+        rows.append([arm, theirs, *(cell and cell.replace(" of the gap", "") for cell in cells)])
+    return with_breaks(rows, ["share of the gap", "the paper", *targets])
+
+
+def shares_table(choices: Choices) -> HTML:
+    """Return the share of extra images in a batch that each arm was given on held-out images: a row per arm."""
+    chosen = {target: kept["shares"] for target, kept in choices.items() if "shares" in kept}
+    arms = [name for name, arm in ARMS.items() if arm.make is not None and arm.share is None]
+    rows = [[arm, *(_share(own.get(arm)) for own in chosen.values())] for arm in arms if _known(arm, chosen.values())]
+    return with_breaks(rows, ["share of a batch", *chosen])
+
+
+def sets_table(choices: Choices) -> HTML:
+    """Return what arms delivered and took: a row per arm, images of a class at their fewest, by target, over all seeds.
+
+    The first row says to how many all arms were cut; costs are means over targets and seeds.
+    """
+    made = _sets(choices)
+    arms = list(dict.fromkeys(arm for seeds in made.values() for sets in seeds for arm in sets))
+    rows = [["compared", "", "", *(_fewest(seeds, "templates", "compared") for seeds in made.values())]]
+    for arm in arms:
+        own = [sets[arm] for seeds in made.values() for sets in seeds if arm in sets]
+        images = max(1, sum(sum(each["delivered"]) for each in own))
+        evaluations = sum(each["evaluations"] for each in own) / images
+        tuned = np.mean([each["tuning_samples"] for each in own])
+        cells = [_fewest(seeds, arm, "delivered") for seeds in made.values()]
+        rows.append([arm, f"{evaluations:.3g}" if evaluations else "0", f"{tuned:,.0f}", *cells])
+    return with_breaks(rows, ["arm", "network evaluations an image", "samples tuned on", *made])
+
+
+def drops_table(choices: Choices) -> HTML:
+    """Return what the ladder dropped, and how many planted copies of test images came in: means over seeds."""
+    made, rows = _sets(choices), []
+    for arm in ("retrieved by text", *(name for name in ARMS if name.startswith("planted"))):
+        for target, seeds in made.items():
+            own = [sets[arm] for sets in seeds if arm in sets]
+            if not own:
+                continue
+            dropped = [np.mean([each["dropped"].get(name, 0) for each in own]) for name in DROPS]
+            copies = np.mean([each["copies"] for each in own]) if "copies" in own[0] else None
+            images = np.mean([sum(each["delivered"]) for each in own])
+            cells = [f"{number:,.0f}" for number in (*dropped, images)]
+            rows.append([arm, target, *cells, None if copies is None else f"{copies:,.0f}"])
+    return with_breaks(rows, ["arm", "target", *DROPS, "images", "planted among them"])
+
+
+def _differences(outcomes: Outcomes, arm: str, rival: str, targets: Iterable[str]) -> list[str | None]:
+    own, other = outcomes.get(arm, {}), outcomes.get(rival, {})
+    both = [interval(own[t] - other[t]) if t in own and t in other else None for t in targets]
+    return [gain and gain.points().replace(" points", "").replace(" (", "<br>(") for gain in both]
+
+
+def _sets(choices: Choices) -> dict[str, list[Mapping]]:
+    """Return target → what is on record of each seed's sets."""
+    made = {t: [kept[what] for what in kept if what.startswith("sets")] for t, kept in choices.items()}
+    return {target: seeds for target, seeds in made.items() if seeds}
+
+
+def _fewest(seeds: Sequence[Mapping], arm: str, which: str) -> str | None:
+    numbers = [min(sets[arm][which]) for sets in seeds if arm in sets]
+    return str(min(numbers)) if numbers else None
+
+
+def _known(arm: str, chosen: Iterable[Mapping[str, float]]) -> bool:
+    return any(arm in own for own in chosen)
+
+
+def _share(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.0f} %"
+
+
+def _in_two_lines(name: str) -> str:
+    """Return a long name broken behind its first hyphen."""
+    return name.replace("-", "-\n", 1) if len(name) > 12 else name
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
