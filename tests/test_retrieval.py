@@ -16,17 +16,20 @@ from zsclib import datasets
 from zsclib.cache import Cache
 from zsclib.extra import Extra, counts, equal_counts, extra_of, first_of_each
 from zsclib.images.image_set import ImageSet
+from zsclib.own_sets import prompts_for
 from zsclib.papers.retrieval import arms as arms_room
-from zsclib.papers.retrieval import experiments, generated_arms, pool_arms, training_sets
+from zsclib.papers.retrieval import audit, experiments, generated_arms, pool_arms, training_sets
 from zsclib.papers.retrieval import outcomes as outcomes_room
 from zsclib.papers.retrieval.arms import ARMS, costs, half_and_half, make_extra, oversampled
 from zsclib.papers.retrieval.contrasts import REFERENCES, Arms, At, contrasts
+from zsclib.papers.retrieval.dials import Dials
 from zsclib.papers.retrieval.experiments import Cell, comparison, references, run
 from zsclib.papers.retrieval.generated_arms import prompted, pseudo_labelled, tuning_of, unconditional
 from zsclib.papers.retrieval.outcomes import BESIDE, differences, jobs, outcomes
 from zsclib.papers.retrieval.pool_arms import near_copies_of, prepare, random_pool, retrieved
 from zsclib.papers.retrieval.training_sets import Data, Setting, data
 from zsclib.pools.captioned import pool_in_memory
+from zsclib.pools.queries import text_queries
 from zsclib.recipe import Recipe
 from zsclib.workers import Execution
 
@@ -74,7 +77,7 @@ def pool(setting):
     images[:40] = datasets.load("objects", "validation", 40, size=16).images
     pool = pool_in_memory("tiny", images, [f"image {i} of a star" for i in range(100)])
     with pytest.MonkeyPatch.context() as patch:
-        for room in (pool_arms, arms_room):
+        for room in (pool_arms, arms_room, audit):
             patch.setattr(room, "open_captioned", lambda setting: pool)
         yield pool
 
@@ -237,6 +240,32 @@ def test_near_copies_of_test_images_are_retrieved_without_the_ladder_and_not_wit
     assert np.abs(near_copies_of(one.test.images, 3, 0).astype(int) - one.test.images[:3]).mean() < 60
 
 
+def test_a_floor_is_where_a_share_of_held_out_real_images_lie(setting, one, execution, extra):
+    clip = training_sets.open_models(setting)[1]
+    prompts = prompts_for(one.target, one.real.classes, setting.own)
+    queries = text_queries(clip, prompts.classes, prompts.templates)
+    features = clip.encode_images(one.held_out.images).numpy()
+    own = [float(vector @ queries[label]) for vector, label in zip(features, one.held_out.labels, strict=True)]
+    assert pool_arms.floor_of(clip, one.held_out, queries, 0.0) == pytest.approx(min(own))
+    middle = pool_arms.floor_of(clip, one.held_out, queries, 0.5)
+    assert middle == pytest.approx(np.median(own))
+    some, report = retrieved(setting, one, 4, execution, floor=0.5)
+    every, _ = retrieved(setting, one, 4, execution)
+    below = every.manifest["similarity"] < middle
+    assert sorted(pixels(some)) == sorted(pixels(every.take(np.flatnonzero(~below))))
+    assert report["delivered"].sum() == len(some) == (~below).sum()
+    with pytest.raises(ValueError, match="a floor are for an index of images"):
+        retrieved(replace(setting, dials=Dials(captions=0.5)), one, 4, execution, floor=0.5)
+
+
+def test_an_arm_with_a_floor_cuts_no_other(setting, execution, extra, target, monkeypatch):
+    few = replace(extra["retrieved by text"], images=extra["retrieved by text"].images.take([0]))
+    sets = {(target, 0): {"templates": extra["templates"], "retrieved by text, floor": few}}
+    cells = [Cell(target, arm, times=2, length=2) for arm in ("templates", "retrieved by text, floor")]
+    templates, floor = (experiments._training(setting, cell, sets, 0.5).extra for cell in cells)
+    assert len(templates) == len(extra["templates"].images) and len(floor) == 1
+
+
 def test_personalising_costs_the_same_number_of_samples_whatever_is_learnt(setting, one):
     for way in generated_arms.TUNINGS:
         assert tuning_of(setting, one, way).samples == 40
@@ -392,6 +421,7 @@ def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, exec
         "images_seed": 0, "seeds": [0, 1],
         "settings": {name: getattr(setting, name) for name in names} | {"times": 2, "length": 4, "network_steps": 1},
     }  # fmt: skip
+    monkeypatch.setattr(audit, "COUNTED", 3)
     every = jobs(plan)
     even = tuple(f"{arm}, half of each batch" for arm in ("templates", "retrieved by text"))
     arms = ("templates", "real only", "retrieved by text", "CLIP, zero-shot", *BESIDE, *even)
@@ -413,6 +443,10 @@ def test_a_study_s_jobs_yield_outcomes_that_are_the_table_s(setting, table, exec
     list(outcomes(plan, every[:1], **made))
     assert set(kept[target, "shares"]) >= {"templates", "retrieved by text", "real only"}
     assert set(kept[target, "sets, seed 0"]) == {"templates", "retrieved by text"}
+    counted = kept[target, "memorised"]
+    assert [row["guidance"] for row in counted["by guidance"]] == list(audit.GUIDANCES)
+    assert sum(row["images"] for row in counted["by class"]) == 3 * len(audit.GUIDANCES)
+    assert json.loads(json.dumps(counted)) == counted
     monkeypatch.setattr(experiments, "tuned_shares", None)  # chosen: that is not done again
     (only,) = outcomes(plan, [later], **made)
     np.testing.assert_array_equal(only[1], done[later][0])

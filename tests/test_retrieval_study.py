@@ -14,6 +14,7 @@ from zsclib.study.figures.retrieval_study import (
     flatness,
     gap_table,
     left_to_teach,
+    memorised_table,
     sets_table,
     shares_table,
     study_gains,
@@ -101,7 +102,7 @@ def test_a_share_of_the_gap_stands_where_there_is_a_gap(outcomes):
     assert "<td>42 %</td>" in row  # of the paper: (62.6 - 57.2) / (70.2 - 57.2)
     gain, gap = half["digits"].mean() - real.mean(), 1 - real.mean()
     assert f"<td>{100 * gain / gap:.0f} % (" in row
-    assert "no share" in html[html.index("<td>templates") :].split("</tr>")[0]
+    assert "no gap" in html[html.index("<td>templates") :].split("</tr>")[0]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,22 @@ def test_shares_and_sets_of_the_study_are_shown_as_they_were():
     first, second = rows_of(drops_table(CHOICES))
     assert first == ["retrieved by text", "digits", "0", "0", "6", "0", "7", "–"] and second[-2:] == ["6", "3"]
     assert rows_of(shares_table({})) == [] and rows_of(drops_table({})) == []
+
+
+def test_copies_of_the_pool_are_counted_by_guidance_and_by_frequency():
+    one = {
+        "by guidance": [{"guidance": 1.0, "images": 6, "copies": 0}, {"guidance": 5.0, "images": 6, "copies": 3}],
+        "by class": [
+            {"class": name, "frequency": frequency, "images": 4, "copies": copies}
+            for name, frequency, copies in (("a", 9, 3), ("b", 0, 0), ("c", 2, 0))
+        ],
+    }  # fmt: skip
+    rows = rows_of(memorised_table({"digits": {"memorised": one}, "aerial-hard": {"memorised": one}}))
+    assert [row[:3] for row in rows] == [
+        ["guidance 1", "12", "0"], ["guidance 5", "12", "6"], ["classes that 0 to 0 captions name", "8", "0"],
+        ["classes that 2 to 2 captions name", "8", "0"], ["classes that 9 to 9 captions name", "8", "6"],
+    ]  # fmt: skip
+    assert rows[1][3].startswith("50") and "Not counted" in memorised_table({"digits": {}}).data
 
 
 def test_before_its_freeze_a_study_has_no_outcomes(tmp_path):

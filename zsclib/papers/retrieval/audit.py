@@ -11,6 +11,7 @@ none, on images that have no relative in the pool.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ from zsclib.prompts import ARTICLE
 from zsclib.workers import Execution
 
 CANDIDATES = 32  # pool images, the nearest in CLIP space, that are compared with an image pixel by pixel
+GUIDANCES, COUNTED = (1.0, 2.0, 3.0, 5.0), 200  # scales at which a study counts copies, and images of a target at each
 COSINES = (0.9, 0.95, 0.98)  # detectors that do not look at pixels, for comparison
 
 
@@ -191,6 +193,19 @@ def frequencies(captions: Sequence[str], names: Sequence[str]) -> dict[str, int]
     padded = [f" {caption.lower()} " for caption in captions]
     bare = {name: f" {ARTICLE.sub('', name).lower()} " for name in names}
     return {name: sum(text in caption for caption in padded) for name, text in bare.items()}
+
+
+def memorised_counts(setting: Setting, data: Data, execution: Execution) -> dict[str, list[dict]]:
+    """Return how many generated images of a target have a near-copy in the pool, as plain data.
+
+    Returns:
+        "by guidance": of each of `GUIDANCES` images and copies, their number; "by class": class, frequency (captions
+        that name it), images and copies, of all scales.
+    """
+    near, _ = memorised(setting, data, max(1, COUNTED // len(data.real.classes)), GUIDANCES, execution)
+    groups = {"by guidance": ["guidance"], "by class": ["class", "frequency"]}
+    counted = {what: share_of_copies(near, by)[[*by, "images", "copies"]] for what, by in groups.items()}
+    return {what: json.loads(frame.to_json(orient="records")) for what, frame in counted.items()}
 
 
 def memorised(

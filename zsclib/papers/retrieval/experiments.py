@@ -150,7 +150,7 @@ def sets_made(setting: Setting, target: str, seed: int, arms: Sequence[str], exe
     """
     sets = make_extra(setting, target, seed, arms, execution)
     n = round(setting.times * setting.shots)
-    compared = equal_counts([one.images for arm, one in sets.items() if ARMS[arm].method != "M1"], n)
+    compared = equal_counts([one.images for arm, one in sets.items() if ARMS[arm].cuts], n)
     made = {}
     for arm, one in sets.items():
         dropped = [name for name in DROPS if name in one.report]
@@ -268,7 +268,7 @@ def _training(setting: Setting, cell: Cell, sets: Sets, share: float) -> Trained
         n = round(cell.times * setting.shots)
         most = np.full(len(one.real.classes), n)
         if cell.counts != FULL:
-            compared = [other.images for name, other in of.items() if ARMS[name].method != "M1"]
+            compared = [other.images for name, other in of.items() if ARMS[name].cuts]
             most = equal_counts(compared, n)
         extra = first_of_each(of[cell.arm].images, most)
         extra = replace(extra, manifest=None) if len(extra) else None

@@ -22,6 +22,7 @@ from zsclib import datasets
 from zsclib.cache import Remember, at_once
 from zsclib.generator_pool import WORLD, make_world
 from zsclib.images.image_set import ImageSet
+from zsclib.papers.retrieval.audit import memorised_counts
 from zsclib.papers.retrieval.contrasts import (
     CHOSEN,
     PERSONALISED,
@@ -82,7 +83,8 @@ def outcomes(
     Args:
         plan: models (a generator, a CLIP), sets, images_seed, seeds and settings of the study.
         jobs: those wanted. execution, device: of generating and training.
-        remember: keeps each arm's share, and what its sets of extra images are (`experiments.sets_made`).
+        remember: keeps each arm's share, what its sets of extra images are (`experiments.sets_made`), and how many
+            generated images repeat one of the pool (`audit.memorised_counts`).
     """
     wanted, at = list(jobs), _at(plan)
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
@@ -94,6 +96,9 @@ def outcomes(
         together = list(dict.fromkeys(cell.arm for cell in every.values()))
         shares = remember(target, "shares", partial(chosen_shares, setting, list(every.values()), execution))
         remember(target, f"sets, seed {seed}", partial(sets_made, setting, target, seed, together, execution))
+        if seed == plan["seeds"][0]:
+            one = data(setting, target, seed)
+            remember(target, "memorised", partial(memorised_counts, setting, one, replace(execution, seed=seed)))
         here = [arm for arm, *rest in wanted if rest == [target, seed]]
         needed = [name for name in every if name in here or (name in PERSONALISED and CHOSEN in here)]
         usual, even = ([every[name] for name in needed if (name in EVENLY) == apart] for apart in (False, True))

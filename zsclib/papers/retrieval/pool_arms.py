@@ -21,6 +21,7 @@ from zsclib.extra import in_turn
 from zsclib.generator_pool import WORLD, learnt_from, make_world, place_of_features, world_phases, world_pool
 from zsclib.hashing import digest, key
 from zsclib.images.image_set import ImageSet
+from zsclib.models.clip import Clip
 from zsclib.own_sets import prompts_for
 from zsclib.papers.retrieval.dials import Dials, as_long, dialled, shows, traces_as_long
 from zsclib.papers.retrieval.generated_arms import with_pseudo_labels
@@ -115,6 +116,7 @@ def retrieved(
     query: str = "text",
     ladder: bool = True,
     planted: float = 0.0,
+    floor: float | None = None,
 ) -> tuple[ImageSet, pd.DataFrame]:
     """M11: the pool images nearest to each class in CLIP space, labelled with that class.
 
@@ -123,15 +125,17 @@ def retrieved(
         query: "text" (the mean of the class's prompts), "images" (the mean of D's images of it) or "both".
         ladder: whether near-copies of test and held-out images are dropped; the other rungs stay.
         planted: near-copies of test images put into the pool before, as a share of it (an audit, claim R11).
+        floor: the share of held-out real images that a floor on the similarity would drop, as `floor_of` finds it;
+            None: the setting's floor, by default none, as in the paper.
 
     Returns:
         The set, and a row per class: how many are wanted and delivered, and how many were dropped why.
     """
     if query not in QUERIES:
         raise ValueError(f"retrieved: query must be one of {', '.join(QUERIES)}, got {query!r}")
+    if (planted or floor is not None) and setting.dials.captions:
+        raise ValueError("retrieved: copies and a floor are for an index of images; turn the dial `captions` to 0")
     clip, pool, (embeddings, index) = open_models(setting)[1], open_captioned(setting), open_index(setting)
-    if planted and setting.dials.captions:
-        raise ValueError("retrieved: copies are planted in an index of images; turn the dial `captions` to 0")
     if planted:
         copies = near_copies_of(data.test.images, round(planted * len(pool)), data.seed)
         pool, index = with_planted(pool, embeddings, copies, clip.encode_images(copies).cpu().numpy())
@@ -140,12 +144,25 @@ def retrieved(
     by_images = image_queries(clip, data.real) if query != "text" else by_text
     queries = {"text": by_text, "images": by_images, "both": mixed_queries(by_text, by_images, MIX)}[query]
     held_out = held_out_traces(setting, data) if ladder else None
+    rules = setting.rules
+    if floor is not None:
+        rules = replace(rules, floor=floor_of(clip, data.held_out, queries, floor))
     queries = as_long(queries, setting.dials)
-    how = {"held_out": held_out, "rules": setting.rules, "size": setting.size}
+    how = {"held_out": held_out, "rules": rules, "size": setting.size}
     result = retrieve(pool, index, queries, data.real.classes, n, **how)
     manifest = result.images.manifest.rename(columns={"source": "id"})
     images = replace(result.images, manifest=manifest.assign(source=f"retrieved by {query}", evaluations=0.0))
     return in_turn(images), result.report
+
+
+def floor_of(clip: Clip, held_out: ImageSet, queries: np.ndarray, share: float) -> float:
+    """Return the similarity below which this share of held-out real images lie, each to the query of its own class.
+
+    Args:
+        clip: that retrieves. held_out: real images of all classes. queries: unit vectors (C, d).
+    """
+    features = clip.encode_images(held_out.images).cpu().numpy()
+    return float(np.quantile((features * queries[held_out.labels]).sum(1), share))
 
 
 def random_pool(setting: Setting, data: Data, n: int, execution: Execution) -> ImageSet:

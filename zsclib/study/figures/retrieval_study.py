@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
@@ -20,7 +21,8 @@ from zsclib.papers.retrieval.outcomes import BESIDE, EVENLY, as_table
 from zsclib.pools.ladder import DROPS
 from zsclib.study.figures.retrieval import Published, published_gains, share_of_gap, with_breaks
 from zsclib.study.panels import columns
-from zsclib.study.stats import Estimate, interval
+from zsclib.study.stats import Estimate, interval, wilson
+from zsclib.study.tables import table
 
 REAL = "real only"
 LONGER = "real only, twice the updates"
@@ -109,7 +111,8 @@ def left_to_teach(outcomes: Outcomes) -> HTML:
 def gap_table(outcomes: Outcomes, published: Published) -> HTML:
     """Return the share of the gap between D and twice D that arms close, the paper's beside ours: a row per arm.
 
-    A share stands only where the gap's own interval lies above zero; the paper's shares are our arithmetic.
+    A share stands only where the gap's own interval lies above zero, else "no gap"; the paper's shares are our
+    arithmetic.
     """
     targets, frame = targets_of(outcomes), as_table(outcomes)
     real, twice = (published[name]["value"] for name in (REAL, ORDER[-1]))
@@ -120,8 +123,9 @@ def gap_table(outcomes: Outcomes, published: Published) -> HTML:
         for target in targets:
             there = Arms(frame, target)
             measured = all(name in there for name in (arm, REAL, ORDER[-1]))
-            cells.append(share_of_gap(gap_share(frame, target, arm, interval)) if measured else None)
-        rows.append([arm, theirs, *(cell and cell.replace(" of the gap", "") for cell in cells)])
+            share = gap_share(frame, target, arm, interval) if measured else None
+            cells.append(share_of_gap(share).replace(" of the gap", "") if share else "no gap" if measured else None)
+        rows.append([arm, theirs, *cells])
     return with_breaks(rows, ["share of the gap", "the paper", *targets])
 
 
@@ -165,6 +169,26 @@ def drops_table(choices: Choices) -> HTML:
             cells = [f"{number:,.0f}" for number in (*dropped, images)]
             rows.append([arm, target, *cells, None if copies is None else f"{copies:,.0f}"])
     return with_breaks(rows, ["arm", "target", *DROPS, "images", "planted among them"])
+
+
+def memorised_table(choices: Choices) -> HTML:
+    """Return how many generated images have a near-copy in the whole pool, over all targets on record: a row per
+    guidance scale, then one per third of the classes, by how many captions name them."""
+    counted = [kept["memorised"] for kept in choices.values() if "memorised" in kept]
+    if not counted:
+        return HTML("<p>Not counted on the whole pool yet.</p>")
+    by_scale = pd.DataFrame([row for one in counted for row in one["by guidance"]]).groupby("guidance").sum()
+    rows = [[f"guidance {scale:g}", int(one["images"]), *_copies(one)] for scale, one in by_scale.iterrows()]
+    classes = pd.DataFrame([row for one in counted for row in one["by class"]]).sort_values("frequency")
+    for third in np.array_split(np.arange(len(classes)), 3):
+        own = classes.iloc[third]
+        name = f"classes that {own['frequency'].min():,} to {own['frequency'].max():,} captions name"
+        rows.append([name, int(own["images"].sum()), *_copies(own.sum(numeric_only=True))])
+    return table(rows, ["generated images", "looked at", "near-copies", "share"])
+
+
+def _copies(counted: pd.Series) -> list[object]:
+    return [int(counted["copies"]), wilson(int(counted["copies"]), int(counted["images"]))]
 
 
 def _differences(outcomes: Outcomes, arm: str, rival: str, targets: Iterable[str]) -> list[str | None]:
