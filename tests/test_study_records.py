@@ -483,6 +483,20 @@ def test_a_live_diffusion_classifier_agrees_with_its_record() -> None:
     assert records.disagreement(freeze, measured) is None
 
 
+def test_a_live_clip_agrees_with_the_record_of_retrieval() -> None:
+    from zsclib.papers.retrieval import outcomes as package
+
+    freeze = read_freeze("retrieval")
+    plan, jobs = freeze.plan() | {"sets": {"objects-hard": 60}}, [("CLIP, zero-shot", "objects-hard", 0)]
+    measured = {
+        job: (records.image_keys(images.images, images.labels), correct)
+        for job, correct, images in package.outcomes(plan, jobs, Execution())
+    }
+    assert records.disagreement(freeze, measured) is None
+    ((job, (keys, correct)),) = measured.items()
+    assert "differs on 60" in records.disagreement(freeze, {job: (keys, ~correct)})
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -88,24 +88,25 @@ def outcomes(
     """
     wanted, at = list(jobs), _at(plan)
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
-        setting, arms = _setting(plan, target, device), _arms(plan, target)
-        if setting.pool == WORLD and setting.pool_cache:
-            make_world(setting.pool_images, setting.pool_cache, execution.workers)
-        places = _places(arms, at)
+        setting, here = _setting(plan, target, device), [arm for arm, *rest in wanted if rest == [target, seed]]
+        places = _places(_arms(plan, target), at)
         every = {name: Cell(target, arm, **where._asdict(), seed=seed) for name, (arm, where) in places.items()}
-        together = list(dict.fromkeys(cell.arm for cell in every.values()))
-        shares = remember(target, "shares", partial(chosen_shares, setting, list(every.values()), execution))
-        remember(target, f"sets, seed {seed}", partial(sets_made, setting, target, seed, together, execution))
-        if seed == plan["seeds"][0]:
-            one = data(setting, target, seed)
-            remember(target, "memorised", partial(memorised_counts, setting, one, replace(execution, seed=seed)))
-        here = [arm for arm, *rest in wanted if rest == [target, seed]]
         needed = [name for name in every if name in here or (name in PERSONALISED and CHOSEN in here)]
-        usual, even = ([every[name] for name in needed if (name in EVENLY) == apart] for apart in (False, True))
-        table = run(setting, usual, execution, together, shares)
+        table = at_even = pd.DataFrame()
+        if needed:
+            if setting.pool == WORLD and setting.pool_cache:
+                make_world(setting.pool_images, setting.pool_cache, execution.workers)
+            together = list(dict.fromkeys(cell.arm for cell in every.values()))
+            shares = remember(target, "shares", partial(chosen_shares, setting, list(every.values()), execution))
+            remember(target, f"sets, seed {seed}", partial(sets_made, setting, target, seed, together, execution))
+            if seed == plan["seeds"][0]:
+                one = data(setting, target, seed)
+                remember(target, "memorised", partial(memorised_counts, setting, one, replace(execution, seed=seed)))
+            usual, even = ([every[name] for name in needed if (name in EVENLY) == apart] for apart in (False, True))
+            table = run(setting, usual, execution, together, shares)
+            at_even = run(setting, even, execution, together, dict.fromkeys(together, EVEN))
         if any(arm in REFERENCES for arm in here):
             table = pd.concat([table, references(setting, [target], [seed])])
-        at_even = run(setting, even, execution, together, dict.fromkeys(together, EVEN))
         for name in here:
             arm, where = places.get(name, (name, at))
             correct = Arms(at_even if name in EVENLY else table, target, where)[arm][0]
