@@ -1,0 +1,241 @@
+"""The contrast of every claim that the study decides, from the outcomes of its arms.
+
+    differences = contrasts(outcomes, choices)              # claim → set → paired differences of correctness
+    differences["DC-H9-low-digits"]["digits"]               # (1, images)
+
+Outcomes are arm → set → correctness (seeds, images). Of arms that are trained several times, each training has outcomes
+of its own, `rivals.trained`; contrasts have a row for each. A set may have parts: "digits, in depth" are its first
+images at many timesteps, "digits, other noise" at few and with noise of other kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from zsclib.papers.diffusion_classifier import arms, robustness, winoground
+from zsclib.papers.diffusion_classifier.contrasts import (
+    CLIP_ENSEMBLE,
+    CLIP_ONE,
+    DIFFUSION,
+    DIT,
+    NETWORKS,
+)
+from zsclib.papers.diffusion_classifier.error_matrix import near
+from zsclib.papers.diffusion_classifier.experiments import PAPER
+from zsclib.papers.diffusion_classifier.rivals import (
+    EQUAL,
+    TWICE,
+    arm_and_training,
+    trained,
+    with_images,
+    with_labels,
+)
+
+TEN = ("objects-hard", "digits", "aerial-hard")  # ten classes or fewer, scored in full
+RIVALLED = (*TEN, "objects-fine-hard")  # where networks and heads are trained
+ZERO_SHOT = (*RIVALLED, "objects-many")
+DEPTH, OTHER_NOISE = ", in depth", ", other noise"
+UNSHIFTED, HARD, RESAMPLED = "objects-shift:none", "objects-hard", "objects-hard:0.3"
+CAMERA = tuple(f"objects-shift:{shift}" for shift in ("small", "turned", "cropped"))
+SENSOR = tuple(f"objects-shift:{shift}" for shift in ("blurred", "noisy", "faded", "coarse"))
+SHIFTED = (*CAMERA, *SENSOR)
+CONDITIONAL = (UNSHIFTED, *SHIFTED, HARD, RESAMPLED)  # what the class-conditional model and its rivals are asked about
+STORIES = {"DC-H7-hard": (HARD,), "DC-H7-resampled": (RESAMPLED,), "DC-H7-camera": CAMERA}
+BESIDE = ("resnet18", "resnet101", "vit-b", "vit-l-32")  # the networks whose line it is held against
+DIT_L1, DIT_BOUND = f"{DIT}, absolute errors", f"{DIT}, variational weights"
+TEXT, IMAGE, RAW, CLIP_TEXT = "text, diffusion", "image, diffusion", "image, diffusion, raw errors", "text, CLIP"
+SIZES, LABELS = (400, 1600, 6400), (100, 1000, 10_000)
+MOST = {"digits": 1000}  # labels, where there are fewer than LABELS[-1]
+FLAT = 0.02  # that twice the steps may add on held-out images; beyond it a rival's training had not ended
+
+Outcomes = Mapping[str, Mapping[str, np.ndarray]]
+Differences = dict[str, dict[str, np.ndarray | tuple]]
+
+
+def _in(sets: Sequence[str], part: str) -> tuple[str, ...]:
+    return tuple(name + part for name in sets)
+
+
+_RIVALS = {
+    **{f"DC-H1-{name}-weak": (DIFFUSION, PAPER, (name,)) for name in RIVALLED},
+    **{f"DC-H1-{name}-equal": (DIFFUSION, with_images(EQUAL), (name,)) for name in RIVALLED},
+    **{f"DC-H1-{n}": (DIFFUSION, with_images(n), RIVALLED) for n in SIZES},
+    **{f"DC-H2-{name}": (DIFFUSION, with_labels(MOST.get(name, LABELS[-1])), (name,)) for name in RIVALLED},
+    **{f"DC-H2-{n}": (DIFFUSION, with_labels(n), RIVALLED) for n in LABELS[:-1]},
+    "DC-H2-objects-shift": (DIFFUSION, with_labels(LABELS[-1]), SHIFTED),
+    **{f"DC-H3-{name}": (DIFFUSION, CLIP_ENSEMBLE, (name,)) for name in ZERO_SHOT},
+    **{f"DC-H4-{name}": (DIFFUSION, CLIP_ONE, (name,)) for name in ZERO_SHOT},
+    **{claim: (DIT, network, (UNSHIFTED,)) for claim, network in NETWORKS.items()},
+    **{f"{claim}-hard": (DIT, network, (HARD,)) for claim, network in NETWORKS.items()},
+}
+_VARIED = ("objects-hard", "digits")  # where other measures and kinds of noise are tried
+_PARTS = {
+    "DC-H8": (arms.SHARED, arms.APART, _in(TEN, OTHER_NOISE)),
+    "DC-H10": (arms.SPREAD, arms.CROWDED, _in(TEN, DEPTH)),
+    "DC-H10-repeated": (arms.DIFFERENT, arms.REPEATED, _in(TEN, DEPTH)),
+    "DC-H11": (arms.EVERY, arms.VARIATIONAL, _in(TEN, DEPTH)),
+    "DC-H11-dit": (DIT, DIT_BOUND, (HARD,)),
+    "DC-H12-objects-hard": (arms.L1, DIFFUSION, ("objects-hard",)),
+    "DC-H12-digits": (arms.L1, DIFFUSION, ("digits",)),
+    "DC-H12-dit": (DIT_L1, DIT, (HARD,)),
+    "DC-H12-huber": (arms.HUBER, DIFFUSION, TEN),
+    "DC-H13": (arms.FILTERED, DIFFUSION, TEN),
+    "DC-H14-guidance": (arms.GUIDED, DIFFUSION, _VARIED),
+    "DC-H14-crop": (arms.CROPPED, DIFFUSION, _VARIED),
+    **{
+        f"DC-H14-{claim}": (arms.KINDS[kind], arms.KINDS["normal"], _in(_VARIED, OTHER_NOISE))
+        for claim, kind in (
+            ("zero", "zero"), ("truncated", "truncated"), ("truncated-wide", "truncated-2.5"), ("rescaled", "rescaled"),
+        )
+    },
+    "DC-H16": (arms.STAGES, arms.EVERY, _in(TEN, DEPTH)),
+    "DC-H16-many": (arms.STAGES, arms.EVERY, _in(("objects-many",), DEPTH)),
+    "DC-H16-sequential-2": (arms.TEST, arms.EVERY, _in(TEN, DEPTH)),
+    "DC-H16-sequential-prefix": (arms.TEST, arms.FEWER, _in(TEN, DEPTH)),
+    "DC-H16-sequential-staged": (arms.TEST, arms.SHORTER, _in(TEN, DEPTH)),
+}  # fmt: skip
+PAIRS: dict[str, tuple[str, str, tuple[str, ...]]] = _RIVALS | _PARTS  # claim -> arm, rival, sets
+ALONE = {f"DC-H9-{where}-{name}": (0.5, share, name) for where, share in (("low", 0.05), ("high", 0.9)) for name in TEN}
+BINDING = {"DC-H5": "all", "DC-H5-object": "object", "DC-H5-relation": "relation", "DC-H5-both": "both"}
+COSTS = {"DC-H16-sequential-cost": 1 / 10, "DC-H16-sequential-staged-cost": 1 / 3}
+KNOWN = (*PAIRS, *ALONE, *BINDING, "DC-H5-image", *STORIES, "DC-H8-samples", *COSTS)
+
+
+def contrasts(outcomes: Outcomes, choices: Mapping[str, Mapping[str, Mapping]] | None = None) -> Differences:
+    """Return claim → set → paired differences (seeds, images), of the arms that are there; of H7 (value, low, high, n).
+
+    Claims about networks on generated images are left out on sets where twice the steps would have added more than
+    `FLAT` on held-out images: not testable at this budget.
+
+    Args:
+        choices: set → what → what was noted of it, "curves" of the trainings among them.
+    """
+    outcomes, differences = over_trainings(outcomes), {}
+    unended = [name for name, notes in (choices or {}).items() if rises(notes.get("curves", {}))]
+    networks = {with_images(n) for n in (*SIZES, EQUAL)}
+    for claim, (arm, rival, sets) in PAIRS.items():
+        ours, theirs = outcomes.get(arm, {}), outcomes.get(rival, {})
+        names = [name for name in sets if name in ours and name in theirs]
+        names = [name for name in names if rival not in networks or name not in unended]
+        differences[claim] = {name: difference(ours[name], theirs[name]) for name in names}
+    parts = (_alone, _binding, _stories, _shared, _costs)
+    for part in parts:
+        differences |= part(outcomes)
+    return {claim: by_set for claim, by_set in differences.items() if by_set}
+
+
+def check(claim: str) -> None:
+    """Raise ValueError for a claim of which the study knows no contrast."""
+    if claim not in KNOWN:
+        raise ValueError(f"the study has no arms for the claim {claim!r}; it has: {', '.join(KNOWN)}")
+
+
+def over_trainings(outcomes: Outcomes) -> dict[str, dict[str, np.ndarray]]:
+    """Return arm → set → (seeds, images), the trainings of an arm one below the other."""
+    stacked: dict[str, dict[str, list[np.ndarray]]] = {}
+    for name, by_set in sorted(outcomes.items(), key=lambda item: arm_and_training(item[0])[1]):
+        for target, correct in by_set.items():
+            stacked.setdefault(arm_and_training(name)[0], {}).setdefault(target, []).append(correct)
+    return {
+        arm: {target: np.concatenate(rows) for target, rows in by_set.items()} for arm, by_set in stacked.items()
+    }
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return ours less theirs; where one has more rows, from more trainings, the mean of the other meets each."""
+    if len(ours) != len(theirs):
+        ours, theirs = (rows if len(rows) == max(len(ours), len(theirs)) else rows.mean(0, keepdims=True)
+                        for rows in (ours, theirs))  # fmt: skip
+    return ours - theirs
+
+
+def rises(curves: Mapping[str, Sequence[float]]) -> bool:
+    """Return whether twice the steps add more than `FLAT` to a network's best accuracy on held-out images."""
+    once, twice = (curves.get(trained(with_images(EQUAL) + more, 1)) for more in ("", TWICE))
+    return bool(once and twice) and max(twice) - max(once) > FLAT
+
+
+def effective(outcomes: Outcomes, sets: Sequence[str]) -> tuple[float, float, float, int] | None:
+    """Return how far the DiT lies above the networks' line, over sets, as (value, low, high, images); None: not there.
+
+    Args:
+        outcomes: as `over_trainings` returns them.
+    """
+    needed = (UNSHIFTED, *sets)
+    networks = [network for network in BESIDE if all(name in outcomes.get(network, {}) for name in needed)]
+    if len(networks) < 3 or not all(name in outcomes.get(DIT, {}) for name in needed):
+        return None
+    rows = {name: np.concatenate([outcomes[network][name] for network in networks]) for name in needed}
+    groups = np.repeat(networks, [len(outcomes[network][UNSHIFTED]) for network in networks])
+    ours = {name: outcomes[DIT][name][0] for name in needed}
+    value, low, high = robustness.above_line(
+        robustness.Accuracies(rows[UNSHIFTED], [rows[name] for name in sets], groups),
+        ours[UNSHIFTED],
+        [ours[name] for name in sets],
+    )
+    return value, low, high, len(ours[sets[0]])
+
+
+def _alone(outcomes: Outcomes) -> Differences:
+    found: Differences = {}
+    for claim, (middle, other, name) in ALONE.items():
+        by_t = {arms.timestep_of(arm): by_set[name] for arm, by_set in outcomes.items() if name in by_set}
+        by_t.pop(None, None)
+        t = sorted(by_t)
+        if len(t) > 1:
+            means = [
+                np.mean([by_t[t[columns[0]]] for columns in near(t, share * 1000)], axis=0)
+                for share in (middle, other)
+            ]
+            found[claim] = {name: means[0] - means[1]}
+    return found
+
+
+def _binding(outcomes: Outcomes) -> Differences:
+    """Both halves of an example must be solved; examples go through the swaps in turn, as `pairs` has them."""
+    both = {}
+    for arm in (TEXT, CLIP_TEXT, IMAGE, RAW):
+        if "pairs" in outcomes.get(arm, {}):
+            halves = outcomes[arm]["pairs"]
+            both[arm] = halves[:, 0::2] * halves[:, 1::2]  # (seeds, examples)
+    found: Differences = {}
+    if TEXT in both and CLIP_TEXT in both:
+        gain = both[TEXT] - both[CLIP_TEXT]
+        turn = np.arange(gain.shape[1]) % len(winoground.SWAPS)
+        for claim, swap in BINDING.items():
+            own = slice(None) if swap == "all" else turn == winoground.SWAPS.index(swap)
+            found[claim] = {"pairs": gain[:, own]}
+    if IMAGE in both and RAW in both:
+        found["DC-H5-image"] = {"pairs": both[IMAGE] - both[RAW]}
+    return found
+
+
+def _stories(outcomes: Outcomes) -> Differences:
+    """The paper finds effective robustness under one shift of three: of the others the claim denies it."""
+    found: Differences = {}
+    for claim, sets in STORIES.items():
+        if (gain := effective(outcomes, sets)) is not None:
+            value, low, high, n = gain
+            title = sets[0] if len(sets) == 1 else "shifts of the camera"
+            found[claim] = {title: gain if claim == "DC-H7-hard" else (-value, -high, -low, n)}
+    return found
+
+
+def _shared(outcomes: Outcomes) -> Differences:
+    """log10 of the ratio of variances: of the share v / (v + u) that is on record, u / v is 1 / share − 1."""
+    left = outcomes.get(arms.VARIANCE, {})
+    return {"DC-H8-samples": {name: np.log10(1 / np.clip(share, 1e-6, 1 - 1e-6) - 1) for name, share in left.items()}}
+
+
+def _costs(outcomes: Outcomes) -> Differences:
+    test, stages = (outcomes.get(arm, {}) for arm in (arms.TEST_COST, arms.STAGES_COST))
+    names = [name for name in _in(TEN, DEPTH) if name in test and name in stages]
+    of_staged = COSTS["DC-H16-sequential-staged-cost"]
+    return {
+        "DC-H16-sequential-cost": {name: test[name] - COSTS["DC-H16-sequential-cost"] for name in names},
+        "DC-H16-sequential-staged-cost": {
+            name: test[name] / np.maximum(stages[name], 1e-6) - of_staged for name in names
+        },
+    }
