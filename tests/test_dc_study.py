@@ -1,4 +1,4 @@
-"""The study of the Diffusion Classifier: its jobs, a tiny one from freeze to verdicts, and what follows from records."""
+"""The study of the Diffusion Classifier: its plan, and a tiny one from freeze to verdicts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import yaml
 from tests import tiny
 from zsclib import datasets
 from zsclib.cache import Cache
-from zsclib.papers.diffusion_classifier import arms, outcomes, study_contrasts, winoground
-from zsclib.papers.diffusion_classifier.contrasts import CLIP_ENSEMBLE, CLIP_ONE, DIFFUSION, DIT
+from zsclib.papers.diffusion_classifier import arms, outcomes
+from zsclib.papers.diffusion_classifier import contrasts as contrasts_room
+from zsclib.papers.diffusion_classifier.arms import CLIP_ENSEMBLE, CLIP_ONE, DIFFUSION, DIT
+from zsclib.papers.diffusion_classifier.contrasts import CAMERA, RESAMPLED, UNSHIFTED
 from zsclib.papers.diffusion_classifier.experiments import PAPER
-from zsclib.papers.diffusion_classifier.rivals import EQUAL, TWICE, arm_and_training, trained, with_images, with_labels
-from zsclib.papers.diffusion_classifier.study_contrasts import CAMERA, HARD, RESAMPLED, UNSHIFTED, contrasts
+from zsclib.papers.diffusion_classifier.rivals import (
+    trained,
+    with_labels,
+)
 from zsclib.papers.diffusion_classifier.study_parts import parts_of
 from zsclib.paths import ROOT
 from zsclib.study import records
@@ -25,23 +29,12 @@ from zsclib.study.claims import load_claims, too_small
 from zsclib.study.freeze import RECORDS, read_plan, write_freeze
 from zsclib.workers import Execution
 
-N = 40
 CLAIMS = [
     "DC-H1-digits-weak", "DC-H1-digits-equal", "DC-H3-digits", "DC-H3-objects-many", "DC-H4-objects-fine-hard", "DC-H5",
     "DC-H6-vit-hard", "DC-H7-camera", "DC-H7-hard", "DC-H8", "DC-H8-samples", "DC-H9-low-digits", "DC-H10-repeated",
     "DC-H11", "DC-H11-dit", "DC-H12-huber", "DC-H13", "DC-H14-rescaled", "DC-H16", "DC-H16-many",
     "DC-H16-sequential-cost",
 ]  # fmt: skip
-
-
-def first(share: float, n: int = N) -> np.ndarray:
-    """Correct on the first images, one seed."""
-    return (np.arange(n) < round(share * n)).astype(float)[None]
-
-
-def means(outcomes_: dict, choices: dict | None = None) -> dict[str, dict[str, float]]:
-    found = contrasts(outcomes_, choices)
-    return {c: {name: float(np.mean(d)) for name, d in by_set.items()} for c, by_set in found.items()}
 
 
 # --- the plan -------------------------------------------------------------------------------------
@@ -92,10 +85,10 @@ def root(tmp_path_factory):
     (root / "data/claims").mkdir()
     shutil.copy(ROOT / "data/claims/diffusion_classifier.yml", root / "data/claims")
     small = [UNSHIFTED, *CAMERA, "objects-shift:blurred", RESAMPLED]
-    parts = [f"{name}{part}" for name in study_contrasts.TEN for part in (", in depth", ", other noise")]
+    parts = [f"{name}{part}" for name in contrasts_room.TEN for part in (", in depth", ", other noise")]
     plan = {
         "models": ["data/models/sd", "data/models/clip", "data/models/dit"], "claims": CLAIMS,
-        "sets": dict.fromkeys(study_contrasts.TEN, 10) | {"objects-fine-hard": 4, "objects-many": 3, "pairs": 12}
+        "sets": dict.fromkeys(contrasts_room.TEN, 10) | {"objects-fine-hard": 4, "objects-many": 3, "pairs": 12}
         | dict.fromkeys(small, 4) | dict.fromkeys(parts, 3) | {"objects-many, in depth": 2},
         "images_seed": 1, "seeds": [0],
         "settings": {
@@ -117,7 +110,7 @@ def root(tmp_path_factory):
 
 
 def test_a_tiny_study_runs_from_freeze_to_verdicts_and_resumes(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_contrasts, "FLAT", 1.0)
+    monkeypatch.setattr(contrasts_room, "FLAT", 1.0)
     freeze = write_freeze("diffusion_classifier", root)
     execution = Execution(cache=Cache(tmp_path / "cache"))
     done = records.run_study(freeze, outcomes, execution, root=root)
@@ -125,19 +118,18 @@ def test_a_tiny_study_runs_from_freeze_to_verdicts_and_resumes(root, tmp_path, m
     assert done == jobs and records.missing(freeze, jobs, root) == []
     judged = records.verdicts(freeze, outcomes, root)
     assert set(judged) == set(CLAIMS)
-    assert set(judged["DC-H16"].effects) == {f"{name}, in depth" for name in study_contrasts.TEN}
+    assert set(judged["DC-H16"].effects) == {f"{name}, in depth" for name in contrasts_room.TEN}
 
     choices = records.read_choices(freeze, root)
     assert set(choices["digits"]["prompts"]) == {"diffusion", "CLIP", "accuracy, diffusion", "accuracy, CLIP"}
     assert set(choices["digits"]["curves"]) == {arm for arm, name, _ in jobs if name == "digits" and "synthetic" in arm}
     assert set(choices[UNSHIFTED]) == {"prompts", "curves-beside-the-dit"}
     measured = records.read_outcomes(freeze, root)
-    assert measured[arms.every_class(8)]["digits, in depth"].tolist() == measured[arms.EVERY]["digits, in depth"].tolist()
+    deep = "digits, in depth"
+    assert measured[arms.every_class(8)][deep].tolist() == measured[arms.EVERY][deep].tolist()
 
     lost = root / RECORDS / "diffusion_classifier/digits-in-depth/sequential-test.0.parquet"
-    before = lost.read_bytes()
     lost.unlink()
     again = records.run_study(freeze, outcomes, execution, root=root)
-    assert again == [(arms.TEST, "digits, in depth", 0)]
-    assert np.array_equal(records.read_outcomes(freeze, root)[arms.TEST]["digits, in depth"], measured[arms.TEST]["digits, in depth"])
-    assert len(lost.read_bytes()) == len(before)
+    assert again == [(arms.TEST, deep, 0)]
+    assert np.array_equal(records.read_outcomes(freeze, root)[arms.TEST][deep], measured[arms.TEST][deep])

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from zsclib.papers.diffusion_classifier.ablations import Measure, best_classes, pairing_gain, weighted
-from zsclib.papers.diffusion_classifier.contrasts import DIFFUSION
 from zsclib.papers.diffusion_classifier.error_matrix import (
     Rule,
     Schedule,
@@ -26,6 +25,9 @@ from zsclib.papers.diffusion_classifier.error_matrix import (
     subgrids,
 )
 
+DIFFUSION, DIT = "diffusion classifier", "class-conditional DiT"
+CLIP_ONE, CLIP_ENSEMBLE = "CLIP, one prompt", "CLIP, ensemble"
+FEATURES = "SD features, with labels"
 Arms = dict[str, np.ndarray]  # arm -> (n,)
 L1, HUBER, GUIDED, CROPPED = "absolute errors", "Huber errors", "guidance w = 1", "the middle half of the errors"
 FILTERED = "among CLIP's best half"

@@ -2,7 +2,7 @@
 contrast of each of its claims.
 
 A job is (arm, set, seed), the seed that of the noise; networks have trainings of their own (`rivals.trained`). A set,
-or a part of one (`study_contrasts`), is measured once: its arms are functions of the same errors. A plan is plain data
+or a part of one (`contrasts`), is measured once: its arms are functions of the same errors. A plan is plain data
 (`zsclib.study.freeze` says which); its models are a generator, a CLIP and a class-conditional model. Of its settings,
 K, K_shifted, K_stages, K_deep and K_dit are timesteps on sets of few classes, under shift, of stages where there are
 many, in depth, and of the class-conditional model; `few` is those of one decision, `alpha` the sequential test's;
@@ -20,7 +20,7 @@ import numpy as np
 
 from zsclib.cache import Remember, at_once
 from zsclib.images.image_set import ImageSet
-from zsclib.papers.diffusion_classifier.study_contrasts import check, contrasts
+from zsclib.papers.diffusion_classifier.contrasts import check, contrasts
 from zsclib.papers.diffusion_classifier.study_parts import Study, parts_of
 from zsclib.workers import Execution
 

@@ -20,7 +20,7 @@ from zsclib.hashing import key
 from zsclib.images.image_set import ImageSet
 from zsclib.models.generator import Generator
 from zsclib.models.networks import new_network
-from zsclib.papers.diffusion_classifier.contrasts import FEATURES
+from zsclib.papers.diffusion_classifier.arms import FEATURES
 from zsclib.papers.diffusion_classifier.experiments import (
     COMPETENT,
     GUIDANCE,

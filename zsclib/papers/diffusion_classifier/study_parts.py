@@ -1,9 +1,8 @@
 """What the study measures on a set, part by part: the arms of a part come from the same errors, or trainings.
 
     study = Study(plan=plan, execution=execution)
-    for part in parts_of("digits"):
-        part.names(plan, "digits")                          # of its arms
-        part.measure(study, "digits")                       # arm → whether each image is given its class, (n,)
+    part = parts_of("digits")[0]                            # its arms are part.names(plan, "digits")
+    part.measure(study, "digits")                           # arm → whether each image is given its class, (n,)
 
 `outcomes` says what a plan is.
 """
@@ -24,19 +23,8 @@ from zsclib.models.clip import Clip, open_clip
 from zsclib.models.generator import Generator, open_generator
 from zsclib.papers.diffusion_classifier import arms, rivals, winoground
 from zsclib.papers.diffusion_classifier.ablations import Measure, repeated, variational_weights, weighted
-from zsclib.papers.diffusion_classifier.contrasts import CLIP_ENSEMBLE, CLIP_ONE, DIFFUSION, DIT
-from zsclib.papers.diffusion_classifier.engine import error_matrices
-from zsclib.papers.diffusion_classifier.error_matrix import (
-    Schedule,
-    at_columns,
-    exhaustive,
-    nested,
-    prediction,
-    subgrids,
-)
-from zsclib.papers.diffusion_classifier.replays import stages_of_few, stages_of_many
-from zsclib.papers.diffusion_classifier.sequential import sequential
-from zsclib.papers.diffusion_classifier.study_contrasts import (
+from zsclib.papers.diffusion_classifier.arms import CLIP_ENSEMBLE, CLIP_ONE, DIFFUSION, DIT
+from zsclib.papers.diffusion_classifier.contrasts import (
     BESIDE,
     CLIP_TEXT,
     CONDITIONAL,
@@ -53,13 +41,24 @@ from zsclib.papers.diffusion_classifier.study_contrasts import (
     SIZES,
     TEXT,
     UNSHIFTED,
+    VARIED,
     ZERO_SHOT,
 )
+from zsclib.papers.diffusion_classifier.engine import error_matrices
+from zsclib.papers.diffusion_classifier.error_matrix import (
+    Schedule,
+    at_columns,
+    exhaustive,
+    nested,
+    prediction,
+    subgrids,
+)
+from zsclib.papers.diffusion_classifier.replays import stages_of_few, stages_of_many
+from zsclib.papers.diffusion_classifier.sequential import sequential
 from zsclib.prompts import fill, load_prompts
 from zsclib.workers import Execution
 
 FEW_CLASSES = 20  # with more, hopeless classes go out early, and only what needs no exhaustive errors is measured
-VARIED = ("objects-hard", "digits")  # where kinds of noise are tried
 L2 = Measure()
 
 
@@ -306,10 +305,6 @@ def _on_labels(study: Study, name: str) -> dict[str, np.ndarray]:
     return _correct(scores[name], images)
 
 
-def _names_with_classes(plan: Mapping, name: str) -> list[str]:
-    return [DIT, DIT_L1, DIT_BOUND] if name == HARD else [DIT]
-
-
 def _with_classes(study: Study, name: str) -> dict[str, np.ndarray]:
     """The class-conditional model, asked by class names."""
     images, dit, measures = study.images(name), study.dit(), [L2, Measure("l1")]
@@ -345,7 +340,8 @@ GENERATED = Part(lambda plan, name: rivals.generated_arms(_budget(plan)), _on_ge
 LABELLED = Part(
     lambda plan, name: rivals.labelled_arms(_budget(plan), "objects" if name in SHIFTED else name), _on_labels
 )
-WITH_CLASSES, NETWORKS = Part(_names_with_classes, _with_classes), Part(_networks, _beside)
+WITH_CLASSES = Part(lambda plan, name: [DIT, DIT_L1, DIT_BOUND] if name == HARD else [DIT], _with_classes)
+NETWORKS = Part(_networks, _beside)
 _generator, _clip = functools.cache(open_generator), functools.cache(open_clip)
 
 
