@@ -88,7 +88,7 @@ def root(tmp_path_factory):
     parts = [f"{name}{part}" for name in contrasts_room.TEN for part in (", in depth", ", other noise")]
     plan = {
         "models": ["data/models/sd", "data/models/clip", "data/models/dit"], "claims": CLAIMS,
-        "sets": dict.fromkeys(contrasts_room.TEN, 10) | {"objects-fine-hard": 4, "objects-many": 3, "pairs": 12}
+        "sets": dict.fromkeys(contrasts_room.TEN, 10) | {"objects-fine-hard": 4, "objects-many": 3, "pairs": 6}
         | dict.fromkeys(small, 4) | dict.fromkeys(parts, 3) | {"objects-many, in depth": 2},
         "images_seed": 1, "seeds": [0],
         "settings": {
@@ -96,7 +96,7 @@ def root(tmp_path_factory):
             "splits": {"digits": "fresh"}, "beside_steps": 1,
             "rivals": {
                 "sizes": [80], "labels": [80], "paper_images": 80, "network": "resnet18", "steps": 1, "head_steps": 20,
-                "sampling_steps": 1, "trainings": 2,
+                "sampling_steps": 1, "trainings": 1,
             },
         },
     }  # fmt: skip
