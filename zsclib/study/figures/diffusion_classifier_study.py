@@ -191,7 +191,7 @@ def second_phase(checkpoints: Sequence[Mapping[str, Any]]) -> HTML:
     ends = {row["training"]: row for row in checkpoints}  # the last of each phase
     rows = []
     for training, row in ends.items():
-        phase = "second: bent strokes, scanned digits" if training.endswith("second") else "first: print alone"
+        phase = "second: print bent and scanned" if training.endswith("second") else "first: print"
         of = outcomes_of(row)
         rows.append([phase, row["samples"], *(accuracy(of[name]) for name in ("digits", "objects"))])
     return table(rows, ["phase", "pairs", "digits", "objects"])
