@@ -211,7 +211,7 @@ def effective(outcomes: Outcomes, sets: Sequence[str]) -> tuple[float, float, fl
 
 
 def _alone(outcomes: Outcomes) -> Differences:
-    found: Differences = {}
+    differences: Differences = {}
     for claim, (middle, other, name) in ALONE.items():
         by_t = {arms.timestep_of(arm): by_set[name] for arm, by_set in outcomes.items() if name in by_set}
         by_t.pop(None, None)
@@ -221,8 +221,8 @@ def _alone(outcomes: Outcomes) -> Differences:
                 np.mean([by_t[t[columns[0]]] for columns in near(t, share * 1000)], axis=0)
                 for share in (middle, other)
             ]
-            found[claim] = {name: means[0] - means[1]}
-    return found
+            differences[claim] = {name: means[0] - means[1]}
+    return differences
 
 
 def _binding(outcomes: Outcomes) -> Differences:
@@ -232,27 +232,27 @@ def _binding(outcomes: Outcomes) -> Differences:
         if "pairs" in outcomes.get(arm, {}):
             halves = outcomes[arm]["pairs"]
             both[arm] = halves[:, 0::2] * halves[:, 1::2]  # (seeds, examples)
-    found: Differences = {}
+    differences: Differences = {}
     if TEXT in both and CLIP_TEXT in both:
         gain = both[TEXT] - both[CLIP_TEXT]
         turn = np.arange(gain.shape[1]) % len(winoground.SWAPS)
         for claim, swap in BINDING.items():
             own = slice(None) if swap == "all" else turn == winoground.SWAPS.index(swap)
-            found[claim] = {"pairs": gain[:, own]}
+            differences[claim] = {"pairs": gain[:, own]}
     if IMAGE in both and RAW in both:
-        found["DC-H5-image"] = {"pairs": both[IMAGE] - both[RAW]}
-    return found
+        differences["DC-H5-image"] = {"pairs": both[IMAGE] - both[RAW]}
+    return differences
 
 
 def _stories(outcomes: Outcomes) -> Differences:
     """The paper finds effective robustness under one shift of three: of the others the claim denies it."""
-    found: Differences = {}
+    differences: Differences = {}
     for claim, sets in STORIES.items():
         if (gain := effective(outcomes, sets)) is not None:
             value, low, high, n = gain
             title = sets[0] if len(sets) == 1 else "shifts of the camera"
-            found[claim] = {title: gain if claim == "DC-H7-hard" else (-value, -high, -low, n)}
-    return found
+            differences[claim] = {title: gain if claim == "DC-H7-hard" else (-value, -high, -low, n)}
+    return differences
 
 
 def _shared(outcomes: Outcomes) -> Differences:

@@ -191,14 +191,14 @@ def _network(network: str, images: ImageSet, recipe: Recipe, tests: Tests, seed:
     training, held_out = datasets.hold_out(images, seed=seed)
     start = new_network(network, images.classes, size=images.images.shape[1], seed=seed)
     done = train(start, training, recipe, seed, validation=held_out)
-    return _asked(done, tests) | {"validation": done.history.validation.to_numpy()}
+    return _scores(done, tests) | {"validation": done.history.validation.to_numpy()}
 
 
 def _head(
     generator: Generator, labelled: ImageSet, recipe: Recipe, tests: Tests, seed: int
 ) -> dict[str, np.ndarray]:
     done = train_on_features(generator, labelled, recipe, seed=seed)
-    return _asked(done, tests) | {"validation": done.head.history.validation.to_numpy()}
+    return _scores(done, tests) | {"validation": done.head.history.validation.to_numpy()}
 
 
 def _beside(
@@ -208,10 +208,10 @@ def _beside(
     images, held_out = dit_training_images(folder, size=size)
     network = new_network(name, images.classes, size=size, seed=seed)
     done = train(network, images, recipe, seed, validation=held_out, device=device)
-    return _asked(done, tests) | {"validation": done.history.validation.to_numpy()}
+    return _scores(done, tests) | {"validation": done.history.validation.to_numpy()}
 
 
-def _asked(classifier: TrainedNetwork | FeatureClassifier, tests: Tests) -> dict[str, np.ndarray]:
+def _scores(classifier: TrainedNetwork | FeatureClassifier, tests: Tests) -> dict[str, np.ndarray]:
     return {name: classifier.scores(images) for name, images in tests.items()}
 
 

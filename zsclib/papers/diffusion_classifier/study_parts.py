@@ -228,11 +228,11 @@ def _noises(study: Study, name: str) -> dict[str, np.ndarray]:
     wide = exhaustive(2 * few, T)
     narrow = at_columns(wide, subgrids(wide.t, few)[0])
     shared, own = study.errors(name, wide)[L2], Measure(noise="unpaired")
-    found = arms.of_shared_noise(shared, study.errors(name, wide, own)[own], labels, wide.t, few)
+    measured = arms.of_shared_noise(shared, study.errors(name, wide, own)[own], labels, wide.t, few)
     for kind, arm in arms.KINDS.items() if base_of(name) in VARIED else ():
         measure = Measure(noise=kind)
-        found[arm] = prediction(study.errors(name, narrow, measure)[measure]) == labels
-    return found
+        measured[arm] = prediction(study.errors(name, narrow, measure)[measure]) == labels
+    return measured
 
 
 def _names_in_depth(plan: Mapping, name: str) -> list[str]:
@@ -250,13 +250,13 @@ def _in_depth(study: Study, name: str) -> dict[str, np.ndarray]:
     classes, order = len(load_prompts(base_of(name)).classes), nested(K, T)
     errors = study.errors(name, order)[L2]
     weights = variational_weights(study.generator().alphas_cumprod, order.t)
-    found = arms.in_depth(errors, labels, order.t, few, weights, T)
+    measured = arms.in_depth(errors, labels, order.t, few, weights, T)
     stages = stages_of_few if _few_classes(name) else stages_of_many
     shorter = [stages(k, classes, T) for k in range(4, K + 1)]
-    found |= arms.eliminated(errors, labels, order.t, shorter, sequential(K, study["alpha"], T=T))
+    measured |= arms.eliminated(errors, labels, order.t, shorter, sequential(K, study["alpha"], T=T))
     if not _few_classes(name):
-        return found
-    return found | arms.repeated_timesteps(study.errors(name, repeated(2, 2 * few, T))[L2], labels, few)
+        return measured
+    return measured | arms.repeated_timesteps(study.errors(name, repeated(2, 2 * few, T))[L2], labels, few)
 
 
 def _pairs(study: Study, name: str) -> dict[str, np.ndarray]:
@@ -299,8 +299,8 @@ def _on_generated(study: Study, name: str) -> dict[str, np.ndarray]:
 def _on_labels(study: Study, name: str) -> dict[str, np.ndarray]:
     """A head; under shift, one head of unshifted images is asked about all shifts."""
     source, images = ("objects" if name in SHIFTED else name), study.images(name)
-    asked = [other for other in study.plan["sets"] if other in SHIFTED] if name in SHIFTED else [name]
-    tests = {other: study.images(other).images for other in asked}
+    sets = [other for other in study.plan["sets"] if other in SHIFTED] if name in SHIFTED else [name]
+    tests = {other: study.images(other).images for other in sets}
     scores, _ = rivals.on_features(study.generator(), source, tests, study.budget(), study.execution)
     return _correct(scores[name], images)
 

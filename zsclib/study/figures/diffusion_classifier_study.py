@@ -167,14 +167,14 @@ def equal_pairs(
         points = {row["samples"] / 1000: accuracy(outcomes_of(row)[name]) for row in checkpoints}
         if points:
             _curve(ax, points, "diffusion", f"{name}, diffusion", style)
-    before, seen, top = 0, [], []
+    before, pairs, top = 0, [], []
     for part in clip.values():
         for row in part["history"]:
             if "top1_of_256" in row:
-                seen.append((before + row["samples"]) / 1000)
+                pairs.append((before + row["samples"]) / 1000)
                 top.append(row["top1_of_256"])
         before += part["history"][-1]["samples"]
-    ax.plot(seen, top, color=plots.COLOURS["clip"], linewidth=1.1, label="caption of 256, CLIP")
+    ax.plot(pairs, top, color=plots.COLOURS["clip"], linewidth=1.1, label="caption of 256, CLIP")
     for name, marker in (("objects", "o"), ("digits", "s")):
         if name in final:
             ax.plot(before / 1000, final[name]["value"], marker, color=plots.COLOURS["clip"], fillstyle="none")
