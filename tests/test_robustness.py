@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from zsclib.papers.diffusion_classifier.robustness import Line, band, effective_robustness, fit_line, rates
+from zsclib.papers.diffusion_classifier.robustness import (
+    Accuracies,
+    Line,
+    above_line,
+    band,
+    effective_robustness,
+    fit_line,
+    rates,
+)
 
 STANDARD = np.array([0.6, 0.8, 0.9, 0.97])
 
@@ -100,3 +108,33 @@ def test_no_line_where_none_can_be_fitted(standard, shifted, message):
 def test_other_images_for_one_of_them_are_an_error():
     with pytest.raises(ValueError, match="2 networks, 3 under shift"):
         effective_robustness(np.ones((2, 5)), np.ones((3, 5)), np.ones(5), np.ones(5))
+
+
+KINDS = ["a", "a", "b", "b", "c", "d"]
+SIX = np.array([0.6, 0.65, 0.8, 0.82, 0.9, 0.97])
+
+
+def networks(scatter: float, n: int = 4000) -> Accuracies:
+    """Six networks of four kinds, off a line by `scatter` in logits to either side, under two shifts."""
+    line = Line(-1.0, 0.8)
+    off = scatter * np.array([1, 1, -1, -1, 1, -1])
+    under = expit(logit(line.at(SIX)) + off)
+    return Accuracies(correct(SIX, n, 0), [correct(under, n, 1), correct(under, n, 2)], KINDS)
+
+
+def test_a_classifier_is_held_against_how_far_networks_stray():
+    line, n = Line(-1.0, 0.8), 4000
+    ours = correct([0.85], n, 5)[0], [correct([line.at(0.85) + 0.15], n, 6 + i)[0] for i in range(2)]
+    close, wide = (above_line(networks(scatter, n), *ours, resamples=300) for scatter in (0.0, 0.8))
+    assert close[0] == pytest.approx(0.15, abs=0.03) and 0 < close[1] < close[0] < close[2]
+    assert wide[1] < 0 < wide[2] and wide[2] - wide[1] > 2 * (close[2] - close[1])
+
+
+def test_a_network_held_against_the_others_has_no_robustness_of_its_own():
+    line, n = Line(-1.0, 0.8), 4000
+    ours = correct([0.85], n, 5)[0], [correct([line.at(0.85)], n, 6 + i)[0] for i in range(2)]
+    value, low, high = above_line(networks(0.1, n), *ours, resamples=300)
+    assert abs(value) < 0.03 and low < 0 < high
+    with pytest.raises(ValueError, match="needs three kinds of networks"):
+        few = networks(0.1, 50)
+        above_line(few._replace(kinds=["a"] * 3 + ["b"] * 3), np.ones(50), [np.ones(50)] * 2)

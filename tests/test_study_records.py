@@ -470,16 +470,24 @@ def test_a_study_is_not_stale_and_its_record_holds_its_own_jobs_alone(chapter: s
     assert judged == set(freeze.claims) or (missing and judged < set(freeze.claims))
 
 
+@pytest.mark.skipif("diffusion_classifier" not in FROZEN, reason="it is not frozen")
 def test_a_live_diffusion_classifier_agrees_with_its_record() -> None:
     from zsclib.papers.diffusion_classifier import outcomes as package
+    from zsclib.papers.diffusion_classifier.arms import DIFFUSION
 
-    freeze = read_freeze("diffusion_classifier")
-    plan = freeze.plan() | {"sets": {"digits": 4}}
+    freeze, job = read_freeze("diffusion_classifier"), (DIFFUSION, "digits", 0)
+    if job in records.missing(freeze, [job]):
+        pytest.skip("the study is under way, and this job is not done")
+    plan, chosen = freeze.plan() | {"sets": {"digits": 4}}, records.read_choices(freeze)
+
+    def remember(name: str, what: str, choose: object) -> dict:
+        return chosen[name][what]
+
     measured = {
         job: (records.image_keys(images.images, images.labels), correct)
-        for job, correct, images in package.outcomes(plan, package.jobs(plan), Execution())
+        for job, correct, images in package.outcomes(plan, [job], Execution(), remember=remember)
     }
-    assert len(measured) == 2
+    assert len(measured) == 1
     assert records.disagreement(freeze, measured) is None
 
 

@@ -114,10 +114,16 @@ def generated_sets(
     for arm, guidance in GUIDANCE.items() if n else ():
         for name in sources(targets):
             prompts = load_prompts(name)
-            plan = random_templates(prompts, training_size(n, len(prompts.classes)), seed=execution.seed)
-            plan["guidance"] = [guidance.draw(execution.seed, "drawing", i) for i in range(len(plan))]
+            plan = training_plan(prompts, training_size(n, len(prompts.classes)), guidance, execution.seed)
             sets[arm, name] = generate(generator, plan, prompts.classes, steps=steps, execution=execution)
     return sets
+
+
+def training_plan(prompts: Prompts, n: int, guidance: Guidance, seed: int) -> pd.DataFrame:
+    """Return the plan of `random_templates` with a guidance scale of its own for each image."""
+    plan = random_templates(prompts, n, seed=seed)
+    plan["guidance"] = [guidance.draw(seed, "drawing", i) for i in range(len(plan))]
+    return plan
 
 
 def networks_on_generated(
@@ -209,15 +215,18 @@ def _by_arm(
 
 
 @functools.cache
-def dit_training_images(folder: str, n: int | None = None) -> tuple[ImageSet, ImageSet]:
+def dit_training_images(
+    folder: str, n: int | None = None, size: int | None = None
+) -> tuple[ImageSet, ImageSet]:
     """Return the images that a class-conditional model was trained on, and up to 256 that were held out from it.
 
     Args:
         folder: of the model, with the training.json that says which set. n: the first of them; None for all.
+        size: side in pixels; None: as they are.
     """
     facts = json.loads((Path(folder) / "training.json").read_text(encoding="utf-8"))["dit"]["facts"]["set"]
     n = min(n or facts["n"], facts["n"] - facts["held_out"])
-    images = datasets.load(facts["name"], "train", n + min(facts["held_out"], 256), facts["seed"])
+    images = datasets.load(facts["name"], "train", n + min(facts["held_out"], 256), facts["seed"], size)
     return images.take(range(n)), images.take(range(n, len(images)))
 
 

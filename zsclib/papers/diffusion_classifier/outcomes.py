@@ -1,9 +1,14 @@
 """The long study of this paper: its arms, as jobs that say of each image whether the decision is correct, and the
 contrast of each of its claims.
 
-A job is (arm, set, seed); a plan is plain data (`zsclib.study.freeze` says which), of whose settings this paper takes
-K, timesteps measured, and few, timesteps of one decision. K // few decisions over different timesteps are averaged, so
-that an image's outcome rests on more than one of them.
+A job is (arm, set, seed), the seed that of the noise; networks have trainings of their own (`rivals.trained`). A set,
+or a part of one (`contrasts`), is measured once: its arms are functions of the same errors. A plan is plain data
+(`zsclib.study.freeze` says which); its models are a generator, a CLIP and a class-conditional model. Of its settings,
+K, K_shifted, K_stages, K_deep and K_dit are timesteps on sets of few classes, under shift, of stages where there are
+many, in depth, and of the class-conditional model; `few` is those of one decision, `alpha` the sequential test's;
+`validation` images choose among a set's templates; `splits` maps sets to the split of their test images where that is
+not "test"; `beside_steps` is how long networks are trained beside the class-conditional model; `rivals` are the fields
+of `rivals.Budget`.
 """
 
 from __future__ import annotations
@@ -13,26 +18,26 @@ from dataclasses import replace
 
 import numpy as np
 
-from zsclib import datasets
 from zsclib.cache import Remember, at_once
 from zsclib.images.image_set import ImageSet
-from zsclib.models.generator import open_generator
-from zsclib.papers.diffusion_classifier.ablations import Measure
-from zsclib.papers.diffusion_classifier.contrasts import difference
-from zsclib.papers.diffusion_classifier.engine import error_matrices
-from zsclib.papers.diffusion_classifier.error_matrix import exhaustive, prediction
-from zsclib.prompts import prompts_of
+from zsclib.papers.diffusion_classifier.contrasts import check, contrasts
+from zsclib.papers.diffusion_classifier.study_parts import Study, parts_of
 from zsclib.workers import Execution
 
 Job = tuple[str, str, int]
-ARMS = {"noise shared": Measure(), "noise per class": Measure(noise="unpaired")}
-CONTRASTS = {"DC-H8": ("noise shared", "noise per class")}  # claim -> arm, rival
 
 
 def jobs(plan: Mapping) -> list[Job]:
-    """Return the study's jobs: every arm of its claims, on every set, with every seed."""
-    arms = dict.fromkeys(arm for claim in plan["claims"] for arm in _contrast(claim))
-    return [(arm, name, seed) for name in plan["sets"] for seed in plan["seeds"] for arm in arms]
+    """Return the study's jobs: every arm of every set, set by set; ValueError for a claim of which nothing is known."""
+    for claim in plan["claims"]:
+        check(claim)
+    return [
+        (arm, name, seed)
+        for name in plan["sets"]
+        for seed in plan["seeds"]
+        for part in parts_of(name)
+        for arm in part.names(plan, name)
+    ]
 
 
 def outcomes(
@@ -42,33 +47,21 @@ def outcomes(
     device: str = "cpu",
     remember: Remember = at_once,
 ) -> Iterator[tuple[Job, np.ndarray, ImageSet]]:
-    """Yield each job with its mean correctness, float64 (n,), and the test images it was measured on.
+    """Yield each job with whether, or how often, its arm is correct on each image, and the test images.
 
     Args:
-        plan: models, sets, images_seed and settings of the study.
-        jobs: those wanted. execution: its seed gives way to the job's. device: of the generator.
-        remember: not used; nothing is chosen.
+        plan: models, sets, images_seed, seeds and settings of the study.
+        jobs: those wanted; the arms of a `Part` are measured together. execution: its seed gives way to the job's.
+        device: of the models. remember: keeps each set's prompts and its rivals' learning curves.
     """
-    K, few = plan["settings"]["K"], plan["settings"]["few"]
-    if K % few:
-        raise ValueError(f"outcomes: K = {K} timesteps do not part into decisions of {few}")
-    generator = None
-    for arm, name, seed in jobs:
-        generator = generator or open_generator(plan["models"][0], device)
-        images = datasets.load(
-            name, n=plan["sets"][name], seed=plan["images_seed"], size=generator.image_size
-        )
-        errors = error_matrices(
-            generator,
-            images.images,
-            prompts_of(name, images.classes),
-            exhaustive(K, generator.T),
-            [ARMS[arm]],
-            execution=replace(execution, seed=seed),
-        )[ARMS[arm]]  # (n, C, K)
-        grids = [errors[:, :, k :: K // few] for k in range(K // few)]  # of evenly spread timesteps each
-        decisions = [prediction(grid) == images.labels for grid in grids]
-        yield (arm, name, seed), np.mean(decisions, axis=0), images
+    wanted = list(jobs)
+    for name, seed in dict.fromkeys((name, seed) for _, name, seed in wanted):
+        study = Study(plan=plan, execution=replace(execution, seed=seed), device=device, remember=remember)
+        for part in parts_of(name):
+            here = [(arm, name, seed) for arm in part.names(plan, name) if (arm, name, seed) in wanted]
+            measured = part.measure(study, name) if here else {}
+            for job in here:
+                yield job, np.asarray(measured[job[0]]), study.images(name)
 
 
 def differences(
@@ -78,16 +71,6 @@ def differences(
 
     Args:
         outcomes: arm → set → correctness (seeds, images).
-        choices: not used.
+        choices: set → what → what was noted of it: the learning curves of its rivals.
     """
-    return {
-        claim: difference(outcomes[arm], outcomes[rival])
-        for claim, (arm, rival) in CONTRASTS.items()
-        if arm in outcomes and rival in outcomes
-    }
-
-
-def _contrast(claim: str) -> tuple[str, str]:
-    if claim not in CONTRASTS:
-        raise ValueError(f"the study has no arms for the claim {claim!r}; it has: {', '.join(CONTRASTS)}")
-    return CONTRASTS[claim]
+    return contrasts(outcomes, choices)

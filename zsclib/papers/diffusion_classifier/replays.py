@@ -69,8 +69,28 @@ def fewer_timesteps(errors: Errors, targets: Mapping[str, Target], t: Sequence[i
 
 def paper_stages(K: int, targets: Mapping[str, Target], T: int = 1000) -> Schedule:
     """Return the paper's stages at K timesteps: all classes at the first tenth of them, the best five at all."""
-    best = min(5, *(len(target.prompts) for target in targets.values()))
-    return nested_stages([max(1, K // 10), K], [best, 1], T)
+    return stages_of_few(K, min(len(target.prompts) for target in targets.values()), T)
+
+
+def stages_of_few(K: int, classes: int, T: int = 1000) -> Schedule:
+    """Return the paper's stages for about ten classes at K timesteps: 50 and 500 of 500, then 5 classes (table 6)."""
+    return nested_stages([max(1, K // 10), K], [min(5, classes), 1], T)
+
+
+def stages_of_many(K: int, classes: int, T: int = 1000) -> Schedule:
+    """Return the paper's stages for about a hundred classes, scaled to K timesteps: 20, 50, 100, 500 of 500 (table 6).
+
+    After each, 20, 10 and 5 classes are left, and one. With few timesteps, every stage has one more than the last.
+
+    Raises:
+        ValueError: fewer than four timesteps.
+    """
+    if K < 4:
+        raise ValueError(f"stages_of_many: four stages need four timesteps or more, got {K}")
+    until: list[int] = []
+    for n in (20, 50, 100):
+        until.append(max(ceil(K * n / 500), (until or [0])[-1] + 1))
+    return nested_stages([*until, K], [min(keep, classes) for keep in (20, 10, 5, 1)], T)
 
 
 def stages_of_equal_cost(share: float, K: int, targets: Mapping[str, Target], T: int = 1000) -> int:

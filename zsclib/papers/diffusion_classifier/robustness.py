@@ -10,7 +10,9 @@ Accuracies of many networks with and without a shift lie close to a line once bo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -95,6 +97,61 @@ def effective_robustness(
     resampled = _above_line(rates(inside, counts[0]), rates(outside, counts[1]))
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return float(value), float(low), float(high)
+
+
+class Accuracies(NamedTuple):
+    """Correctness of m networks: with no shift, under each of several shifts, and which of them are of one kind."""
+
+    standard: np.ndarray  # (m, n)
+    shifted: Sequence[np.ndarray]  # of each shift (m, k)
+    kinds: Sequence[str]  # (m,); networks of one kind, trained several times, are left out together
+
+
+def above_line(
+    networks: Accuracies,
+    ours_standard: ArrayLike,
+    ours_shifted: Sequence[ArrayLike],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Return how far a classifier lies above the networks' line, held against how far networks do themselves.
+
+    Its distance, the mean over shifts, is that of `effective_robustness`. What it is compared with is the distance of
+    each network from the line through those of other kinds: the interval is that of the difference of the two, over
+    resamples of images and over networks, so that a classifier no further off than a network is not called robust.
+
+    Args:
+        networks: of two kinds or more beside the one left out. ours_standard, ours_shifted: of the classifier, bool.
+
+    Raises:
+        ValueError: fewer than three kinds of networks, or as many shifts as the classifier has not been asked about.
+    """
+    kinds = np.asarray(networks.kinds)
+    if len(set(kinds)) < 3 or len(networks.shifted) != len(ours_shifted):
+        raise ValueError(
+            f"above_line: needs three kinds of networks and the same shifts of all, got {len(set(kinds))} kinds, "
+            f"{len(networks.shifted)} shifts of networks and {len(ours_shifted)} of the classifier"
+        )
+    inside = np.concatenate([networks.standard, np.asarray(ours_standard)[None]])
+    outside = [
+        np.concatenate([rows, np.asarray(ours)[None]])
+        for rows, ours in zip(networks.shifted, ours_shifted, strict=True)
+    ]
+    value = np.mean([_above_line(rates(inside), rates(rows)) for rows in outside])
+    random = rng(seed, "above line")
+    x = rates(inside, _resampled(random, inside.shape[1], resamples))  # (resamples, m + 1)
+    counts = _resampled(random, outside[0].shape[1], resamples)  # of scenes that all shifts share
+    y = [rates(rows, counts) for rows in outside]
+    ours = np.mean([_above_line(x, rows) for rows in y], axis=0)  # (resamples,)
+    others = np.empty((resamples, len(kinds)))
+    for m, kind in enumerate(kinds):
+        columns = [*np.flatnonzero(kinds != kind), m]
+        others[:, m] = np.mean([_above_line(x[:, columns], rows[:, columns]) for rows in y], axis=0)
+    chance = others[np.arange(resamples), random.integers(len(kinds), size=resamples)]
+    low, high = np.quantile(ours - chance, [(1 - level) / 2, (1 + level) / 2])
+    return float(np.mean(value)), float(low), float(high)
 
 
 def band(

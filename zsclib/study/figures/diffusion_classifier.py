@@ -12,15 +12,9 @@ from matplotlib.figure import Figure
 
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.diffusion_classifier import robustness, winoground
+from zsclib.papers.diffusion_classifier.arms import CLIP_ENSEMBLE, CLIP_ONE, DIFFUSION, DIT, FEATURES
 from zsclib.papers.diffusion_classifier.classifier import Result
-from zsclib.papers.diffusion_classifier.contrasts import (
-    CLIP_ENSEMBLE,
-    CLIP_ONE,
-    DIFFUSION,
-    DIT,
-    FEATURES,
-    outcomes_of,
-)
+from zsclib.papers.diffusion_classifier.contrasts import outcomes_of
 from zsclib.papers.diffusion_classifier.experiments import PAPER
 from zsclib.papers.diffusion_classifier.measurements import Target
 from zsclib.study import plots

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zsclib.papers.diffusion_classifier.contrasts import Outcomes
+from zsclib.papers.diffusion_classifier.effects import Outcomes
 from zsclib.papers.diffusion_classifier.error_matrix import Schedule
 from zsclib.papers.diffusion_classifier.measurements import (
     Errors,

@@ -1,0 +1,224 @@
+"""The trained rivals of the study: networks on ever more generated images, heads on ever more labels, networks beside
+the class-conditional model; each several times, with checkpoints chosen on held-out images.
+
+    scores, curves = on_generated(generator, "digits", {"digits": images}, equal, budget, execution)
+    scores["digits"]["synthetic, competent, 400 images, training 1"]  # float32 (n, C)
+    curves["synthetic, competent, 400 images, training 1"]  # accuracy on held-out images, at every checkpoint
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from zsclib import datasets
+from zsclib.hashing import key
+from zsclib.images.image_set import ImageSet
+from zsclib.models.generator import Generator
+from zsclib.models.networks import new_network
+from zsclib.papers.diffusion_classifier.arms import FEATURES
+from zsclib.papers.diffusion_classifier.experiments import (
+    COMPETENT,
+    GUIDANCE,
+    PAPER,
+    PAPER_RECIPE,
+    UNMIRRORED,
+    dit_training_images,
+    training_plan,
+)
+from zsclib.papers.diffusion_classifier.sd_features import HEAD, FeatureClassifier, train_on_features
+from zsclib.prompts import load_prompts
+from zsclib.recipe import Recipe
+from zsclib.sampling import generate
+from zsclib.training import TrainedNetwork, train
+from zsclib.workers import Execution, Job, run_jobs
+
+EQUAL = "as many evaluations"
+TWICE = ", twice the steps"
+Tests = Mapping[str, np.ndarray]  # set -> its test images, uint8 (n, H, W, 3)
+Scores = dict[str, dict[str, np.ndarray]]  # set -> arm -> logits on its test images, float32 (n, C)
+Curves = dict[str, list[float]]  # arm -> accuracy on held-out images at every checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the rivals may spend.
+
+    Attributes:
+        sizes: generated images a set. labels: labelled images a set. paper_images: of the paper's recipe.
+        network: a name of `zsclib.models.networks`. steps, head_steps: of 64 images each.
+        sampling_steps: DDIM steps of a generated image. trainings: of every network, each with a seed of its own.
+    """
+
+    sizes: Sequence[int]
+    labels: Sequence[int]
+    paper_images: int
+    network: str
+    steps: int
+    head_steps: int
+    sampling_steps: int
+    trainings: int
+
+
+def trained(arm: str, training: int) -> str:
+    """Return the name of the outcomes of one training of an arm, counted from 1."""
+    return f"{arm}, training {training}"
+
+
+def arm_and_training(name: str) -> tuple[str, int]:
+    """Return arm and number of a training; 0 where the name is that of an arm without any."""
+    match = re.fullmatch(r"(.*), training (\d+)", name)
+    return (match[1], int(match[2])) if match else (name, 0)
+
+
+def with_images(n: int | str) -> str:
+    """Return the name of the arm of a network on n generated images, or on `EQUAL`."""
+    return f"{COMPETENT}, {n}" if isinstance(n, str) else f"{COMPETENT}, {n} images"
+
+
+def with_labels(n: int) -> str:
+    """Return the name of the arm of a head on n labelled images."""
+    return f"{FEATURES}, {n} images"
+
+
+def generated_arms(budget: Budget) -> list[str]:
+    """Return the arms of `on_generated`, by training; the one of twice the steps is trained once."""
+    arms = [PAPER, *map(with_images, (*budget.sizes, EQUAL))]
+    each = [trained(arm, k) for arm in arms for k in range(1, budget.trainings + 1)]
+    return [*each, trained(with_images(EQUAL) + TWICE, 1)]
+
+
+def on_generated(
+    generator: Generator, name: str, tests: Tests, equal: int, budget: Budget, execution: Execution
+) -> tuple[Scores, Curves]:
+    """Train networks on generated images of a set's classes; a tenth of them chooses the checkpoint.
+
+    Sets of different sizes are beginnings of one another, and all get the same number of steps.
+
+    Args:
+        name: of a set with prompts in `data/prompts`. tests: what the networks are asked about.
+        equal: images whose generation takes as many evaluations as the diffusion classifier spends.
+        execution: its seed is that of the generated images; trainings count theirs from it.
+
+    Returns:
+        Of each of `generated_arms` the scores, and the accuracy on held-out images at every checkpoint.
+    """
+    prompts, half = load_prompts(name), replace(execution, batch=max(1, execution.batch // 2))
+    most = {PAPER: budget.paper_images, COMPETENT: max(*budget.sizes, equal)}
+    sets = {
+        arm: generate(
+            generator, training_plan(prompts, n, GUIDANCE[arm], execution.seed), prompts.classes,
+            steps=budget.sampling_steps, execution=half,
+        )
+        for arm, n in most.items()
+    }  # fmt: skip
+    own = Recipe(steps=budget.steps, batch=64, flip=name not in UNMIRRORED)
+    steps = max(10, budget.steps * 64 // PAPER_RECIPE.batch)
+    theirs = replace(PAPER_RECIPE, steps=steps, flip=PAPER_RECIPE.flip and own.flip)
+    learned = {PAPER: (sets[PAPER], theirs)}
+    for n in (*budget.sizes, EQUAL):
+        first = range(equal if n == EQUAL else n)
+        learned[with_images(n)] = (sets[COMPETENT].take(first), own)
+    longer = with_images(EQUAL) + TWICE
+    learned[longer] = (learned[with_images(EQUAL)][0], replace(own, steps=2 * budget.steps))
+    jobs = {
+        trained(arm, k): _job(budget.network, *learned[arm], tests, execution.seed + k - 1)
+        for arm, k in map(arm_and_training, generated_arms(budget))
+    }
+    return _run(jobs, execution, "training on generated images")
+
+
+def labelled_arms(budget: Budget, name: str) -> list[str]:
+    """Return the arms of `on_features` on a set, by training: with no more labels than there are."""
+    most = number_of_labels(name)
+    sizes = [n for n in budget.labels if n <= most]
+    return [trained(with_labels(n), k) for n in sizes for k in range(1, budget.trainings + 1)]
+
+
+def number_of_labels(name: str) -> int:
+    """Return how many labelled images a set has to train on; there is no end to those of the made-up world."""
+    return 10 * datasets.DIGIT_SPLITS["train"] if name == "digits" else 10**9
+
+
+def on_features(
+    generator: Generator, name: str, tests: Tests, budget: Budget, execution: Execution
+) -> tuple[Scores, Curves]:
+    """Train heads on the frozen network's maps of a set's labelled images.
+
+    Arguments and result as `on_generated`, of the arms of `labelled_arms`.
+    """
+    recipe, jobs = replace(HEAD, steps=budget.head_steps), {}
+    for arm in labelled_arms(budget, name):
+        what, k = arm_and_training(arm)
+        n = next(n for n in budget.labels if with_labels(n) == what)
+        labelled = datasets.load(name, "train", n, size=generator.image_size)
+        seed = execution.seed + k - 1
+        facts = {"images": labelled.images, "labels": labelled.labels, "recipe": recipe, "seed": seed}
+        named = key(generator=generator.fingerprint(), **facts, tests=dict(tests), code=train_on_features)
+        jobs[arm] = Job(_head, (generator, labelled, recipe, dict(tests), seed), named)
+    return _run(jobs, execution, "training heads")
+
+
+def beside_dit(
+    folder: str, networks: Mapping[str, int], tests: Tests, execution: Execution, device: str = "cpu"
+) -> tuple[Scores, Curves]:
+    """Train networks on the images of a class-conditional model; held-out images choose the checkpoint.
+
+    Args:
+        folder: of the model. networks: arm, by training → steps of 64 images. tests: as in `on_generated`.
+    """
+    jobs = {}
+    for arm, steps in networks.items():
+        network, k = arm_and_training(arm)
+        recipe = Recipe(steps=steps, batch=64, shift=0, checkpoints=5)  # flips only, as the DiT
+        seed = execution.seed + k - 1
+        facts = {"network": network, "recipe": recipe, "seed": seed, "tests": dict(tests), "code": train}
+        named = key(training=Path(folder) / "training.json", **facts)
+        jobs[arm] = Job(_beside, (folder, network, recipe, dict(tests), seed, device), named)
+    return _run(jobs, execution, "training beside the DiT")
+
+
+def _job(network: str, images: ImageSet, recipe: Recipe, tests: Tests, seed: int) -> Job:
+    facts = {"images": images.images, "labels": images.labels, "recipe": recipe, "seed": seed, "network": network}
+    return Job(_network, (network, images, recipe, dict(tests), seed), key(**facts, tests=dict(tests), code=train))
+
+
+def _network(network: str, images: ImageSet, recipe: Recipe, tests: Tests, seed: int) -> dict[str, np.ndarray]:
+    training, held_out = datasets.hold_out(images, seed=seed)
+    start = new_network(network, images.classes, size=images.images.shape[1], seed=seed)
+    done = train(start, training, recipe, seed, validation=held_out)
+    return _scores(done, tests) | {"validation": done.history.validation.to_numpy()}
+
+
+def _head(
+    generator: Generator, labelled: ImageSet, recipe: Recipe, tests: Tests, seed: int
+) -> dict[str, np.ndarray]:
+    done = train_on_features(generator, labelled, recipe, seed=seed)
+    return _scores(done, tests) | {"validation": done.head.history.validation.to_numpy()}
+
+
+def _beside(
+    folder: str, name: str, recipe: Recipe, tests: Tests, seed: int, device: str
+) -> dict[str, np.ndarray]:
+    size = next(iter(tests.values())).shape[1]
+    images, held_out = dit_training_images(folder, size=size)
+    network = new_network(name, images.classes, size=size, seed=seed)
+    done = train(network, images, recipe, seed, validation=held_out, device=device)
+    return _scores(done, tests) | {"validation": done.history.validation.to_numpy()}
+
+
+def _scores(classifier: TrainedNetwork | FeatureClassifier, tests: Tests) -> dict[str, np.ndarray]:
+    return {name: classifier.scores(images) for name, images in tests.items()}
+
+
+def _run(jobs: Mapping[str, Job], execution: Execution, what: str) -> tuple[Scores, Curves]:
+    results = dict(zip(jobs, run_jobs(jobs.values(), execution, what), strict=True))
+    scores: Scores = {}
+    for arm, arrays in results.items():
+        for name in arrays.keys() - {"validation"}:
+            scores.setdefault(name, {})[arm] = arrays[name]
+    return scores, {arm: arrays["validation"].round(4).tolist() for arm, arrays in results.items()}
