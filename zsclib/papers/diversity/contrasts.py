@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from zsclib.papers.diversity.experiments import CLIP, ENDINGS, FIXED, correct
+from zsclib.papers.diversity.experiments import CLIP, ENDINGS, FIXED
 from zsclib.papers.diversity.training_sets import ARMS, SINGLE
 from zsclib.setmetrics import MEASURES
 
@@ -136,14 +136,13 @@ def contrasts(table: pd.DataFrame, measured: pd.DataFrame | None = None) -> Diff
     """
     differences: Differences = {}
     for target in table["target"].unique():
+        arms = Arms(table, target)
         for claim, weights in SUMS.items():
-            if all(has(table, target, side) for side in weights):
-                values = sum(weight * outcomes_of(table, target, side) for side, weight in weights.items())
-                differences.setdefault(claim, {})[target] = values
+            if all(side in arms for side in weights):
+                differences.setdefault(claim, {})[target] = arms.sum(weights)
         for claim, (arm, rivals) in AGAINST_BEST.items():
-            if all(has(table, target, side) for side in (arm, *map(Side, rivals))):
-                rival = best_of(table, target, rivals)
-                differences.setdefault(claim, {})[target] = outcomes_of(table, target, arm) - rival
+            if all(side in arms for side in (arm, *map(Side, rivals))):
+                differences.setdefault(claim, {})[target] = arms[arm] - arms.best_of(rivals)
     if measured is not None:
         sets = ranked_sets(table, measured)
         for target, rows in sets.groupby("target", sort=False):
@@ -154,43 +153,59 @@ def contrasts(table: pd.DataFrame, measured: pd.DataFrame | None = None) -> Diff
     return differences
 
 
-def has(table: pd.DataFrame, target: str, side: Side) -> bool:
-    """Return whether a table has the outcomes of a side on a target, or can choose them."""
-    if side.arm == CHOSEN and not len(_rows(table, target, side)):
-        return all(has(table, target, Side(trick)) for trick in SINGLE)
-    rows = _rows(table, target, side)
-    return bool(len(rows)) and bool(rows[side.ending].notna().all())
+class Arms:
+    """The outcomes of trainings of length 1 on one target, by side: float64 (seeds, images).
 
-
-def outcomes_of(table: pd.DataFrame, target: str, side: Side) -> np.ndarray:
-    """Return whether a side is correct on each test image of a target, float64 (seeds, images).
-
-    `CHOSEN` is, for each seed, the single trick that is best on held-out generated images of all tricks, the first of
-    equals; the test images have no say.
+    The arm `CHOSEN` is, for each seed, the single trick that is best on held-out generated images of all tricks, the
+    first of equals; the test images have no say.
     """
-    if side.arm == CHOSEN and not len(_rows(table, target, side)):
-        names = chosen_tricks(table, target)
-        outcomes = {trick: correct(table, target, trick) for trick in SINGLE}
-        return np.stack([outcomes[name][row] for row, name in enumerate(names)])
-    return correct(table, target, side.arm, side.times, (side.architecture,), side.ending)
 
+    def __init__(self, table: pd.DataFrame, target: str) -> None:
+        self._target, self._seeds = target, list(table["seed"].unique()) if len(table) else []
+        own = table[(table.target == target) & (table.length == 1)] if len(table) else table
+        self._outcomes: dict[Side, dict[int, np.ndarray]] = {}
+        self._held_out: dict[tuple[str, int], float] = {}
+        for row in own.to_dict("records"):
+            side, seed = Side(row["arm"], row["times"], row["architecture"]), row["seed"]
+            if seed in self._outcomes.get(side, {}):
+                raise ValueError(f"contrasts: the table has {side} on {target} with the seed {seed} twice")
+            for ending in ENDINGS:
+                if isinstance(row.get(ending), np.ndarray):
+                    self._outcomes.setdefault(side._replace(ending=ending), {})[seed] = row[ending]
+            if side == Side(side.arm):
+                self._held_out[side.arm, seed] = row["held_out"]
 
-def chosen_tricks(table: pd.DataFrame, target: str) -> list[str]:
-    """Return for each seed the single trick with the best accuracy on held-out generated images of all tricks."""
-    scores = []
-    for trick in SINGLE:
-        rows = _rows(table, target, Side(trick))
-        scores.append([rows[rows.seed == seed]["held_out"].item() for seed in table["seed"].unique()])
-    return [SINGLE[best] for best in np.argmax(scores, axis=0)]
+    def __contains__(self, side: Side) -> bool:
+        return side in self._outcomes or (side == Side(CHOSEN) and all(Side(trick) in self for trick in SINGLE))
 
+    def __getitem__(self, side: Side) -> np.ndarray:
+        """Return whether a side is correct on each test image; ValueError where it is missing, or a seed of it is."""
+        if side == Side(CHOSEN) and side not in self._outcomes:
+            return np.stack([self[Side(trick)][row] for row, trick in enumerate(self.chosen())])
+        by_seed = self._outcomes.get(side, {})
+        if set(by_seed) != set(self._seeds):
+            raise ValueError(
+                f"contrasts: {side} on {self._target} needs one row with each of the seeds "
+                f"{[int(seed) for seed in self._seeds]}; the table has the seeds {sorted(map(int, by_seed))}"
+            )
+        return np.stack([by_seed[seed] for seed in self._seeds]).astype(np.float64)
 
-def best_of(table: pd.DataFrame, target: str, tricks: Sequence[str]) -> np.ndarray:
-    """Return the outcomes (seeds, images) of the trick that is best on this target's own test images.
+    def sum(self, weights: Weights) -> np.ndarray:
+        """Return the weighted sum of the outcomes of several sides."""
+        return np.sum([weight * self[side] for side, weight in weights.items()], axis=0)
 
-    The rival is chosen by the accuracy it is then compared with, over all seeds, as one reads it off the paper's
-    chart. It looks a little better than it is, which makes claims against it harder to reproduce.
-    """
-    return max((correct(table, target, trick) for trick in tricks), key=np.mean)
+    def chosen(self) -> list[str]:
+        """Return for each seed the single trick with the best accuracy on held-out generated images of all tricks."""
+        scores = [[self._held_out[trick, seed] for seed in self._seeds] for trick in SINGLE]
+        return [SINGLE[best] for best in np.argmax(scores, axis=0)]
+
+    def best_of(self, tricks: Sequence[str]) -> np.ndarray:
+        """Return the outcomes of the trick that is best on this target's own test images.
+
+        The rival is chosen by the accuracy it is then compared with, over all seeds, as one reads it off the paper's
+        chart. It looks a little better than it is, which makes claims against it harder to reproduce.
+        """
+        return max((self[Side(trick)] for trick in tricks), key=np.mean)
 
 
 def rank_correlations(sets: pd.DataFrame) -> pd.DataFrame:
@@ -232,11 +247,6 @@ def ranked_sets(table: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
 def kinds() -> list[str]:
     """Return the arms that differ in their generated images, and in nothing done to these afterwards."""
     return [arm for arm, about in ARMS.items() if about.tricks and about.small is None]
-
-
-def _rows(table: pd.DataFrame, target: str, side: Side) -> pd.DataFrame:
-    rows = table[(table.target == target) & (table.arm == side.arm) & (table.length == 1)]
-    return rows[(rows.times == side.times) & (rows.architecture == side.architecture)]
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

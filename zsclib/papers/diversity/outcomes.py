@@ -3,7 +3,8 @@ contrast of each of its claims.
 
 A job is (arm, target, seed), the arm by the name that `experiments.name_of` gives a training; a plan is plain data
 (`zsclib.study.freeze` says which). Its models are a generator and a CLIP. Of its settings, `cells` lists what is
-trained on every target, blocks of the arguments of `experiments.comparison`; `network_steps`, `network_batch` and
+trained on every target, blocks of the arguments of `experiments.comparison`; `per_class` and `held_out` are images of
+each class, of a set of N and of those that each of the paper's tricks holds out; `network_steps`, `network_batch` and
 `learning_rate` are the recipe's, of a training of length 1, where the claims compare; `splits` maps targets to the
 split of their test images where that is not "test"; all others are fields of `Setting`.
 """
@@ -17,16 +18,16 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from zsclib import datasets
 from zsclib.cache import Remember, at_once
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.diversity.contrasts import (
     CHOSEN,
     MEASURED,
+    Arms,
     Side,
-    chosen_tricks,
     contrasts,
     kinds,
-    outcomes_of,
     sides_of,
 )
 from zsclib.papers.diversity.experiments import (
@@ -47,7 +48,7 @@ from zsclib.workers import Execution
 Job = tuple[str, str, int]
 UNTRAINED = (CHOSEN, CLIP)  # arms that come from other arms' trainings, or from none
 RECIPE = ("network_steps", "network_batch", "learning_rate")
-APART = (*RECIPE, "cells", "splits")
+APART = (*RECIPE, "cells", "splits", "per_class", "held_out")
 
 
 def jobs(plan: Mapping) -> list[Job]:
@@ -78,23 +79,20 @@ def outcomes(
     wanted, measured = list(jobs), set(MEASURED).intersection(plan["claims"])
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
         setting = _setting(plan, target, device)
-        names = [name for name, *of in wanted if tuple(of) == (target, seed)]
-        cells = {name: cell_of(name, target, seed) for name in names}
+        cells = {name: cell_of(name, target, seed) for name, *of in wanted if tuple(of) == (target, seed)}
+        arms = {cell.arm for cell, _ in cells.values()}
         trained = dict.fromkeys(cell for cell, _ in cells.values() if cell.arm not in UNTRAINED)
-        if any(cell.arm == CHOSEN for cell, _ in cells.values()):
+        if CHOSEN in arms:
             trained |= dict.fromkeys(Cell(target, trick, seed=seed) for trick in SINGLE)
-        table = run(setting, trained, execution)
+        table = pd.concat([run(setting, trained, execution), references(setting, [target], [seed])])
         if measured:
             sets = [cell for cell, _ in (cell_of(name, target, seed) for name in _names(plan)) if cell.arm in kinds()]
             remember(target, f"measures {seed}", partial(_measured, setting, sets, execution))
-        if any(cell.arm == CHOSEN for cell, _ in cells.values()):
-            remember(target, f"trick {seed}", lambda: {"trick": chosen_tricks(table, target)[0]})  # noqa: B023
-        if any(cell.arm == CLIP for cell, _ in cells.values()):
-            table = pd.concat([table, references(setting, [target], [seed])])
-        for name in names:
-            cell, ending = cells[name]
+        if CHOSEN in arms:
+            remember(target, f"trick {seed}", partial(_chosen, table, target))
+        for name, (cell, ending) in cells.items():
             if cell.arm == CHOSEN:
-                row = outcomes_of(table, target, Side(CHOSEN))[0]
+                row = Arms(table, target)[Side(CHOSEN)][0]
             else:
                 at = (cell.arm, cell.times, (cell.architecture,), ending, cell.length)
                 row = correct(table, target, *at)[0]
@@ -170,15 +168,23 @@ def _measured(setting: Setting, cells: list[Cell], execution: Execution) -> dict
     return noted
 
 
+def _chosen(table: pd.DataFrame, target: str) -> dict[str, str]:
+    return {"trick": Arms(table, target).chosen()[0]}
+
+
 def _setting(plan: Mapping, target: str, device: str) -> Setting:
     values = plan["settings"]
     steps, batch, rate = (values[name] for name in RECIPE)
+    split = values.get("splits", {}).get(target, "test")
+    classes = len(datasets.load(target, split, 1, plan["images_seed"]).classes)
     return Setting(
         model=plan["models"][0],
         clip=plan["models"][1],
         test_images=plan["sets"][target],
         test_seed=plan["images_seed"],
-        test_split=values.get("splits", {}).get(target, "test"),
+        test_split=split,
+        images=values["per_class"] * classes,
+        held_out=values["held_out"] * classes,
         recipe=Recipe(steps=steps, batch=batch, learning_rate=rate),
         device=device,
         **{name: value for name, value in values.items() if name not in APART},

@@ -72,8 +72,8 @@ class Setting:
         size, small: pixels that networks see, and those of arms with `Arm.small`.
         width: of the networks, "pocket" or "full".
         recipe: of a training of length 1; unmirrored: targets whose images it must not flip.
-        audited: arms and sizes whose networks are scored at every checkpoint, and with test-batch statistics as well;
-            arms that have held-out images.
+        audited: arms with held-out images, and their sizes, whose networks are scored at every checkpoint, and with
+            test-batch statistics as well, after trainings of length 1.
         device, precision, allow_network: where all is computed, how the generator is opened.
     """
 
