@@ -224,13 +224,13 @@ def rank_correlations(sets: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def partial_correlation(x: Iterable[float], y: Iterable[float], given: Iterable[float]) -> float:
+def partial_correlation(x: Iterable[float], y: Iterable[float], fixed: Iterable[float]) -> float:
     """Return Spearman's rank correlation of x and y with a third variable held fixed (Kendall 1942, on ranks).
 
     (ρ_xy − ρ_xz ρ_yz) / √((1 − ρ_xz²)(1 − ρ_yz²)); where the third is the same throughout, ρ_xy. Where x or y has no
     spread, or none that the third does not explain, 0.
     """
-    x, y, z = (rankdata(list(values)) for values in (x, y, given))
+    x, y, z = (rankdata(list(values)) for values in (x, y, fixed))
     ρ_xy, ρ_xz, ρ_yz = (_correlation(a, b) for a, b in ((x, y), (x, z), (y, z)))
     rest = (1 - ρ_xz**2) * (1 - ρ_yz**2)
     return float(np.clip((ρ_xy - ρ_xz * ρ_yz) / np.sqrt(rest), -1, 1)) if rest > 1e-9 else 0.0
