@@ -43,10 +43,6 @@ from zsclib.study import plots
 from zsclib.study.panels import WHOLE, Estimates, level
 from zsclib.study.stats import Estimate, interval
 
-ROLES = {
-    "resnet50": "ResNet-50", "resnet101": "ResNet-101", "vit-b": "ViT-B", "mobilenet": "MobileNetV3-S",
-    "convnext-s": "ConvNeXt-S",
-}  # fmt: skip
 ARMS = {
     "style named": Side("style-matched"), "class name": Side("class-name"), "domains": Side("multi-domain"),
     "random guidance": Side("random-guidance"), CHOSEN: Side(CHOSEN), "union": UNION, "naive, 4 N": MORE,
@@ -64,7 +60,7 @@ STEPS: dict[str, Weights] = {
     "number, both orders": NUMBER,
 }
 CURVES = {"naive": BASE, "union": UNION, "naive, 4 N": MORE, "all combined": ALL, "real images": Side("real")}
-LINES = {"naive": ":", "union": "-", "naive, 4 N": (0, (1, 1)), "all combined": (0, (5, 2))}
+LINES = {"naive": ":", "union": "-", "naive, 4 N": "-.", "all combined": (0, (5, 2))}
 SCALES = {  # arms whose scales are random, and where they stand beside the fixed ones: about their mean
     "real, per image": ("random-guidance", 2.85, "D"),
     "integer, per image": ("random-guidance-integer", 3.0, "s"),
@@ -89,14 +85,9 @@ def kinds_and_number(table: pd.DataFrame) -> Estimates:
     return _effects(table, STEPS)
 
 
-def network_name(name: str, width: str = "pocket") -> str:
-    """Return what a network is, and in whose role it stands: "bottleneck-14 (as ResNet-50)"."""
-    return f"{layout_of(name, width)} (as {ROLES[name]})" if name in ROLES else layout_of(name, width)
-
-
 def by_network(table: pd.DataFrame, width: str = "pocket") -> Estimates:
-    """Return what all combined gain over the naive set by architecture: target → network → estimate."""
-    return _effects(table, {network_name(name, width): gain((name,)) for name in NETWORKS})
+    """Return what all combined gain over the naive set by network: target → what the network is → estimate."""
+    return _effects(table, {layout_of(name, width): gain((name,)) for name in NETWORKS})
 
 
 def levels(table: pd.DataFrame) -> Estimates:
@@ -192,7 +183,7 @@ def measures(sets: pd.DataFrame) -> Figure:
         ax.locator_params(axis="x", nbins=5)
         ax.yaxis.set_major_locator(MaxNLocator(8, steps=WHOLE))
         plots.percent(ax.yaxis)
-    axes[0, 0].legend(fontsize=8, handletextpad=0.1)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.supylabel("accuracy, less the mean", fontsize=10, color=plots.QUIET)
     return figure
 
