@@ -96,15 +96,31 @@ def test_a_plan_that_cannot_be_is_refused(change, message):
         plan(**{"trick": "multi-domain", "prompts": PETS, "n": 2} | change)
 
 
+HARD = ("objects-hard", "objects-fine-hard", "aerial-hard")
+
+
 def test_the_sets_prompts_speak_the_language_of_the_pools_captions():
     heads = {phrase for phrases in STYLE_PHRASES.values() for phrase in phrases}
-    for name in ("objects", "objects-fine"):
+    for name in ("objects", "objects-fine", *HARD[:2]):
         prompts = prompts_for(name, CLASSES[name])
-        assert {sentence.removesuffix(" {}") for sentence in (prompts.base, *prompts.domains.values())} <= heads
-    for name in ("digits", "printed-digits", "aerial"):
+        assert {sentence.removesuffix(" {}") for sentence in (prompts.template, *prompts.domains.values())} <= heads
+    for name in ("digits", "printed-digits", "aerial", "aerial-hard"):
         prompts = prompts_for(name, load_prompts(name).classes)
         filled = plan("multi-domain", prompts, len(prompts.domains))["prompt"]
         assert filled.is_unique and len(prompts.domains) >= 6
+
+
+@pytest.mark.parametrize("name", ["objects", "objects-fine", "aerial", "digits", *HARD])
+def test_the_naive_prompt_names_no_style_and_the_matched_one_that_of_the_test_images(name):
+    prompts = prompts_for(name, load_prompts(name).classes)
+    first = {trick: plan(trick, prompts, 1)["prompt"][0] for trick in ("base", "class-name", "style-matched")}
+    assert len(set(first.values())) == 3
+    if name == "digits":  # ink and paper are its style
+        assert first["base"] == "a photo of the number 0" and first["style-matched"].endswith("in white on black")
+        return
+    assert first["base"] == prompts.classes[0]  # a caption of the pool without its style
+    assert first["class-name"] == prompts.classes[0].removeprefix("a ")
+    assert first["style-matched"].startswith("a satellite photo of" if "aerial" in name else "a photo of")
 
 
 def test_a_set_without_prompts_of_its_own_gets_the_papers_templates():

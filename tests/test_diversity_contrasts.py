@@ -5,14 +5,33 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
-from zsclib.papers.diversity.contrasts import MEASURED, SINGLE, best_of, contrasts, rank_correlations
-from zsclib.papers.diversity.experiments import ENDINGS, FIXED
+from zsclib.papers.diversity.contrasts import (
+    ALL,
+    BASE,
+    CHOSEN,
+    FEWEST,
+    KINDS,
+    MEASURED,
+    NETWORKS,
+    NUMBER,
+    SUMS,
+    Arms,
+    Side,
+    contrasts,
+    kinds,
+    partial_correlation,
+    rank_correlations,
+    ranked_sets,
+    sides_of,
+)
+from zsclib.papers.diversity.experiments import CLIP, ENDINGS, FIXED
+from zsclib.papers.diversity.training_sets import SINGLE
 from zsclib.setmetrics import MEASURES
 from zsclib.study.claims import load_claims
 
-FIVE = ("resnet50", "resnet101", "vit-b", "mobilenet", "convnext-s")
-TARGETS = ("objects", "objects-fine", "digits", "aerial")
+TARGETS = ("objects-hard", "aerial-hard")
 N = 100
 
 
@@ -23,10 +42,10 @@ def first_correct(share: float) -> np.ndarray:
 
 def row(target: str, arm: str, times: float, network: str, seed: int, **shares: float) -> dict:
     endings = dict.fromkeys(ENDINGS, shares.get("last", 0.5)) | {
-        name.replace("_", " "): x for name, x in shares.items()
+        name.replace("_", " ").replace("held out", "held-out"): x for name, x in shares.items()
     }
-    facts = {"target": target, "arm": arm, "times": times, "architecture": network, "seed": seed}
-    return facts | {name: first_correct(x) for name, x in endings.items()}
+    facts = {"target": target, "arm": arm, "times": times, "length": 1, "architecture": network, "seed": seed}
+    return facts | {"held_out": 0.5} | {name: first_correct(x) for name, x in endings.items()}
 
 
 @pytest.fixture(scope="module")
@@ -35,29 +54,31 @@ def table() -> pd.DataFrame:
     rows = []
     for seed in (0, 1):
         for target in TARGETS:
-            nets = FIVE if target in ("objects", "digits") else FIVE[:1]
-            aerial = 0.1 * (target == "aerial")
-            for net in nets:
+            aerial = 0.1 * (target == "aerial-hard")
+            for net in NETWORKS:
                 gain = 0.1 + 0.3 * (net in ("vit-b", "convnext-s")) - aerial
-                rows.append(row(target, "base", 1, net, seed, last=0.2, batch_statistics=0.25, best_on_test=0.22))
-                rows.append(row(target, "union", 4, net, seed, last=0.2 + gain, batch_statistics=0.2 + gain))
-            for arm, share in zip((*SINGLE, "union"), (0.15, 0.24 - aerial, 0.27, 0.23), strict=True):
-                rows.append(row(target, arm, 1, "resnet50", seed, last=share))
-            rows.append(row(target, "small, antialiased", 1, "resnet50", seed, last=0.3))
-            rows.append(row(target, "small, nearest", 1, "resnet50", seed, last=0.28))
-        for arm, share in zip(FIXED, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True):
-            rows.append(row("objects", arm, 1, "resnet50", seed, last=share))
-        rows.append(row("objects", "shared noise", 1, "resnet50", seed, last=0.19))
+                ends = {"batch_statistics": 0.25, "best_on_test": 0.22, "best_on_held_out": 0.21}
+                rows.append(row(target, "base", 1, net, seed, last=0.2, **ends))
+                ends = dict.fromkeys(("batch_statistics", "best_on_test"), 0.2 + gain) | {"best_on_held_out": 0.2}
+                rows.append(row(target, "union", 4, net, seed, last=0.2 + gain, **ends))
+            shares = dict(zip((*SINGLE, "union"), (0.15, 0.24 - aerial, 0.27, 0.23), strict=True))
+            shares |= {"style-matched": 0.3, "shared noise": 0.19, "random-guidance-integer": 0.26}
+            shares |= {"random-guidance-once": 0.25, "small, antialiased": 0.3, "small, nearest": 0.28}
+            shares |= dict(zip(FIXED, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True))
+            rows += [row(target, arm, 1, "resnet50", seed, last=share) for arm, share in shares.items()]
+            rows.append(row(target, "base", 4, "resnet50", seed, last=0.26))
+            rows.append(row(target, CLIP, 1, "clip", seed, last=0.9))
     table = pd.DataFrame(rows)
-    base = table["arm"] == "base"
-    table.loc[base, "best on held-out"] = table.loc[base, "last"]
+    # Held-out images prefer domains with the first seed and the class name with the second.
+    for seed, trick in enumerate(("multi-domain", "class-name")):
+        table.loc[(table.arm == trick) & (table.seed == seed), "held_out"] = 0.8
     return table
 
 
 @pytest.fixture(scope="module")
 def measured(table) -> pd.DataFrame:
     """Measures of which one orders the sets as accuracy does, one the other way round, the others not at all."""
-    trained = table[(table.architecture == "resnet50") & (table.times == 1)]
+    trained = table[(table.architecture == "resnet50") & table.arm.isin(kinds())]
     accuracy = [outcomes.mean() for outcomes in trained["last"]]
     measured = trained[["target", "arm", "times", "seed"]].assign(**dict.fromkeys(MEASURES, 0.0))
     measured["vendi score"], measured["frechet distance"] = accuracy, [-x for x in accuracy]
@@ -66,7 +87,9 @@ def measured(table) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def differences(table, measured) -> dict[str, dict[str, np.ndarray]]:
-    return contrasts(table, {target: first_correct(0.9) for target in TARGETS}, measured)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zsclib.papers.diversity.contrasts.FEWEST", 10)
+        return contrasts(table, measured)
 
 
 def test_every_claim_of_the_paper_has_its_contrast_and_no_other(differences):
@@ -74,35 +97,38 @@ def test_every_claim_of_the_paper_has_its_contrast_and_no_other(differences):
     testable = {name for name, claim in claims.items() if claim.paper == "diversity" and not claim.not_testable}
     assert set(differences) == testable
     assert set(MEASURED) < testable and set(MEASURED.values()) <= set(MEASURES)
+    for claim in testable:
+        assert all(side.arm in (CHOSEN, CLIP) or side.arm in kinds() or "small" in side.arm for side in sides_of(claim))
+    with pytest.raises(ValueError, match="no contrast for 'DIV-D0'; it has: DIV-D1"):
+        sides_of("DIV-D0")
 
 
 @pytest.mark.parametrize(
-    ("claim", "expected"),
+    ("claim", "objects", "aerial"),
     [
-        ("DIV-D1", {"objects": 0.22, "objects-fine": 0.1, "digits": 0.22, "aerial": 0}),
-        ("DIV-D1-objects", {"objects": 0.22}), ("DIV-D1-aerial", {"aerial": 0}),
-        ("DIV-D2-digits", {"digits": 0.3 - 0.9}), ("DIV-D2-aerial", {"aerial": 0.2 - 0.9}),
-        ("DIV-D3-class", dict.fromkeys(TARGETS, -0.05)),
-        ("DIV-D3-domain", dict.fromkeys(TARGETS, 0.04) | {"aerial": -0.06}),
-        ("DIV-D3-guidance", dict.fromkeys(TARGETS, 0.07)),
-        ("DIV-D4", dict.fromkeys(TARGETS, 0.03) | {"aerial": 0.27 - 0.15}),  # another rival there
-        ("DIV-D4-low", {"objects": 0.1}), ("DIV-D4-random", {"objects": -0.03}),
-        ("DIV-D5", dict.fromkeys(TARGETS, 0.03) | {"aerial": -0.07}),
-        ("DIV-D6-vit-b", {"objects": 0.4, "digits": 0.4}), ("DIV-D6-size", {"objects": 0.3}),
-        ("DIV-D6-resnet50", dict.fromkeys(TARGETS, 0.1) | {"aerial": 0}),
-        ("DIV-D7", dict.fromkeys(TARGETS, 0.03)),
-        ("DIV-D7-share", dict.fromkeys(TARGETS, 0.03 - 0.07) | {"aerial": 0.03 + 0.03}),
-        ("DIV-D8", dict.fromkeys(TARGETS, 0.02)), ("DIV-A-eval", dict.fromkeys(TARGETS, 0.05)),
-        ("DIV-A-eval-gain", dict.fromkeys(TARGETS, -0.05)), ("DIV-A-selection", dict.fromkeys(TARGETS, 0.02)),
-        ("DIV-A-selection-gain", dict.fromkeys(TARGETS, -0.02)),
-        ("DIV-A-noise", {"objects": 0.01}), ("DIV-A-size", dict.fromkeys(TARGETS, 0.07) | {"aerial": -0.03}),
-        ("DIV-A-once", {"objects": -0.03}),
-        ("DIV-D9-vendi", dict.fromkeys(TARGETS, 1)), ("DIV-D9-frechet", dict.fromkeys(TARGETS, -1)),
-        ("DIV-D9-recall", dict.fromkeys(TARGETS, 0)),
+        ("DIV-D1", 0.22, 0.12),
+        ("DIV-D2", 0.3 - 0.9, 0.2 - 0.9),
+        ("DIV-D3-style", 0.1, 0.1), ("DIV-D3-class", -0.05, -0.05), ("DIV-D3-domain", 0.04, -0.06),
+        ("DIV-D3-guidance", 0.07, 0.07),
+        ("DIV-D4", 0.03, 0.27 - 0.15),  # another rival there
+        ("DIV-D4-low", 0.1, 0.1), ("DIV-D4-random", -0.03, -0.03), ("DIV-D4-integer", -0.01, -0.01),
+        ("DIV-D5", 0.03, -0.07),
+        ("DIV-D5-equal", 0.23 - (0.24 + 0.15) / 2, 0.23 - (0.14 + 0.15) / 2),  # another trick with each seed
+        ("DIV-D6-resnet50", 0.1, 0), ("DIV-D6-vit-b", 0.4, 0.3), ("DIV-D6-size", 0.3, 0.3),
+        ("DIV-D7", 0.03, 0.03),
+        # naive .20 and .26 at 4N, union .23 and .30 (aerial .20)
+        ("DIV-D7-kinds", ((0.23 - 0.2) + (0.3 - 0.26)) / 2, ((0.23 - 0.2) + (0.2 - 0.26)) / 2),
+        ("DIV-D7-number", ((0.26 - 0.2) + (0.3 - 0.23)) / 2, ((0.26 - 0.2) + (0.2 - 0.23)) / 2),
+        ("DIV-D7-share", 0.23 - 0.26, 0.23 - 0.26),
+        ("DIV-D8", 0.02, 0.02), ("DIV-A-eval", 0.05, 0.05), ("DIV-A-eval-gain", -0.05, -0.05),
+        ("DIV-A-selection", 0.01, 0.01), ("DIV-A-selection-gain", 0.08 + 0.01, -0.02 + 0.01),
+        ("DIV-A-noise", 0.01, 0.01), ("DIV-A-size", 0.07, -0.03), ("DIV-A-once", -0.03, -0.03),
+        ("DIV-D9-vendi", 1, 1), ("DIV-D9-frechet", -1, -1), ("DIV-D9-recall", 0, 0),
     ],
 )  # fmt: skip
-def test_a_contrast_is_the_difference_its_claim_words_on_each_target(differences, claim, expected):
-    assert {target: values.mean() for target, values in differences[claim].items()} == pytest.approx(expected)
+def test_a_contrast_is_the_difference_its_claim_words_on_each_target(differences, claim, objects, aerial):
+    expected = {"objects-hard": objects, "aerial-hard": aerial}
+    assert {t: v.mean() for t, v in differences[claim].items()} == pytest.approx(expected, abs=1e-9)
 
 
 def test_contrasts_have_a_row_per_seed_and_a_column_per_image(differences):
@@ -111,21 +137,71 @@ def test_contrasts_have_a_row_per_seed_and_a_column_per_image(differences):
             assert values.shape == ((2,) if claim in MEASURED else (2, N)) and values.dtype == np.float64
 
 
+def test_what_kinds_and_number_are_worth_sums_to_the_whole_in_either_order():
+    rng = np.random.default_rng(0)
+    arms = {side: rng.random((3, 20)) for side in KINDS}
+    kinds_, number = (sum(w * arms[side] for side, w in weights.items()) for weights in (KINDS, NUMBER))
+    np.testing.assert_allclose(kinds_ + number, arms[ALL] - arms[BASE])
+    assert set(KINDS) == set(NUMBER) and sum(KINDS.values()) == sum(NUMBER.values()) == 0
+    # A player that adds nothing in either order has no value, and the other has all.
+    arms = {BASE: 0.2, Side("union"): 0.2, Side("base", 4): 0.5, ALL: 0.5}
+    assert sum(w * arms[side] for side, w in KINDS.items()) == 0
+    assert sum(w * arms[side] for side, w in NUMBER.items()) == pytest.approx(0.3)
+
+
+def test_weights_of_a_difference_sum_to_nothing():
+    assert all(abs(sum(weights.values())) < 1e-9 for weights in SUMS.values())
+
+
 def test_claims_that_need_networks_which_were_not_trained_are_left_out(table):
-    alone = table[table.architecture == "resnet50"]
-    differences = contrasts(alone, {target: first_correct(0.9) for target in TARGETS})
-    assert not {"DIV-D6-size", "DIV-D6-vit-b", *MEASURED} & set(differences)
-    assert differences["DIV-D1"]["objects"].mean() == pytest.approx(0.1)
+    alone = table[table.architecture.isin(["resnet50"])]
+    differences = contrasts(alone)
+    assert not {"DIV-D1", "DIV-D2", "DIV-D6-size", "DIV-D6-vit-b", *MEASURED} & set(differences)
+    assert differences["DIV-D6-resnet50"]["objects-hard"].mean() == pytest.approx(0.1)
+    longer = alone.assign(length=4)
+    assert contrasts(longer) == {}  # claims compare trainings of length 1
+    without = alone[alone.arm != "class-name"]
+    assert Side(CHOSEN) not in Arms(without, "objects-hard") and "DIV-D5-equal" not in contrasts(without)
 
 
 def test_the_best_rival_is_the_one_that_is_best_over_all_seeds():
     outcomes = {"class-name": (0.9, 0.1), "multi-domain": (0.6, 0.6)}
     rows = [row("x", arm, 1, "resnet50", s, last=p) for arm, ps in outcomes.items() for s, p in enumerate(ps)]
-    np.testing.assert_allclose(best_of(pd.DataFrame(rows), "x", tuple(outcomes)).mean(1), (0.6, 0.6))
+    np.testing.assert_allclose(Arms(pd.DataFrame(rows), "x").best_of(tuple(outcomes)).mean(1), (0.6, 0.6))
 
 
-def test_rank_correlations_come_by_target_and_seed(table, measured):
-    ranks = rank_correlations(table, measured)
-    assert list(zip(ranks["target"], ranks["seed"], strict=True))[:2] == [("objects", 0), ("objects-fine", 0)]
-    assert len(ranks) == 8
+def test_a_training_that_is_there_twice_or_lacks_a_seed_is_refused(table):
+    with pytest.raises(ValueError, match="base.* on aerial-hard with the seed 0 twice"):
+        Arms(pd.concat([table, table]), "aerial-hard")
+    one = table[(table.arm != "base") | (table.seed == 0)]
+    with pytest.raises(ValueError, match=r"on aerial-hard needs one row with each of .* \[0, 1\]; .* \[0\]"):
+        Arms(one, "aerial-hard")[BASE]
+
+
+def test_the_chosen_trick_does_not_look_at_test_images(table):
+    chosen = Arms(table, "objects-hard")[Side(CHOSEN)]
+    np.testing.assert_allclose(chosen.mean(1), (0.24, 0.15))  # not 0.27, which is the best on test images
+
+
+def test_rank_correlations_come_by_target_and_seed_and_need_enough_sets(table, measured):
+    sets = ranked_sets(table, measured)
+    ranks = rank_correlations(sets)
+    assert sorted(zip(ranks["target"], ranks["seed"], strict=True)) == sorted((t, s) for t in TARGETS for s in (0, 1))
     np.testing.assert_allclose(ranks["vendi score"], 1)
+    assert sets.groupby(["target", "seed"]).size().unique().tolist() == [16] and FEWEST == 20
+    assert not set(MEASURED) & set(contrasts(table, measured))
+
+
+def test_a_partial_correlation_is_what_is_left_when_size_is_held_fixed():
+    x, y, size = [1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5], [1, 1, 2, 2, 4, 4]
+    assert spearmanr(x, y).statistic > 0.8
+    # by hand: ranks of size are 1.5, 1.5, 3.5, 3.5, 5.5, 5.5; rho(x, y) = 29/35, rho(x, size) = rho(y, size) = √(32/35)
+    assert partial_correlation(x, y, size) == pytest.approx((29 / 35 - 32 / 35) / (1 - 32 / 35))
+    assert partial_correlation(x, y, [1] * 6) == pytest.approx(29 / 35)
+    assert partial_correlation(x, [7] * 6, size) == partial_correlation(size, y, size) == 0
+    residual = []
+    rng = np.random.default_rng(1)
+    x, y, z = rng.random((3, 40))
+    ranks = [np.argsort(np.argsort(values)) - 19.5 for values in (x, y, z)]
+    residual = [values - ranks[2] * (values @ ranks[2]) / (ranks[2] @ ranks[2]) for values in ranks[:2]]
+    assert partial_correlation(x, y, z) == pytest.approx(np.corrcoef(*residual)[0, 1])

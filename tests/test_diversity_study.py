@@ -12,9 +12,21 @@ from tests import tiny
 from zsclib.cache import Cache
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.diversity import experiments, training_sets
-from zsclib.papers.diversity.experiments import ENDINGS, FIXED, arms_and_controls, correct, measures, run
+from zsclib.papers.diversity.contrasts import CHOSEN, Arms, Side
+from zsclib.papers.diversity.experiments import (
+    CLIP,
+    ENDINGS,
+    cell_of,
+    comparison,
+    correct,
+    measures,
+    name_of,
+    references,
+    run,
+)
 from zsclib.papers.diversity.training_sets import (
     ARMS,
+    SINGLE,
     Cell,
     Setting,
     clip_features,
@@ -32,6 +44,7 @@ from zsclib.workers import Execution
 CELLS = [
     Cell("digits", "base"), Cell("digits", "union"), Cell("digits", "union", 4), Cell("digits", "base", 2),
     Cell("digits", "small, nearest"), Cell("digits", "shared noise"), Cell("digits", "real"),
+    *(Cell("digits", trick) for trick in SINGLE), Cell("digits", "guidance-3"), Cell("digits", "base", length=0.5),
 ]  # fmt: skip
 
 
@@ -62,21 +75,62 @@ def pixels(images: ImageSet) -> list[bytes]:
 
 def test_every_cell_has_a_row_with_each_ending(table, setting):
     assert table[["arm", "times"]].apply(tuple, axis=1).tolist() == [(cell.arm, cell.times) for cell in CELLS]
-    audited = table[table.arm.isin(setting.audited)]
-    assert all(x.dtype == bool and x.shape == (setting.test_images,) for x in table["last"])
+    is_audited = pd.Series([at in setting.audited for at in zip(table["arm"], table["times"], strict=True)])
+    audited = table[is_audited]
+    assert len(audited) == 3 and all(x.dtype == bool and x.shape == (setting.test_images,) for x in table["last"])
     assert all(x.shape == (setting.test_images,) for ending in ENDINGS for x in audited[ending])
-    assert table.drop(index=audited.index)[list(ENDINGS[1:])].isna().all(axis=None)
+    assert table[~is_audited][list(ENDINGS[1:])].isna().all(axis=None)
     last, held_out, best = (audited[ending].map(np.mean) for ending in ENDINGS[:3])
     assert (best >= last).all() and (best >= held_out).all()
+    scored = {arm for arm, share in zip(table["arm"], table["held_out"], strict=True) if 0 <= share <= 1}
+    assert scored == {"base", "union", "real", *SINGLE}
+
+
+def test_the_best_single_trick_is_chosen_on_the_same_held_out_images_of_all_tricks(table, setting, execution):
+    cells = [cell for cell in CELLS if cell.arm in SINGLE]
+    parts_of = generated_sets(setting, cells)
+    images = generate_sets(setting, {part: (None,) for own in parts_of.values() for part in own.values()}, execution)
+    sets = [share(setting, c, {trick: images[part, None] for trick, part in parts_of[c].items()}) for c in cells]
+    held_out = [pixels(second) for _, second in sets]
+    assert held_out[0] == held_out[1] == held_out[2] and len(held_out[0]) == 4 * setting.held_out
+    assert all(set(first.manifest["trick"]) == {c.arm} for (first, _), c in zip(sets, cells, strict=True))
+    one = table[table.arm.isin(SINGLE)]
+    best = one["arm"].tolist()[int(np.argmax(one["held_out"]))]
+    arms = Arms(table, "digits")
+    assert arms.chosen() == [best]
+    np.testing.assert_array_equal(arms[Side(CHOSEN)], correct(table, "digits", best))
+
+
+def test_a_shorter_training_is_one_of_its_own(setting, monkeypatch):
+    recipes = []
+    monkeypatch.setattr(experiments, "train", lambda *a, **k: recipes.append(a[2]) or 1 / 0)
+    for length in (0.5, 1, 16):
+        with pytest.raises(ZeroDivisionError):
+            run(setting, [Cell("digits", "real", length=length)], Execution())
+    assert [recipe.steps for recipe in recipes] == [1, 2, 32]
+
+
+def test_names_in_a_record_can_be_read_back():
+    for cell in (*CELLS, Cell("digits", "union", 0.25, length=0.0625, architecture="vit-b", seed=3)):
+        for ending in ENDINGS:
+            assert cell_of(name_of(cell, ending), "digits", cell.seed) == (cell, ending)
+    with pytest.raises(ValueError, match="cell_of: 'base' is no name of a training; expected one like 'base; 1 N;"):
+        cell_of("base", "digits", 0)
+
+
+def test_clip_stands_beside_with_every_seed(setting):
+    rows = references(setting, ["digits"], [0, 1])
+    assert rows["arm"].tolist() == [CLIP, CLIP] and rows["seed"].tolist() == [0, 1]
+    assert np.array_equal(*rows["last"]) and rows[list(ENDINGS[1:])].isna().all(axis=None)
 
 
 def test_arms_share_images_and_never_train_on_what_is_held_out(table, setting, execution):
     parts_of = generated_sets(setting, CELLS)
-    ways = {part: (None,) for cell in CELLS[:4] for part in parts_of[cell]}
+    ways = {part: (None,) for cell in CELLS[:4] for part in parts_of[cell].values()}
     generated = generate_sets(setting, ways, execution)
     sets = {}
     for cell in CELLS[:4]:
-        parts = [generated[part, None] for part in parts_of[cell]]
+        parts = {trick: generated[part, None] for trick, part in parts_of[cell].items()}
         sets[cell], held_out = share(setting, cell, parts)
         assert not set(pixels(sets[cell])) & set(pixels(held_out))
         assert set(np.bincount(sets[cell].labels)) == {4 * cell.times} and len(held_out) == 10 * len(parts)
@@ -121,12 +175,12 @@ def test_a_run_stopped_after_a_training_goes_on_there(setting, tmp_path, table):
 def test_measures_are_those_of_the_very_training_set(table, setting, execution):
     cells = [cell for cell in CELLS if ARMS[cell.arm].tricks]
     measured = measures(setting, cells, execution)
-    assert len(measured) == len(cells)
-    part = generated_sets(setting, cells)[cells[0]][0]
+    assert len(measured) == len(cells) - 1  # the shorter training has the same set
+    part = generated_sets(setting, cells)[cells[0]]["base"]
     images = generate_sets(setting, {part: (None,)}, execution)[part, None]
     alone = open_models(setting)[1].encode_images(images.images).numpy()  # the tiny model has what networks see
     np.testing.assert_allclose(clip_features(setting, part, execution), alone, atol=1e-5)
-    alone = alone[training_rows(setting, cells[0])[0]]
+    alone = alone[training_rows(setting, cells[0])["base"]]
     distances = np.linalg.norm(alone[:, None] - alone[None], axis=-1)
     expected = distances.sum() / (len(alone) * (len(alone) - 1))
     assert measured["mean pairwise distance"].iloc[0] == pytest.approx(expected, rel=1e-4)
@@ -134,7 +188,8 @@ def test_measures_are_those_of_the_very_training_set(table, setting, execution):
 
 def test_outcomes_are_averaged_over_architectures_and_stacked_by_seed():
     rows = [
-        {"target": t, "arm": "base", "times": 1, "architecture": a, "seed": s, "last": np.array([a == "x", s == 1])}
+        {"target": t, "arm": "base", "times": 1, "length": 1, "architecture": a, "seed": s}
+        | {"last": np.array([a == "x", s == 1])}
         for t in ("one", "two") for a in ("x", "y") for s in (0, 1)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
@@ -146,24 +201,10 @@ def test_outcomes_are_averaged_over_architectures_and_stacked_by_seed():
         correct(table.drop(index=0), "one", architectures=["x", "y"])
 
 
-def test_the_trainings_are_those_that_the_claims_need_and_none_twice():
-    cells = arms_and_controls(["objects", "digits"], ["digits"], ["resnet50", "vit-b"], [0.5, 1, 4], seeds=2)
-    assert len(set(cells)) == len(cells) and {cell.seed for cell in cells} == {0, 1}
-    arms = {target: {(c.arm, c.times) for c in cells if c.target == target} for target in ("objects", "digits")}
-    everywhere = {(arm, 1) for arm in (*PAPER, "union", "real", "small, antialiased", "small, nearest")}
-    assert arms["digits"] == everywhere | {("union", 4)}
-    controls = {(arm, 1) for arm in (*FIXED, "shared noise")} | {("real", 4), ("base", 4)}
-    assert arms["objects"] == arms["digits"] | controls | {("base", 0.5), ("union", 0.5)}
-    other = [(c.target, c.arm, c.times) for c in cells if c.architecture == "vit-b" and c.seed == 0]
-    assert other == [("digits", "base", 1), ("digits", "union", 4)]
-
-
-@pytest.mark.parametrize(
-    "change", [{"crossed": ["aerial"]}, {"architectures": ["vit-b"]}, {"times": [1, 2]}], ids=lambda x: [*x][0]
-)
-def test_trainings_that_cannot_be_compared_are_refused(change):
-    with pytest.raises(ValueError, match="arms_and_controls: crossed .* begin with resnet50, and times hold 1 and 4"):
-        arms_and_controls(**{"targets": ["objects"], "crossed": ["objects"]} | change)
+def test_the_trainings_of_a_comparison_are_all_of_them_and_none_twice():
+    cells = comparison(["objects", "digits"], ["base", "union"], [1, 4], [0.25, 1], ["resnet50", "vit-b"], seeds=2)
+    assert len(set(cells)) == len(cells) == 2**6
+    assert Cell("digits", "union", 4, length=0.25, architecture="vit-b", seed=1) in cells
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsclib.models.networks import _SETTINGS, ARCHITECTURES, new_network
+from zsclib.models.networks import _SETTINGS, ARCHITECTURES, layout_of, new_network
 
 CLASSES = ["cat", "dog", "7"]
 # Million weights with 1,000 classes: torchvision's model pages (ViT-B/16, ConvNeXt-S, MobileNetV2 and ResNets).
@@ -119,3 +119,24 @@ def test_bad_requests_say_what_is_possible():
 
 def test_every_architecture_has_settings_and_a_sentence():
     assert _SETTINGS.keys() == ARCHITECTURES.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "pocket", "full"),
+    [
+        ("resnet18", "basic-10", "basic-18"), ("resnet50", "bottleneck-14", "bottleneck-50"),
+        ("resnet101", "bottleneck-20", "bottleneck-101"), ("vit-b", "transformer, 2 blocks", "transformer, 12 blocks"),
+        ("mobilenet", "inverted residual, 6 blocks", "inverted residual, 16 blocks"),
+        ("convnext-s", "ConvNeXt, 5 blocks", "ConvNeXt, 36 blocks"),
+    ],
+)  # fmt: skip
+def test_a_network_is_called_what_it_is(name, pocket, full):
+    assert (layout_of(name), layout_of(name, "full")) == (pocket, full)
+
+
+def test_the_layers_in_a_name_are_those_with_weights():
+    for name in ("resnet18", "resnet50", "resnet101"):
+        modules = new_network(name, ["a", "b"]).named_modules()
+        layers = [m for n, m in modules if isinstance(m, nn.Conv2d | nn.Linear) and "shortcut" not in n]
+        assert layout_of(name).endswith(f"-{len(layers)}")
+    assert len(new_network("mobilenet", ["a", "b"]).model.mobilenet_v2.layer) == 6

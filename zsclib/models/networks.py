@@ -83,6 +83,25 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 _MOBILENET_POCKET = (0, 2, 5, 9, 12, 15)  # one block of every shape: the others repeat the one before them
 
 
+def layout_of(name: str, width: str = "pocket") -> str:
+    """Return what a network is, whatever it stands for: "bottleneck-14" has bottleneck blocks, 14 layers with weights.
+
+    Args:
+        name: a key of `ARCHITECTURES`. width: as in `new_network`.
+    """
+    family, settings, pocket = _SETTINGS[name]
+    settings = settings | (pocket if width == "pocket" else {})
+    if family == "ResNet":
+        kind, layers = settings["layer_type"], {"basic": 2, "bottleneck": 3}
+        return f"{kind}-{2 + layers[kind] * sum(settings['depths'])}"
+    if family == "ViT":
+        return f"transformer, {settings['num_hidden_layers']} blocks"
+    if family == "ConvNext":
+        return f"ConvNeXt, {sum(settings['depths'])} blocks"
+    blocks = len(_MOBILENET_POCKET) if width == "pocket" else 16
+    return f"inverted residual, {blocks} blocks"
+
+
 class Network(nn.Module):
     """A classifier of standardised tensors; made by `new_network`.
 

@@ -1,156 +1,253 @@
 """The contrast of every claim of `data/claims/diversity.yml`, computed as it is worded there.
 
-    differences = contrasts(table, clip, measured)          # claim -> target -> (seeds, images)
-    judgements = judge(claims, differences)
+    table = pd.concat([run(setting, cells, execution), references(setting, targets, seeds)])
+    differences = contrasts(table, measured)                # claim -> target -> (seeds, images)
+    judgements = judge(*to_judge(claims, differences))
 
-A claim is judged on each target by itself: targets differ in how hard they are, and effects may have opposite signs.
+Nearly all contrasts are weighted sums of accuracies, and stand here as such. A claim is judged on each target by
+itself: targets differ in how hard they are, and effects may have opposite signs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
-from zsclib.papers.diversity.experiments import ENDINGS, FIXED, correct
+from zsclib.papers.diversity.experiments import CLIP, ENDINGS, FIXED
+from zsclib.papers.diversity.training_sets import ARMS, SINGLE
 from zsclib.setmetrics import MEASURES
 
 _, HELD_OUT, ON_TEST, ADAPTED = ENDINGS
+CHOSEN = "best single trick"  # of each seed, by accuracy on held-out generated images of all tricks
+NETWORKS = ("resnet50", "resnet101", "vit-b", "mobilenet", "convnext-s")  # of the paper's chart 2
 BATCH_NORM = ("resnet50", "resnet101", "mobilenet")
-SINGLE = ("class-name", "multi-domain", "random-guidance")
-RANKED = ("base", *SINGLE, "union", *FIXED)  # arms of N images, over which a measure is compared with accuracy
+WITHOUT = tuple(name for name in NETWORKS if name not in BATCH_NORM)
+
+
+class Side(NamedTuple):
+    """A training of a comparison: arm, size as a multiple of N, network and how it ended."""
+
+    arm: str
+    times: float = 1
+    architecture: str = "resnet50"
+    ending: str = "last"
+
+
+Weights = Mapping[Side, float]
+Differences = dict[str, dict[str, np.ndarray]]  # claim -> target -> (seeds, images)
+BASE, UNION, MORE, ALL = Side("base"), Side("union"), Side("base", 4), Side("union", 4)
+
+
+def gain(architectures: Sequence[str] = ("resnet50",), ending: str = "last") -> Weights:
+    """Return all combined (4N images of all tricks) less the naive set (N), as the paper compares, as a mean."""
+    share = 1 / len(architectures)
+    weights = {Side("union", 4, name, ending): share for name in architectures}
+    return weights | {Side("base", 1, name, ending): -share for name in architectures}
+
+
+def less(a: Weights, b: Weights) -> Weights:
+    """Return the weights of a less those of b."""
+    return {side: a.get(side, 0) - b.get(side, 0) for side in {**a, **b}}
+
+
+def by_arm(arm: str, rival: str) -> Weights:
+    """Return the weights of one arm of N images less another."""
+    return {Side(arm): 1, Side(rival): -1}
+
+
+# Shapley values (1953) of what leads from the naive set of N to all combined: means over both orders of adding them.
+KINDS = {UNION: 0.5, BASE: -0.5, ALL: 0.5, MORE: -0.5}  # at N, then at 4N
+NUMBER = {MORE: 0.5, BASE: -0.5, ALL: 0.5, UNION: -0.5}  # of naive images, then of all kinds
+
+SUMS: dict[str, Weights] = {
+    "DIV-D1": gain(NETWORKS),
+    "DIV-D2": {ALL: 1, Side(CLIP, 1, "clip"): -1},
+    "DIV-D3-style": by_arm("style-matched", "base"),
+    "DIV-D3-class": by_arm("class-name", "base"),
+    "DIV-D3-domain": by_arm("multi-domain", "base"),
+    "DIV-D3-guidance": by_arm("random-guidance", "base"),
+    "DIV-D4-low": by_arm("guidance-3", "base"),
+    "DIV-D4-random": by_arm("random-guidance", "guidance-3"),
+    "DIV-D4-integer": by_arm("random-guidance-integer", "random-guidance"),
+    "DIV-D5-equal": by_arm("union", CHOSEN),
+    **{f"DIV-D6-{name}": gain((name,)) for name in NETWORKS},
+    "DIV-D6-size": less(gain(WITHOUT), gain(BATCH_NORM)),
+    "DIV-D7": {UNION: 1, BASE: -1},
+    "DIV-D7-kinds": KINDS,
+    "DIV-D7-number": NUMBER,
+    "DIV-D7-share": less(KINDS, NUMBER),
+    "DIV-D8": by_arm("small, antialiased", "small, nearest"),
+    "DIV-A-eval": {
+        Side("base", 1, name, ending): sign / len(BATCH_NORM)
+        for ending, sign in ((ADAPTED, 1), ("last", -1))
+        for name in BATCH_NORM
+    },
+    "DIV-A-eval-gain": less(gain(BATCH_NORM, ADAPTED), gain(BATCH_NORM)),
+    "DIV-A-selection": {BASE._replace(ending=ON_TEST): 1, BASE._replace(ending=HELD_OUT): -1},
+    "DIV-A-selection-gain": less(gain(ending=ON_TEST), gain(ending=HELD_OUT)),
+    "DIV-A-noise": by_arm("base", "shared noise"),
+    "DIV-A-size": {ALL: 1, UNION: -1},
+    "DIV-A-once": {Side("random-guidance"): 1, **{Side(arm): -1 / len(FIXED) for arm in FIXED}},
+}
+AGAINST_BEST = {  # arm, and the single tricks whose best it is held against
+    "DIV-D4": (Side("random-guidance"), ("class-name", "multi-domain")),
+    "DIV-D5": (ALL, SINGLE),
+}
 MEASURED = {
     "DIV-D9-vendi": "vendi score",
     "DIV-D9-recall": "recall k=3",
     "DIV-D9-distance": "mean pairwise distance",
     "DIV-D9-frechet": "frechet distance",
 }
+FEWEST = 20  # training sets over which a measure is compared with accuracy
 
-Differences = dict[str, dict[str, np.ndarray]]  # claim -> target -> (seeds, images)
+
+def sides_of(claim: str) -> tuple[Side, ...]:
+    """Return what a claim compares; nothing for one on set measures, which takes all training sets there are.
+
+    Raises:
+        ValueError: a claim of which nothing is known.
+    """
+    if claim in SUMS:
+        return tuple(SUMS[claim])
+    if claim in AGAINST_BEST:
+        arm, rivals = AGAINST_BEST[claim]
+        return (arm, *map(Side, rivals))
+    if claim in MEASURED:
+        return ()
+    raise ValueError(f"the diversity paper has no contrast for {claim!r}; it has: {', '.join(SUMS)}, …")
 
 
-def contrasts(
-    table: pd.DataFrame,
-    clip: Mapping[str, np.ndarray],
-    measured: pd.DataFrame | None = None,
-    first: str = "objects",
-) -> Differences:
-    """Return the differences of correctness that decide each claim, by target.
-
-    A claim over several architectures takes, on every target, those that were trained there on both arms.
+def contrasts(table: pd.DataFrame, measured: pd.DataFrame | None = None) -> Differences:
+    """Return the differences of correctness that decide each claim, by target, from trainings of length 1.
 
     Args:
-        table: from `experiments.run`.
-        clip: target -> whether zero-shot CLIP is correct on each test image, (images,).
+        table: from `experiments.run`, with the rows of `experiments.references` below it.
         measured: from `experiments.measures`, for the claims on set measures; None leaves these out.
-        first: the target of the claims on objects.
 
     Returns:
-        claim -> target -> differences (seeds, images), float64; for the claims on set measures not differences but
-        rank correlations (seeds,). Claims that need networks which the table lacks are left out.
+        claim → target → differences (seeds, images), float64; for the claims on set measures not differences but
+        rank correlations (seeds,). Claims whose arms the table lacks on a target are left out there, and those on set
+        measures where it has fewer than `FEWEST` sets.
     """
-    targets = list(table["target"].unique())
-    by_network = table[(table.arm == "union") & (table.times == 4)].groupby("architecture", sort=False)["target"]
-    trained_on = {name: list(on) for name, on in by_network.unique().items()}  # architecture -> targets
-    differences: Differences = {"DIV-D1": {target: gain(table, target, None) for target in targets}}
-    for target in targets:
-        differences[f"DIV-D1-{target}"] = {target: gain(table, target, None)}
-        differences[f"DIV-D2-{target}"] = {target: correct(table, target, "union", 4) - clip[target]}
-    for name, on in trained_on.items():
-        differences[f"DIV-D6-{name}"] = {target: gain(table, target, (name,)) for target in on}
-    there = [name for name, on in trained_on.items() if first in on]
-    with_norm = [name for name in there if name in BATCH_NORM]
-    without = [name for name in there if name not in BATCH_NORM]
-    if with_norm and without:
-        differences["DIV-D6-size"] = {first: gain(table, first, without) - gain(table, first, with_norm)}
-    for target in targets:
-        for claim, values in _on_every_target(table, target).items():
-            differences.setdefault(claim, {})[target] = values
-    for claim, values in _on_objects(table, first).items():
-        differences[claim] = {first: values}
+    differences: Differences = {}
+    for target in table["target"].unique():
+        arms = Arms(table, target)
+        for claim, weights in SUMS.items():
+            if all(side in arms for side in weights):
+                differences.setdefault(claim, {})[target] = arms.sum(weights)
+        for claim, (arm, rivals) in AGAINST_BEST.items():
+            if all(side in arms for side in (arm, *map(Side, rivals))):
+                differences.setdefault(claim, {})[target] = arms[arm] - arms.best_of(rivals)
     if measured is not None:
-        ranks = rank_correlations(table, measured).groupby("target", sort=False)
-        for claim, name in MEASURED.items():
-            differences[claim] = {target: rows[name].to_numpy() for target, rows in ranks}
+        sets = ranked_sets(table, measured)
+        for target, rows in sets.groupby("target", sort=False):
+            if rows.groupby("seed").size().min() >= FEWEST:
+                ranks = rank_correlations(rows)
+                for claim, name in MEASURED.items():
+                    differences.setdefault(claim, {})[target] = ranks[name].to_numpy()
     return differences
 
 
-def gain(
-    table: pd.DataFrame, target: str, architectures: Sequence[str] | None = ("resnet50",), ending: str = "last"
-) -> np.ndarray:
-    """Return all combined (4N images of all tricks) less the naive set (N), (seeds, images), as the paper compares."""
-    all_combined = correct(table, target, "union", 4, architectures, ending)
-    return all_combined - correct(table, target, "base", 1, architectures, ending)
+class Arms:
+    """The outcomes of trainings of length 1 on one target, by side: float64 (seeds, images).
 
-
-def best_of(table: pd.DataFrame, target: str, tricks: Sequence[str]) -> np.ndarray:
-    """Return the outcomes (seeds, images) of the trick that is best on this target's own test images.
-
-    The rival is chosen by the accuracy it is then compared with, over all seeds, as one reads it off the paper's
-    chart. It looks a little better than it is, which makes claims against it harder to reproduce.
+    The arm `CHOSEN` is, for each seed, the single trick that is best on held-out generated images of all tricks, the
+    first of equals; the test images have no say.
     """
-    return max((correct(table, target, trick) for trick in tricks), key=np.mean)
+
+    def __init__(self, table: pd.DataFrame, target: str) -> None:
+        self._target, self._seeds = target, list(table["seed"].unique()) if len(table) else []
+        own = table[(table.target == target) & (table.length == 1)] if len(table) else table
+        self._outcomes: dict[Side, dict[int, np.ndarray]] = {}
+        self._held_out: dict[tuple[str, int], float] = {}
+        for row in own.to_dict("records"):
+            side, seed = Side(row["arm"], row["times"], row["architecture"]), row["seed"]
+            if seed in self._outcomes.get(side, {}):
+                raise ValueError(f"contrasts: the table has {side} on {target} with the seed {seed} twice")
+            for ending in ENDINGS:
+                if isinstance(row.get(ending), np.ndarray):
+                    self._outcomes.setdefault(side._replace(ending=ending), {})[seed] = row[ending]
+            if side == Side(side.arm):
+                self._held_out[side.arm, seed] = row["held_out"]
+
+    def __contains__(self, side: Side) -> bool:
+        return side in self._outcomes or (side == Side(CHOSEN) and all(Side(trick) in self for trick in SINGLE))
+
+    def __getitem__(self, side: Side) -> np.ndarray:
+        """Return whether a side is correct on each test image; ValueError where it is missing, or a seed of it is."""
+        if side == Side(CHOSEN) and side not in self._outcomes:
+            return np.stack([self[Side(trick)][row] for row, trick in enumerate(self.chosen())])
+        by_seed = self._outcomes.get(side, {})
+        if set(by_seed) != set(self._seeds):
+            raise ValueError(
+                f"contrasts: {side} on {self._target} needs one row with each of the seeds "
+                f"{[int(seed) for seed in self._seeds]}; the table has the seeds {sorted(map(int, by_seed))}"
+            )
+        return np.stack([by_seed[seed] for seed in self._seeds]).astype(np.float64)
+
+    def sum(self, weights: Weights) -> np.ndarray:
+        """Return the weighted sum of the outcomes of several sides."""
+        return np.sum([weight * self[side] for side, weight in weights.items()], axis=0)
+
+    def chosen(self) -> list[str]:
+        """Return for each seed the single trick with the best accuracy on held-out generated images of all tricks."""
+        scores = [[self._held_out[trick, seed] for seed in self._seeds] for trick in SINGLE]
+        return [SINGLE[best] for best in np.argmax(scores, axis=0)]
+
+    def best_of(self, tricks: Sequence[str]) -> np.ndarray:
+        """Return the outcomes of the trick that is best on this target's own test images.
+
+        The rival is chosen by the accuracy it is then compared with, over all seeds, as one reads it off the paper's
+        chart. It looks a little better than it is, which makes claims against it harder to reproduce.
+        """
+        return max((self[Side(trick)] for trick in tricks), key=np.mean)
 
 
-def rank_correlations(table: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """Return Spearman's rank correlation of each measure with accuracy over the arms of N images (claims D9).
+def rank_correlations(sets: pd.DataFrame) -> pd.DataFrame:
+    """Return how each measure goes with accuracy among sets of one size: Spearman's partial rank correlation.
 
     Args:
-        table: from `experiments.run`. measured: from `experiments.measures`.
+        sets: from `ranked_sets`.
 
     Returns:
-        A row per target and seed, a column per measure; where a measure is the same for all arms, 0.
+        A row per target and seed, a column per measure.
     """
     rows = []
-    for (target, seed), arms in ranked_sets(table, measured).groupby(["target", "seed"], sort=False):
-        row = {"target": target, "seed": seed}
-        for name in MEASURES:
-            flat = arms[name].nunique() == 1 or arms["accuracy"].nunique() == 1
-            row[name] = 0.0 if flat else float(spearmanr(arms[name], arms["accuracy"]).statistic)
-        rows.append(row)
+    for (target, seed), own in sets.groupby(["target", "seed"], sort=False):
+        ρ = {name: partial_correlation(own[name], own["accuracy"], own["times"]) for name in MEASURES}
+        rows.append({"target": target, "seed": seed} | ρ)
     return pd.DataFrame(rows)
 
 
+def partial_correlation(x: Iterable[float], y: Iterable[float], fixed: Iterable[float]) -> float:
+    """Return Spearman's rank correlation of x and y with a third variable held fixed (Kendall 1942, on ranks).
+
+    (ρ_xy − ρ_xz ρ_yz) / √((1 − ρ_xz²)(1 − ρ_yz²)); where the third is the same throughout, ρ_xy. Where x or y has no
+    spread, or none that the third does not explain, 0.
+    """
+    x, y, z = (rankdata(list(values)) for values in (x, y, fixed))
+    ρ_xy, ρ_xz, ρ_yz = (_correlation(a, b) for a, b in ((x, y), (x, z), (y, z)))
+    rest = (1 - ρ_xz**2) * (1 - ρ_yz**2)
+    return float(np.clip((ρ_xy - ρ_xz * ρ_yz) / np.sqrt(rest), -1, 1)) if rest > 1e-9 else 0.0
+
+
 def ranked_sets(table: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """Return the measures of the arms of N images, and beside them the accuracy of a ResNet-50 trained on each."""
-    trained = table[table.architecture == "resnet50"]
+    """Return the measures of all generated training sets, and beside them the accuracy of a network trained on each."""
+    trained = table[(table.architecture == "resnet50") & (table.length == 1) & (table.arm.isin(kinds()))]
     accuracy = trained.assign(accuracy=[outcomes.mean() for outcomes in trained["last"]])
     columns = ["target", "arm", "times", "seed"]
-    both = measured.merge(accuracy[[*columns, "accuracy"]], on=columns)
-    return both[(both.times == 1) & both.arm.isin(RANKED)]
+    return measured.merge(accuracy[[*columns, "accuracy"]], on=columns)
 
 
-def _on_every_target(table: pd.DataFrame, target: str) -> dict[str, np.ndarray]:
-    base, union, all_combined = (correct(table, target, *arm) for arm in (("base", 1), ("union", 1), ("union", 4)))
-    guidance = correct(table, target, "random-guidance")
-    normalised = table[table.architecture.isin(BATCH_NORM)]
-    batch_statistics = {ending: correct(normalised, target, "base", 1, None, ending) for ending in ("last", ADAPTED)}
-    chosen = {ending: correct(table, target, ending=ending) for ending in (ON_TEST, HELD_OUT)}
-    return {
-        "DIV-D3-class": correct(table, target, "class-name") - base,
-        "DIV-D3-domain": correct(table, target, "multi-domain") - base,
-        "DIV-D3-guidance": guidance - base,
-        "DIV-D4": guidance - best_of(table, target, ("class-name", "multi-domain")),
-        "DIV-D5": all_combined - best_of(table, target, SINGLE),
-        "DIV-D7": union - base,
-        "DIV-D7-share": (union - base) - (all_combined - union),
-        "DIV-D8": correct(table, target, "small, antialiased") - correct(table, target, "small, nearest"),
-        "DIV-A-eval": batch_statistics[ADAPTED] - batch_statistics["last"],
-        "DIV-A-eval-gain": gain(normalised, target, None, ADAPTED) - gain(normalised, target, None),
-        "DIV-A-selection": chosen[ON_TEST] - chosen[HELD_OUT],
-        "DIV-A-selection-gain": gain(table, target, ending=ON_TEST) - gain(table, target, ending=HELD_OUT),
-        "DIV-A-size": all_combined - union,
-    }
+def kinds() -> list[str]:
+    """Return the arms that differ in their generated images, and in nothing done to these afterwards."""
+    return [arm for arm, about in ARMS.items() if about.tricks and about.small is None]
 
 
-def _on_objects(table: pd.DataFrame, first: str) -> dict[str, np.ndarray]:
-    base, guidance, low = (correct(table, first, arm) for arm in ("base", "random-guidance", "guidance-3"))
-    single_draw = np.mean([correct(table, first, arm) for arm in FIXED], axis=0)
-    return {
-        "DIV-D4-low": low - base,
-        "DIV-D4-random": guidance - low,
-        "DIV-A-noise": base - correct(table, first, "shared noise"),
-        "DIV-A-once": guidance - single_draw,
-    }
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(np.corrcoef(a, b)[0, 1])

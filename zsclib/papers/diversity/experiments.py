@@ -1,9 +1,9 @@
 """The experiment on the bag of tricks: every arm on every target with every architecture and seed, one training each.
 
-    cells = arms_and_controls(["objects", "digits"], seeds=3)
+    cells = comparison(["objects-hard", "digits"], ["base", "union"], times=[1, 4], seeds=3)
     setting = Setting(model="data/models/pocket-sd", clip="data/models/pocket-clip")
     table = run(setting, cells, Execution(batch=100, cache=Cache(), workers=Workers(2)))
-    correct(table, "objects", "union") - correct(table, "objects")  # (seeds, images), for an interval
+    correct(table, "digits", "union") - correct(table, "digits")  # (seeds, images), for an interval
 
 All arms have the same network, the same number of training steps and the same test images; a seed repeats everything,
 the generated images, the initial weights and the batches. `training_sets` says what the arms are.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -39,44 +40,50 @@ from zsclib.papers.diversity.tricks import PAPER, prompts_for
 from zsclib.training import train
 from zsclib.workers import Execution, Job, run_jobs
 
+CLIP = "CLIP, zero-shot"  # another classifier: it has neither images nor a training
 FIXED = tuple(f"guidance-{s}" for s in (1, 2, 3, 4, 5))  # one scale for all images
 ENDINGS = ("last", "best on held-out", "best on test", "batch statistics")  # the last two for the audit only
 
 
-def arms_and_controls(
+def comparison(
     targets: Sequence[str],
-    crossed: Sequence[str] = (),
+    arms: Sequence[str],
+    times: Sequence[float] = (1,),
+    lengths: Sequence[float] = (1,),
     architectures: Sequence[str] = ("resnet50",),
-    times: Sequence[float] = (1, 4),
-    seeds: int = 3,
+    seeds: int = 1,
 ) -> list[Cell]:
-    """Return every training that the claims of the paper need.
+    """Return the trainings of every arm on every target, at every size and length, with every network and seed.
 
     Args:
-        targets: each has all tricks, their union at N and 4N images, real images, and images made small in two ways;
-            the first has the controls as well: one guidance scale for all images, sizes, shared noise.
-        crossed: targets on which all architectures learn from the naive set and from all combined.
-        architectures: the first is resnet50, which learns from every set.
-        times: sizes of the naive set and of the union on the first target, as multiples of N; 1 and 4 among them.
-        seeds: each repeats everything.
+        targets: data sets, as `zsclib.datasets.load` takes them. arms: keys of `training_sets.ARMS`.
+        times: sizes, as multiples of N. lengths: as multiples of the recipe's steps.
+        architectures: keys of `zsclib.models.networks.ARCHITECTURES`. seeds: their number.
+    """
+    every = product(targets, arms, times, lengths, architectures, range(seeds))
+    return [Cell(t, arm, k, length=length, architecture=a, seed=seed) for t, arm, k, length, a, seed in every]
+
+
+def name_of(cell: Cell, ending: str = "last") -> str:
+    """Return what a record calls a training on its target and with its seed; `cell_of` reads it back."""
+    length = f"{cell.length:g} of the steps"
+    return "; ".join([cell.arm, f"{cell.times:g} N", cell.architecture, length, ending])
+
+
+def cell_of(name: str, target: str, seed: int) -> tuple[Cell, str]:
+    """Return the training of a name in a record, and how it ended.
 
     Raises:
-        ValueError: crossed targets that are no targets, another first architecture, no 1 or 4 in `times`.
+        ValueError: the name is none that `name_of` gives.
     """
-    if not set(crossed) <= set(targets) or architectures[0] != "resnet50" or not {1, 4} <= set(times):
+    try:
+        arm, times, architecture, length, ending = name.split("; ")
+        at = {"length": float(length.split()[0]), "architecture": architecture, "seed": seed}
+        return Cell(target, arm, float(times.split()[0]), **at), ending
+    except ValueError:
         raise ValueError(
-            f"arms_and_controls: crossed {list(crossed)} must be among {list(targets)}, architectures begin with "
-            f"resnet50, and times hold 1 and 4; got {architectures[0]} and {list(times)}"
-        )
-    first = targets[0]
-    sets = [(t, arm, 1, "resnet50") for t in targets for arm in (*PAPER, "union", "real")]
-    sets += [(t, "union", 4, "resnet50") for t in targets]
-    sets += [(t, arm, k, a) for t in crossed for arm, k in (("base", 1), ("union", 4)) for a in architectures]
-    sets += [(first, arm, 1, "resnet50") for arm in (*FIXED, "shared noise")]
-    sets += [(first, arm, k, "resnet50") for arm in ("base", "union") for k in times]
-    sets += [(first, "real", 4, "resnet50")]
-    sets += [(t, f"small, {how}", 1, "resnet50") for t in targets for how in ("antialiased", "nearest")]
-    return list(dict.fromkeys(Cell(*one, architecture=a, seed=seed) for *one, a in sets for seed in range(seeds)))
+            f"cell_of: {name!r} is no name of a training; expected one like {name_of(Cell(target))!r}"
+        ) from None
 
 
 def run(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.DataFrame:
@@ -89,7 +96,8 @@ def run(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.Dat
     Returns:
         A row per cell: the columns of `Cell`, then under the names of `ENDINGS` whether the network was correct on
         each test image, bool (test,): as the recipe ended, at the checkpoint best on held-out images, at the one best
-        on the test images, and as the recipe ended with BatchNorm's statistics taken from test batches of 64.
+        on the test images, and as the recipe ended with BatchNorm's statistics taken from test batches of 64; then
+        held_out, the accuracy on held-out images as the recipe ended. None and NaN where that was not measured.
 
     Raises:
         ValueError: before any work, as `generated_sets`.
@@ -101,15 +109,25 @@ def run(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.Dat
     missing = [cell for cell in cells if outcomes[cell] is None]
     ways: dict[Generated, dict[str | None, None]] = {}  # how the images of each set are wanted
     for cell in missing:
-        for part in parts_of[cell]:
+        for part in parts_of[cell].values():
             ways.setdefault(part, {})[ARMS[cell.arm].small] = None
     images = generate_sets(setting, ways, execution)
     jobs = []
     for cell in missing:
-        sets = share(setting, cell, (images[part, ARMS[cell.arm].small] for part in parts_of[cell]))
-        jobs.append(Job(_trained, (setting, cell, *sets), keys[cell]))
+        sets = {trick: images[part, ARMS[cell.arm].small] for trick, part in parts_of[cell].items()}
+        jobs.append(Job(_trained, (setting, cell, *share(setting, cell, sets)), keys[cell]))
     outcomes |= dict(zip(missing, run_jobs(jobs, execution, "training"), strict=True))
     return pd.DataFrame([asdict(cell) | _endings(setting, cell, outcomes[cell]) for cell in cells])
+
+
+def references(setting: Setting, targets: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
+    """Return rows as those of `run` of zero-shot CLIP with one prompt per class, the same for every seed."""
+    rows = []
+    for target, seed in product(targets, seeds):
+        cell = Cell(target, CLIP, architecture="clip", seed=seed)
+        rows.append(asdict(cell) | dict.fromkeys(ENDINGS) | {"held_out": np.nan})
+        rows[-1]["last"] = zero_shot_correct(setting, target)
+    return pd.DataFrame(rows)
 
 
 def correct(
@@ -119,13 +137,14 @@ def correct(
     times: float = 1,
     architectures: Sequence[str] | None = ("resnet50",),
     ending: str = "last",
+    length: float = 1,
 ) -> np.ndarray:
     """Return how often an arm is correct on each test image: float64 (seeds, images), averaged over architectures.
 
     Args:
         table: from `run`.
         target: whose test images.
-        arm, times: which training set.
+        arm, times: which training set. length: of which training.
         architectures: which networks; None for all that were trained on this target with this arm.
         ending: one of `ENDINGS`.
 
@@ -133,7 +152,7 @@ def correct(
         ValueError: a training is missing, or was not audited.
     """
     seeds = table["seed"].unique()
-    rows = table[(table.target == target) & (table.arm == arm) & (table.times == times)]
+    rows = table[(table.target == target) & (table.arm == arm) & (table.times == times) & (table.length == length)]
     names = rows["architecture"].unique() if architectures is None else list(architectures)
     rows = rows[rows.architecture.isin(names)]
     if len(rows) == 0 or len(rows) != len(seeds) * len(names) or rows[ending].isna().any():
@@ -141,7 +160,7 @@ def correct(
             f"correct: {target}, {arm} x {times:g} needs {', '.join(names) or 'networks'} with each of the seeds "
             f"{seeds.tolist()} and {ending!r}; the table has {int(rows[ending].notna().sum())} such rows"
         )
-    return np.stack([np.mean(np.stack(rows[rows.seed == seed][ending]), 0) for seed in seeds])
+    return np.stack([np.mean(np.stack(rows[rows.seed == seed][ending]), 0) for seed in seeds]).astype(np.float64)
 
 
 def zero_shot_correct(setting: Setting, target: str) -> np.ndarray:
@@ -154,7 +173,7 @@ def zero_shot_correct(setting: Setting, target: str) -> np.ndarray:
 def sets_by_trick(setting: Setting, target: str, execution: Execution) -> dict[str, ImageSet]:
     """Return the images that each of the paper's tricks makes for a target and the first seed, as networks see them."""
     cells = [Cell(target, trick) for trick in PAPER]
-    parts = {cell.arm: own[0] for cell, own in generated_sets(setting, cells).items()}
+    parts = {cell.arm: own[cell.arm] for cell, own in generated_sets(setting, cells).items()}
     images = generate_sets(setting, dict.fromkeys(parts.values(), (None,)), execution)
     return {arm: images[part, None] for arm, part in parts.items()}
 
@@ -163,51 +182,57 @@ def measures(setting: Setting, cells: Iterable[Cell], execution: Execution) -> p
     """Return the set measures of training sets against as many real images, in CLIP's image features.
 
     Args:
-        cells: which sets; the architecture does not matter.
+        cells: which sets; neither architecture nor length matters.
         execution: images that were generated before, by `run`, come from its cache.
 
     Returns:
         A row per set: target, arm, times, seed, then `zsclib.setmetrics.MEASURES`.
     """
-    cells = list(dict.fromkeys(replace(cell, architecture="resnet50") for cell in cells))
+    cells = list(dict.fromkeys(replace(cell, architecture="resnet50", length=1) for cell in cells))
     rows, real_features, features = [], {}, {}
     for cell, parts in generated_sets(setting, cells).items():
-        for part in parts:
-            if part not in features:
-                features[part] = clip_features(setting, part, execution)
-        own = zip(parts, training_rows(setting, cell), strict=True)
-        fake = np.concatenate([features[part][rows] for part, rows in own])
-        if (cell.target, len(fake)) not in real_features:
-            images = datasets.load(cell.target, "train", len(fake), allow_network=setting.allow_network)
-            encoded = open_models(setting)[1].encode_images(images.images).cpu().numpy()
-            real_features[cell.target, len(fake)] = encoded
-        values = setmetrics.measure(real_features[cell.target, len(fake)], fake, "CLIP image")
-        facts = {name: value for name, value in asdict(cell).items() if name != "architecture"}
+        fake = []
+        for trick, own in training_rows(setting, cell).items():
+            if parts[trick] not in features:
+                features[parts[trick]] = clip_features(setting, parts[trick], execution)
+            fake.append(features[parts[trick]][own])
+        n = sum(map(len, fake))
+        if (cell.target, n) not in real_features:
+            images = datasets.load(cell.target, "train", n, allow_network=setting.allow_network)
+            real_features[cell.target, n] = open_models(setting)[1].encode_images(images.images).cpu().numpy()
+        values = setmetrics.measure(real_features[cell.target, n], np.concatenate(fake), "CLIP image")
+        facts = {name: getattr(cell, name) for name in ("target", "arm", "times", "seed")}
         rows.append(facts | dict(zip(setmetrics.MEASURES, values.values(), strict=True)))
     return pd.DataFrame(rows)
 
 
-def _trained(setting: Setting, cell: Cell, images: ImageSet, held_out: ImageSet) -> Mapping[str, np.ndarray]:
+def _trained(setting: Setting, cell: Cell, images: ImageSet, held_out: ImageSet | None) -> Mapping[str, np.ndarray]:
     """Train one network; return its predictions on the test images, (checkpoints, test) and (test,)."""
     test = target_images(setting, cell.target, side(setting, cell))
-    audited, flip = cell.arm in setting.audited, setting.recipe.flip and cell.target not in setting.unmirrored
-    recipe = replace(setting.recipe, flip=flip, checkpoints=setting.recipe.checkpoints if audited else 1)
+    audited = (cell.arm, cell.times) in setting.audited and cell.length == 1
+    recipe = replace(
+        setting.recipe,
+        steps=max(1, round(setting.recipe.steps * cell.length)),
+        flip=setting.recipe.flip and cell.target not in setting.unmirrored,
+        checkpoints=setting.recipe.checkpoints if audited else 1,
+    )
     network = new_network(cell.architecture, images.classes, test.images.shape[1], setting.width, cell.seed)
-    watch = {"held-out": held_out, "test": test} if audited else {"test": test}  # they choose nothing
+    watch = {"test": test} | ({} if held_out is None else {"held-out": held_out})  # they choose nothing here
     trained = train(network, images, recipe, cell.seed, watch=watch, device=setting.device)
     arrays = {"test": trained.watched["test"].argmax(-1)}
+    if held_out is not None:
+        arrays["held_out"] = (trained.watched["held-out"].argmax(-1) == held_out.labels).mean(1)
     if audited:
-        predictions = trained.watched["held-out"].argmax(-1)
-        arrays["held_out"] = (predictions == held_out.labels).mean(1)
         arrays["batch_statistics"] = trained.scores(test.images, batch_statistics=True).argmax(-1)
     return arrays
 
 
-def _endings(setting: Setting, cell: Cell, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | None]:
+def _endings(setting: Setting, cell: Cell, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | float | None]:
     labels = target_images(setting, cell.target).labels
     correct = arrays["test"] == labels  # (checkpoints, test)
-    if "held_out" not in arrays:
-        return dict(zip(ENDINGS, (correct[-1], None, None, None), strict=True))
+    held_out = {"held_out": float(arrays["held_out"][-1]) if "held_out" in arrays else np.nan}
+    if "batch_statistics" not in arrays:
+        return dict.fromkeys(ENDINGS) | {"last": correct[-1]} | held_out
     chosen = len(correct) - 1 - arrays["held_out"][::-1].argmax()  # the later of equals
     best, adapted = correct[correct.mean(1).argmax()], arrays["batch_statistics"] == labels
-    return dict(zip(ENDINGS, (correct[-1], correct[chosen], best, adapted), strict=True))
+    return dict(zip(ENDINGS, (correct[-1], correct[chosen], best, adapted), strict=True)) | held_out

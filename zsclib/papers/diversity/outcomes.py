@@ -1,32 +1,63 @@
 """The long study of this paper: its arms, as jobs that say of each image whether the network is correct, and the
 contrast of each of its claims.
 
-A job is (arm, target, seed); a plan is plain data (`zsclib.study.freeze` says which), of whose settings this paper
-takes images, held_out and sampling_steps of `Setting`, and training_steps and learning_rate of the networks' recipe.
+A job is (arm, target, seed), the arm by the name that `experiments.name_of` gives a training; a plan is plain data
+(`zsclib.study.freeze` says which). Its models are a generator and a CLIP. Of its settings, `cells` lists what is
+trained on every target, blocks of the arguments of `experiments.comparison`; `per_class` and `held_out` are images of
+each class, of a set of N and of those that each of the paper's tricks holds out; `network_steps`, `network_batch` and
+`learning_rate` are the recipe's, of a training of length 1, where the claims compare; `splits` maps targets to the
+split of their test images where that is not "test"; all others are fields of `Setting`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+from dataclasses import asdict
+from functools import partial
 
 import numpy as np
+import pandas as pd
 
+from zsclib import datasets
 from zsclib.cache import Remember, at_once
 from zsclib.images.image_set import ImageSet
-from zsclib.papers.diversity.experiments import run
-from zsclib.papers.diversity.training_sets import Cell, Setting, target_images
+from zsclib.papers.diversity.contrasts import (
+    CHOSEN,
+    MEASURED,
+    Arms,
+    Side,
+    contrasts,
+    kinds,
+    sides_of,
+)
+from zsclib.papers.diversity.experiments import (
+    CLIP,
+    ENDINGS,
+    cell_of,
+    comparison,
+    correct,
+    measures,
+    name_of,
+    references,
+    run,
+)
+from zsclib.papers.diversity.training_sets import SINGLE, Cell, Setting, target_images
 from zsclib.recipe import Recipe
 from zsclib.workers import Execution
 
 Job = tuple[str, str, int]
-CONTRASTS = {"DIV-D3-guidance": ("random-guidance", "base")}  # claim -> arm, rival
+UNTRAINED = (CHOSEN, CLIP)  # arms that come from other arms' trainings, or from none
+RECIPE = ("network_steps", "network_batch", "learning_rate")
+APART = (*RECIPE, "cells", "splits", "per_class", "held_out")
 
 
 def jobs(plan: Mapping) -> list[Job]:
-    """Return the study's jobs: every arm of its claims, on every target, with every seed."""
-    arms = dict.fromkeys(arm for claim in plan["claims"] for arm in _contrast(claim))
-    return [(arm, name, seed) for name in plan["sets"] for seed in plan["seeds"] for arm in arms]
+    """Return the study's jobs: its cells, and what its claims compare beside them, target by target and seed by seed.
+
+    Raises:
+        ValueError: a claim of which nothing is known, or one that compares a training that is not among the cells.
+    """
+    return [(name, target, seed) for target in plan["sets"] for seed in plan["seeds"] for name in _names(plan)]
 
 
 def outcomes(
@@ -43,50 +74,118 @@ def outcomes(
     Args:
         plan: models (a generator, a CLIP), sets, images_seed and settings of the study.
         jobs: those wanted. execution, device: of generating and training.
-        remember: not used; nothing is chosen.
+        remember: keeps the measures of the training sets, and which single trick was chosen.
     """
-    values = plan["settings"]
-    recipe = Recipe(steps=values["training_steps"], learning_rate=values["learning_rate"])
-    for (target, seed), group in groupby(jobs, key=lambda job: job[1:]):
-        setting = Setting(
-            model=plan["models"][0],
-            clip=plan["models"][1],
-            images=values["images"],
-            held_out=values["held_out"],
-            sampling_steps=values["sampling_steps"],
-            test_images=plan["sets"][target],
-            test_seed=plan["images_seed"],
-            recipe=recipe,
-            audited=(),
-            device=device,
-        )
-        group = list(group)
-        table = run(setting, [Cell(target, arm, seed=seed) for arm, _, _ in group], execution)
-        for job, correct in zip(group, table["last"], strict=True):
-            yield job, correct, target_images(setting, target)
+    wanted, measured = list(jobs), set(MEASURED).intersection(plan["claims"])
+    for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
+        setting = _setting(plan, target, device)
+        cells = {name: cell_of(name, target, seed) for name, *of in wanted if tuple(of) == (target, seed)}
+        arms = {cell.arm for cell, _ in cells.values()}
+        trained = dict.fromkeys(cell for cell, _ in cells.values() if cell.arm not in UNTRAINED)
+        if CHOSEN in arms:
+            trained |= dict.fromkeys(Cell(target, trick, seed=seed) for trick in SINGLE)
+        table = pd.concat([run(setting, trained, execution), references(setting, [target], [seed])])
+        if measured:
+            sets = [cell for cell, _ in (cell_of(name, target, seed) for name in _names(plan)) if cell.arm in kinds()]
+            remember(target, f"measures {seed}", partial(_measured, setting, sets, execution))
+        if CHOSEN in arms:
+            remember(target, f"trick {seed}", partial(_chosen, table, target))
+        for name, (cell, ending) in cells.items():
+            if cell.arm == CHOSEN:
+                row = Arms(table, target)[Side(CHOSEN)][0]
+            else:
+                at = (cell.arm, cell.times, (cell.architecture,), ending, cell.length)
+                row = correct(table, target, *at)[0]
+            yield (name, target, seed), row.astype(bool), target_images(setting, target)
 
 
 def differences(
-    outcomes: Mapping[str, Mapping[str, np.ndarray]], choices: Mapping | None = None
+    outcomes: Mapping[str, Mapping[str, np.ndarray]], choices: Mapping[str, Mapping[str, Mapping]] | None = None
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return claim → target → paired differences of correctness, (seeds, images), of the arms that are there.
+    """Return claim → target → paired differences of correctness (seeds, images), or rank correlations (seeds,).
 
     Args:
         outcomes: arm → target → correctness (seeds, images).
-        choices: not used.
+        choices: target → what → what was noted of it: the measures of each seed's training sets.
     """
-    return {
-        claim: {
-            name: outcomes[arm][name] - other
-            for name, other in outcomes[rival].items()
-            if name in outcomes[arm]
-        }
-        for claim, (arm, rival) in CONTRASTS.items()
-        if arm in outcomes and rival in outcomes
-    }
+    if not outcomes:
+        return {}
+    table, measured = table_of(outcomes), measures_of(choices or {})
+    seeds = table["seed"].nunique()
+    noted = measured.groupby("target")["seed"].nunique() if len(measured) else {}
+    whole = [target for target, number in dict(noted).items() if number == seeds]
+    computed = contrasts(table, measured[measured.target.isin(whole)] if whole else None)
+    # Which trick was chosen is on record, or not known: held-out images are not.
+    recorded = outcomes.get(name_of(Cell("", CHOSEN)), {})
+    chosen = {target: of for target, of in computed.get("DIV-D5-equal", {}).items() if target in recorded}
+    return computed | {"DIV-D5-equal": chosen}
 
 
-def _contrast(claim: str) -> tuple[str, str]:
-    if claim not in CONTRASTS:
-        raise ValueError(f"the study has no arms for the claim {claim!r}; it has: {', '.join(CONTRASTS)}")
-    return CONTRASTS[claim]
+def table_of(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
+    """Return a record as a table like that of `experiments.run`, as far as it goes."""
+    rows: dict[Cell, dict] = {}
+    for name, by_target in outcomes.items():
+        for target, correct_on in by_target.items():
+            for seed, row in enumerate(correct_on):
+                cell, ending = cell_of(name, target, seed)
+                empty = asdict(cell) | dict.fromkeys(ENDINGS) | {"held_out": 0.0}
+                rows.setdefault(cell, empty)[ending] = row
+    return pd.DataFrame(list(rows.values()))
+
+
+def measures_of(choices: Mapping[str, Mapping[str, Mapping]]) -> pd.DataFrame:
+    """Return the noted measures of training sets as a table like that of `experiments.measures`."""
+    rows = []
+    for target, notes in choices.items():
+        by_seed = [note for what, note in sorted(notes.items()) if what.startswith("measures")]
+        for seed, note in enumerate(by_seed):
+            for name, values in note.items():
+                cell, _ = cell_of(name, target, seed)
+                rows.append({"target": target, "arm": cell.arm, "times": cell.times, "seed": seed} | values)
+    return pd.DataFrame(rows)
+
+
+def _names(plan: Mapping) -> list[str]:
+    """Return what is measured on every target with every seed."""
+    cells = dict.fromkeys(
+        cell for block in plan["settings"]["cells"] for cell in comparison(targets=[""], **block)
+    )
+    names = {name_of(cell): None for cell in cells}
+    for claim in plan["claims"]:
+        for side in sides_of(claim):
+            cell = Cell("", side.arm, side.times, architecture=side.architecture)
+            if side.arm not in UNTRAINED and cell not in cells:
+                raise ValueError(f"the plan has no cell {name_of(cell)!r}, which it needs for the claim {claim!r}")
+            names[name_of(cell, side.ending)] = None
+    return list(names)
+
+
+def _measured(setting: Setting, cells: list[Cell], execution: Execution) -> dict[str, dict[str, float]]:
+    table, noted = measures(setting, cells, execution), {}
+    for row in table.to_dict("records"):
+        cell = Cell(row.pop("target"), row.pop("arm"), row.pop("times"), seed=row.pop("seed"))
+        noted[name_of(cell)] = {name: round(value, 6) for name, value in row.items()}
+    return noted
+
+
+def _chosen(table: pd.DataFrame, target: str) -> dict[str, str]:
+    return {"trick": Arms(table, target).chosen()[0]}
+
+
+def _setting(plan: Mapping, target: str, device: str) -> Setting:
+    values = plan["settings"]
+    steps, batch, rate = (values[name] for name in RECIPE)
+    split = values.get("splits", {}).get(target, "test")
+    classes = len(datasets.load(target, split, 1, plan["images_seed"]).classes)
+    return Setting(
+        model=plan["models"][0],
+        clip=plan["models"][1],
+        test_images=plan["sets"][target],
+        test_seed=plan["images_seed"],
+        test_split=split,
+        images=values["per_class"] * classes,
+        held_out=values["held_out"] * classes,
+        recipe=Recipe(steps=steps, batch=batch, learning_rate=rate),
+        device=device,
+        **{name: value for name, value in values.items() if name not in APART},
+    )

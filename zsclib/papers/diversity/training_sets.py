@@ -1,7 +1,7 @@
 """Which training sets the bag of tricks is judged by, and how generated images are shared out among them.
 
 An arm is a training set: which tricks made its images, and what else sets it apart. Arms of one target and seed share
-images: a union takes the first of each trick's, and every trick's very first are held out from training.
+images: a union takes the first of each trick's, and the very first of the paper's four are held out from training.
 """
 
 from __future__ import annotations
@@ -34,18 +34,24 @@ class Arm:
 
     Attributes:
         tricks: keys of `TRICKS`, each gives an equal part; none stands for real images of the target's train split.
+        held_out: those of the paper's tricks on whose held-out images its networks are scored. Single tricks are scored
+            on those of all, so that one can choose among them without a real image.
         shared_noise: all classes begin with one and the same sequence of noises, as in the released code.
         small: how its images are made `Setting.small` pixels wide; None: networks see `Setting.size` pixels.
     """
 
     tricks: tuple[str, ...] = ("base",)
+    held_out: tuple[str, ...] = ()
     shared_noise: bool = False
     small: str | None = None
 
 
+SINGLE = PAPER[1:]  # the tricks among which the best is chosen
 ARMS = {
     **{trick: Arm(tricks=(trick,)) for trick in TRICKS},
-    "union": Arm(tricks=PAPER),  # at 4 times the size: the paper's "all combined"
+    "base": Arm(held_out=("base",)),
+    **{trick: Arm(tricks=(trick,), held_out=PAPER) for trick in SINGLE},
+    "union": Arm(tricks=PAPER, held_out=PAPER),  # at 4 times the size: the paper's "all combined"
     "real": Arm(tricks=()),
     "shared noise": Arm(shared_noise=True),
     "small, antialiased": Arm(small="antialiased"),
@@ -60,13 +66,14 @@ class Setting:
     Attributes:
         model, clip: folders of the generator and of the CLIP whose image features sets are measured in.
         images: N of a training set, equally many per class.
-        held_out: further images of each trick, at least one per class, on which a checkpoint may be chosen.
+        held_out: further images of each of the paper's tricks, at least one per class, on which may be chosen.
         sampling_steps: of DDIM.
-        test_images: of each target. test_seed: which ones.
+        test_images: of each target. test_seed: which ones. test_split: of which split.
         size, small: pixels that networks see, and those of arms with `Arm.small`.
         width: of the networks, "pocket" or "full".
-        recipe: of the training; unmirrored: targets whose images it must not flip.
-        audited: arms whose networks are scored at every checkpoint, and with test-batch statistics as well.
+        recipe: of a training of length 1; unmirrored: targets whose images it must not flip.
+        audited: arms with held-out images, and their sizes, whose networks are scored at every checkpoint, and with
+            test-batch statistics as well, after trainings of length 1.
         device, precision, allow_network: where all is computed, how the generator is opened.
     """
 
@@ -77,12 +84,13 @@ class Setting:
     sampling_steps: int = 8
     test_images: int = 400
     test_seed: int = 0
+    test_split: str = "test"
     size: int = 32
     small: int = 16
     width: str = "pocket"
     recipe: Recipe = field(default_factory=Recipe)
     unmirrored: tuple[str, ...] = ("digits",)
-    audited: tuple[str, ...] = ("base", "union")
+    audited: tuple[tuple[str, float], ...] = (("base", 1), ("union", 4))
     device: str = "cpu"
     precision: str = "float32"
     allow_network: bool = False
@@ -90,12 +98,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: target, arm (a key of `ARMS`), the set's size as a multiple of N, architecture, seed."""
+    """One training: target, arm (a key of `ARMS`), the set's size as a multiple of N, length as a multiple of the
+    recipe's steps, architecture, seed."""
 
     target: str
     arm: str = "base"
     times: float = 1
     _: KW_ONLY
+    length: float = 1
     architecture: str = "resnet50"
     seed: int = 0
 
@@ -112,8 +122,8 @@ class Generated:
     per_class: int
 
 
-def generated_sets(setting: Setting, cells: Iterable[Cell]) -> dict[Cell, tuple[Generated, ...]]:
-    """Return which images each cell is made from, everything checked; cells share what they can.
+def generated_sets(setting: Setting, cells: Iterable[Cell]) -> dict[Cell, dict[str, Generated]]:
+    """Return by trick which images each cell is made from or scored on, everything checked; cells share what they can.
 
     Raises:
         ValueError: an unknown arm or architecture, images that classes and tricks cannot share equally, and what
@@ -128,19 +138,21 @@ def generated_sets(setting: Setting, cells: Iterable[Cell]) -> dict[Cell, tuple[
                     f"generated_sets: there is no {name!r}{did_you_mean(name, known)}, which {cell} asks for; "
                     f"known: {', '.join(known)}"
                 )
-        arm, (held_out, n, classes) = ARMS[cell.arm], _shares(setting, cell)
+        arm, (_, n, classes) = ARMS[cell.arm], _shares(setting, cell)
         k = max(1, len(arm.tricks))
         if n < k or n * classes != setting.images * cell.times:
             raise ValueError(
                 f"generated_sets: {setting.images} x {cell.times:g} images of {cell.target} cannot be shared equally "
                 f"by {classes} classes and {k} tricks"
             )
-        parts_of[cell] = [(cell.target, trick, cell.seed, arm.shared_noise) for trick in arm.tricks]
-        for part in parts_of[cell]:
-            _check(setting, *part[:2])
-            most[part] = max(most.get(part, 0), held_out + math.ceil(n / k))
+        parts_of[cell] = {}
+        for trick in dict.fromkeys((*arm.tricks, *arm.held_out)):
+            part = parts_of[cell][trick] = (cell.target, trick, cell.seed, arm.shared_noise)
+            _check(setting, cell.target, trick)
+            own = math.ceil(n / k) if trick in arm.tricks else 0
+            most[part] = max(most.get(part, 0), _held_out(setting, cell, trick) + own)
     return {
-        cell: tuple(Generated(*part[:3], shared_noise=part[3], per_class=most[part]) for part in parts)
+        cell: {trick: Generated(*p[:3], shared_noise=p[3], per_class=most[p]) for trick, p in parts.items()}
         for cell, parts in parts_of.items()
     }
 
@@ -197,26 +209,30 @@ def _generated(
     return {"images": images, "features": clip.encode_images(images).cpu().numpy()}
 
 
-def training_rows(setting: Setting, cell: Cell) -> list[slice]:
-    """Return which rows of each of a cell's generated sets are its training set; those before them are held out."""
-    held_out, n, classes = _shares(setting, cell)
-    tricks = ARMS[cell.arm].tricks
-    shares = [n // len(tricks) + (i < n % len(tricks)) for i in range(len(tricks))]
-    return [slice(held_out * classes, (held_out + own) * classes) for own in shares]
+def training_rows(setting: Setting, cell: Cell) -> dict[str, slice]:
+    """Return by trick which rows of a cell's generated sets are its training set; those before them are held out."""
+    _, n, classes = _shares(setting, cell)
+    tricks, rows = ARMS[cell.arm].tricks, {}
+    for i, trick in enumerate(tricks):
+        first, own = _held_out(setting, cell, trick), n // len(tricks) + (i < n % len(tricks))
+        rows[trick] = slice(first * classes, (first + own) * classes)
+    return rows
 
 
-def share(setting: Setting, cell: Cell, parts: Iterable[ImageSet]) -> tuple[ImageSet, ImageSet]:
-    """Return a cell's training set and its held-out images, from the sets it is made from."""
-    if not ARMS[cell.arm].tricks:
+def share(setting: Setting, cell: Cell, parts: Mapping[str, ImageSet]) -> tuple[ImageSet, ImageSet | None]:
+    """Return a cell's training set and its held-out images, None where it has none, from its sets by trick."""
+    arm = ARMS[cell.arm]
+    if not arm.tricks:
         return real(setting, cell)
-    pairs = list(zip(parts, training_rows(setting, cell), strict=True))
-    training = union(part.take(np.arange(rows.start, rows.stop)) for part, rows in pairs)
-    return training, union(part.take(np.arange(rows.start)) for part, rows in pairs)
+    rows, (held_out, _, classes) = training_rows(setting, cell), _shares(setting, cell)
+    training = union(parts[trick].take(np.arange(own.start, own.stop)) for trick, own in rows.items())
+    first = [parts[trick].take(np.arange(held_out * classes)) for trick in arm.held_out]
+    return training, union(first) if first else None
 
 
 def target_images(setting: Setting, target: str, size: int | None = None) -> ImageSet:
     """Return a target's test images, at the size that networks see or another."""
-    return _load(setting, target, "test", setting.test_images, setting.test_seed, size or setting.size)
+    return _load(setting, target, setting.test_split, setting.test_images, setting.test_seed, size or setting.size)
 
 
 def real(setting: Setting, cell: Cell) -> tuple[ImageSet, ImageSet]:
@@ -262,6 +278,11 @@ def _shares(setting: Setting, cell: Cell) -> tuple[int, int, int]:
     """Return images per class that a trick holds out and that the set has, and the number of classes."""
     classes = len(target_images(setting, cell.target).classes)
     return max(1, setting.held_out // classes), int(setting.images * cell.times) // classes, classes
+
+
+def _held_out(setting: Setting, cell: Cell, trick: str) -> int:
+    """Return how many images per class, its very first, a trick holds out."""
+    return _shares(setting, cell)[0] if trick in PAPER else 0
 
 
 def _plan(setting: Setting, part: Generated) -> pd.DataFrame:

@@ -39,7 +39,7 @@ RESIZES = ("antialiased", "bilinear", "nearest")
 
 @dataclass(frozen=True, kw_only=True)
 class Trick:
-    """Which of a data set's templates (`Prompts.base`, `.bare` or `.domains`) and which guidance a trick takes."""
+    """Which of a data set's sentences (`Prompts.base`, `.bare`, `.domains`, `.template`) and guidance a trick takes."""
 
     template: str = "base"
     guidance: Guidance = Guidance(7.5)
@@ -50,7 +50,9 @@ TRICKS = {  # accuracy of a ResNet-50 on CIFAR-10 / CIFAR-100 / EuroSAT, from th
     "class-name": Trick(template="bare"),  # 62.3 / 26.5 / not shown
     "multi-domain": Trick(template="domains"),  # 68.0 / 32.6 / 35.7
     "random-guidance": Trick(guidance=Guidance(1, 5)),  # 72.9 / 31.2 / 40.2; "randomly from 1 to 5"
-    # Controls of ours: is it the randomness or the lower mean, and what does the released code do?
+    # Of ours: the sentence that names the style of the test images; is it the randomness of guidance or its lower mean;
+    # and what does the released code do?
+    "style-matched": Trick(template="template"),
     **{f"guidance-{s}": Trick(guidance=Guidance(s)) for s in (1, 2, 3, 4, 5)},
     "random-guidance-integer": Trick(guidance=Guidance(1, 5, integer=True)),
     "random-guidance-once": Trick(guidance=Guidance(1, 5, integer=True, once=True)),  # the released code

@@ -1,0 +1,130 @@
+"""What the page shows of trainings on the bag of tricks, its own and the study's, also while some are missing."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from zsclib.papers.diversity.contrasts import CHOSEN, NETWORKS
+from zsclib.papers.diversity.experiments import CLIP, FIXED, name_of
+from zsclib.papers.diversity.outcomes import table_of
+from zsclib.papers.diversity.training_sets import SINGLE, Cell
+from zsclib.setmetrics import MEASURES
+from zsclib.study.figures import diversity_study as figures
+from zsclib.study.stats import interval
+
+TARGETS, STEPS = ("objects-hard", "digits"), 1024
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def recorded() -> dict:
+    """A record of two targets; on digits neither all combined nor CLIP has been measured yet."""
+    rng, every = np.random.default_rng(0), {}
+
+    def put(cell: Cell, share: float, targets=TARGETS) -> None:
+        every[name_of(cell)] = {t: (rng.random((3, 60)) < share).astype(float) for t in targets}
+
+    for arm in ("base", "style-matched", *SINGLE, "union", "real", *FIXED, "random-guidance-integer", CHOSEN):
+        put(Cell("", arm), 0.5)
+    put(Cell("", "base", 4), 0.6)
+    for length in (0.0625, 0.25, 2):
+        put(Cell("", "base", length=length), 0.2 + 0.1 * length)
+    put(Cell("", "union", 4), 0.8, TARGETS[:1])
+    for name in NETWORKS[1:]:
+        put(Cell("", "base", architecture=name), 0.5)
+        put(Cell("", "union", 4, architecture=name), 0.7, TARGETS[:1])
+    every[name_of(Cell("", CLIP, architecture="clip"))] = {TARGETS[0]: np.repeat([[1.0] * 45 + [0.0] * 15], 3, 0)}
+    return every
+
+
+@pytest.fixture
+def table(recorded) -> pd.DataFrame:
+    return table_of(recorded)
+
+
+def test_gains_are_those_of_the_record_as_far_as_it_goes(table, recorded):
+    gains = figures.gains(table)
+    assert list(gains) == list(TARGETS)
+    assert "all combined" in gains["objects-hard"] and "all combined" not in gains["digits"]
+    base, named = (recorded[name_of(Cell("", arm))]["digits"] for arm in ("base", "style-matched"))
+    assert gains["digits"]["style named"] == interval(named - base)
+    chosen = recorded[name_of(Cell("", CHOSEN))]["digits"]
+    assert gains["digits"][CHOSEN] == interval(chosen - base)
+
+
+def test_kinds_and_number_sum_to_the_gain_of_all_combined(table):
+    steps = figures.kinds_and_number(table)
+    both = steps["objects-hard"]
+    whole = figures.gains(table)["objects-hard"]["all combined"].value
+    assert both["kinds, both orders"].value + both["number, both orders"].value == pytest.approx(whole)
+    assert list(steps["digits"]) == ["kinds, at N", "number, naive images"]
+
+
+def test_networks_are_called_by_what_they_are(table):
+    names = figures.by_network(table)
+    assert list(names) == ["objects-hard"]
+    assert list(names["objects-hard"]) == [
+        "bottleneck-14", "bottleneck-20", "transformer, 2 blocks", "inverted residual, 6 blocks", "ConvNeXt, 5 blocks",
+    ]  # fmt: skip
+    assert next(iter(figures.by_network(table, "full")["objects-hard"])) == "bottleneck-50"
+
+
+def test_levels_stand_between_naive_and_real_images_and_clip(table):
+    levels = figures.levels(table)
+    assert list(levels["objects-hard"]) == ["naive", "union", "all combined", "real images", CLIP]
+    assert levels["objects-hard"][CLIP].value == 0.75 and levels["objects-hard"][CLIP].n == 60  # no seed changes it
+    assert CLIP not in levels["digits"]
+
+
+def test_curves_over_length_go_through_what_was_measured(table, recorded):
+    figure = figures.lengths(table, STEPS)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(lines["naive"].get_xdata()) == [64, 256, 1024, 2048]
+    short = recorded[name_of(Cell("", "base", length=0.25))]["objects-hard"]
+    assert lines["naive"].get_ydata()[1] == pytest.approx(short.mean())
+    assert "all combined" not in {line.get_label() for line in figure.axes[1].lines}
+
+
+def test_a_target_where_training_had_not_ended_is_named(recorded):
+    name = name_of(Cell("", "base", length=2))
+    recorded[name] = dict(recorded[name_of(Cell("", "base"))])
+    assert "On no target so far" in figures.flatness(table_of(recorded))
+    recorded[name]["digits"] = np.ones((3, 60))
+    assert figures.flatness(table_of(recorded)).startswith("On digits, the naive set gains more than 2 points")
+    del recorded[name]
+    assert "not been measured" in figures.flatness(table_of(recorded))
+
+
+def test_guidance_has_a_curve_and_a_mark_for_each_random_scale(table):
+    figure = figures.guidance(table)
+    first = figure.axes[0]
+    assert list(first.lines[0].get_xdata()) == [1, 2, 3, 4, 5, 7.5]
+    assert len(first.containers) == 2  # once per run was not measured
+
+
+def test_measures_are_drawn_less_the_mean_of_sets_of_one_size():
+    rows = [
+        {"target": t, "seed": s, "times": k, "accuracy": x / 10 + k, **dict.fromkeys(MEASURES, float(x + 5 * k))}
+        for t in ("one", "two") for s in (0, 1) for k in (1, 4) for x in range(4)
+    ]  # fmt: skip
+    figure = figures.measures(pd.DataFrame(rows))
+    assert figure.axes[0].get_title() == "vendi score\nρ = +1.00 (+1.00 to +1.00)"
+    assert np.ptp(figure.axes[0].lines[0].get_xdata()) == pytest.approx(3)
+
+
+def test_before_the_first_outcome_there_is_nothing_to_draw(recorded):
+    empty = table_of({})
+    assert figures.targets_of(empty) == []
+    assert figures.gains(empty) == figures.kinds_and_number(empty) == figures.by_network(empty) == {}
+    some = table_of({name_of(Cell("", "base")): recorded[name_of(Cell("", "base"))]})
+    assert figures.targets_of(some) == list(TARGETS) and figures.gains(some) == {}
+    assert not any(ax.axison for ax in figures.guidance(some).axes)
+    figures.lengths(some, STEPS)
