@@ -87,7 +87,7 @@ def gains(outcomes: Outcomes) -> Figure | None:
         return None if there is None else interval(difference(ours[name], there))
 
     by_set = {name: {rival: [gain(rival, name)] for rival in rows} for name in names}
-    heads = {name: f"{name}\n{100 * ours[name].mean():.0f} %" for name in names}
+    heads = {name: f"{name.replace('-', chr(10), 1)}\n{100 * ours[name].mean():.0f} %" for name in names}
     return columns(by_set, heads, ROW, "points by which the diffusion classifier is ahead, with 95 % intervals")
 
 
