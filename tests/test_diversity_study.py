@@ -75,9 +75,9 @@ def pixels(images: ImageSet) -> list[bytes]:
 
 def test_every_cell_has_a_row_with_each_ending(table, setting):
     assert table[["arm", "times"]].apply(tuple, axis=1).tolist() == [(cell.arm, cell.times) for cell in CELLS]
-    is_audited = pd.Series([at in setting.audited for at in zip(table["arm"], table["times"], strict=True)])
+    is_audited = pd.Series([(cell.arm, cell.times) in setting.audited and cell.length == 1 for cell in CELLS])
     audited = table[is_audited]
-    assert len(audited) == 3 and all(x.dtype == bool and x.shape == (setting.test_images,) for x in table["last"])
+    assert len(audited) == 2 and all(x.dtype == bool and x.shape == (setting.test_images,) for x in table["last"])
     assert all(x.shape == (setting.test_images,) for ending in ENDINGS for x in audited[ending])
     assert table[~is_audited][list(ENDINGS[1:])].isna().all(axis=None)
     last, held_out, best = (audited[ending].map(np.mean) for ending in ENDINGS[:3])
