@@ -364,7 +364,8 @@ def test_planted_near_copies_are_the_only_ones(pool):
     moved = np.roll(pool.images[5:15], (1, -1), axis=(1, 2)).astype(float) * 0.93
     copies = np.floor(np.clip(moved, 0, 255) + 0.5).astype(np.uint8)
     distance, row = nearest(np.concatenate([others, copies, pool.images[20:22]]), pool.images)
-    assert row[40:].tolist() == [*range(5, 15), 20, 21] and distance[-2:].max() < 0.1
+    # the very images are at 0, but for the rounding of a difference of two large numbers
+    assert row[40:].tolist() == [*range(5, 15), 20, 21] and distance[-2:].max() < 0.5
     assert near_copies(distance).tolist() == [False] * 40 + [True] * 12
     twice, again = nearest(pool.images[:300], pool.images, own=np.arange(300))
     assert (again != np.arange(300)).all()

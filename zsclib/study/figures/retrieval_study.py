@@ -64,20 +64,20 @@ def flatness(outcomes: Outcomes) -> str:
     for target in (target for target in targets_of(outcomes) if target in longer):
         gain = interval(longer[target] - outcomes[REAL][target])
         places["rising" if gain.low > FLAT else "flat" if gain.high < FLAT else "open"].append(target)
-    points, said = f"{100 * FLAT:g} points", []
+    points, parts = f"{100 * FLAT:g} points", []
     if places["flat"]:
-        said.append(f"On {_list(places['flat'])}, twice the updates add less than {points} to {REAL}.")
+        parts.append(f"On {_list(places['flat'])}, twice the updates add less than {points} to {REAL}.")
     if places["rising"]:
-        said.append(
+        parts.append(
             f"On {_list(places['rising'])}, they add more than {points}: training had not ended there, and a verdict "
             f"against {REAL} may be one on speed."
         )
     if places["open"]:
-        said.append(
+        parts.append(
             f"On {_list(places['open'])}, the interval holds {points}, so it is not shown that the curve is flat: "
             f"verdicts against {REAL} there hold for this number of updates."
         )
-    return " ".join(said)
+    return " ".join(parts)
 
 
 def beside_table(outcomes: Outcomes) -> HTML:
@@ -131,7 +131,7 @@ def gap_table(outcomes: Outcomes, published: Published) -> HTML:
 
 def shares_table(choices: Choices) -> HTML:
     """Return the share of extra images in a batch that each arm was given on held-out images: a row per arm."""
-    chosen = {target: kept["shares"] for target, kept in choices.items() if "shares" in kept}
+    chosen = {target: noted["shares"] for target, noted in choices.items() if "shares" in noted}
     arms = [name for name, arm in ARMS.items() if arm.make is not None and arm.share is None]
     rows = [[arm, *(_share(own.get(arm)) for own in chosen.values())] for arm in arms if _known(arm, chosen.values())]
     return with_breaks(rows, ["share of a batch", *chosen])
@@ -174,7 +174,7 @@ def drops_table(choices: Choices) -> HTML:
 def memorised_table(choices: Choices) -> HTML:
     """Return how many generated images have a near-copy in the whole pool, over all targets on record: a row per
     guidance scale, then one per third of the classes, by how many captions name them."""
-    counted = [kept["memorised"] for kept in choices.values() if "memorised" in kept]
+    counted = [noted["memorised"] for noted in choices.values() if "memorised" in noted]
     if not counted:
         return HTML("<p>Not counted on the whole pool yet.</p>")
     by_scale = pd.DataFrame([row for one in counted for row in one["by guidance"]]).groupby("guidance").sum()
@@ -199,7 +199,7 @@ def _differences(outcomes: Outcomes, arm: str, rival: str, targets: Iterable[str
 
 def _sets(choices: Choices) -> dict[str, list[Mapping]]:
     """Return target → what is on record of each seed's sets."""
-    made = {t: [kept[what] for what in kept if what.startswith("sets")] for t, kept in choices.items()}
+    made = {t: [noted[what] for what in noted if what.startswith("sets")] for t, noted in choices.items()}
     return {target: seeds for target, seeds in made.items() if seeds}
 
 
