@@ -12,6 +12,17 @@ below. Memory is flat where these columns stay what they are while the files gro
 that the processors spent on this process, all threads together, and what stands in brackets is the time on the clock.
 
     python bench/pools.py --sizes 10000000x128 1000000x512 --limit 20 --folder FOLDER_WITH_4_GB
+
+Measured in November 2026 on one busy core of 65 GFLOPS, processor time; GiB are the most that was held:
+       rows  width  way      ms a query, in batches  single  recall@10  GiB to build, to search  on disk
+  1,000,000    128  ivf-pq                     1.50     3.4       .988               0.08  0.04     0.28
+                    numpy                     21.76     260          1                     0.06     0.24
+ 10,000,000    128  ivf-pq                     2.52     4.3       .965               0.52  0.26     2.75
+                    numpy                    217.74    2635          1                     0.26     2.38
+  1,000,000    512  ivf-pq                     2.81     4.4       .927               0.22  0.08     1.02
+                    numpy                     83.24    1772          1                     0.21     0.95
+So ten million vectors are searched 86 times as fast as by the scan, and one query by itself 600 times. Building holds the
+index and a block of vectors; the vectors stay on disk.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from zsclib.pools.retrieval import save_files
 from zsclib.prompts import fill
 from zsclib.workers import Execution
 
-RETRIEVED = tuple(name for name in ARMS if name.startswith("retrieved"))
+RETRIEVED = tuple(name for name in ARMS if name.startswith("retrieved") and "floor" not in name)  # whole sets
 FOLDER = "retrieved"  # in the folder of the run
 
 
