@@ -14,6 +14,7 @@ from zsclib.study.figures.retrieval_study import (
     flatness,
     gap_table,
     left_to_teach,
+    limits,
     memorised_table,
     sets_table,
     shares_table,
@@ -84,7 +85,10 @@ def test_below_a_claim_stands_the_same_with_shares_made_equal(outcomes):
     even = [outcomes[f"{arm}, half of each batch"]["digits"] for arm in ("retrieved by text", "templates")]
     assert shown(outcomes["retrieved by text"]["digits"] - outcomes["templates"]["digits"]) in row
     assert "half of each batch" in below and shown(even[0] - even[1]) in below
-    assert "RET-R1<" not in html  # D alone has no share
+    first, second = (part.split("</tr>")[0] for part in html.split("RET-R1<")[1].split("<tr>")[:2])
+    even = outcomes["templates, half of each batch"]["digits"]  # D alone has no share
+    assert shown(outcomes["templates"]["digits"] - outcomes["real only"]["digits"]) in first
+    assert shown(even - outcomes["real only"]["digits"]) in second and "RET-R2<" not in html
 
 
 def test_d_beside_images_of_a_generator_that_has_learnt_it(outcomes):
@@ -150,6 +154,15 @@ def test_shares_and_sets_of_the_study_are_shown_as_they_were():
     first, second = rows_of(drops_table(CHOICES))
     assert first == ["retrieved by text", "digits", "0", "0", "6", "0", "7", "–"] and second[-2:] == ["6", "3"]
     assert rows_of(shares_table({})) == [] and rows_of(drops_table({})) == []
+
+
+def test_targets_on_which_little_can_be_told_are_named(outcomes):
+    assert limits(outcomes, CHOICES) == ""
+    outcomes["real only"]["digits"] = np.ones((3, 50))
+    assert limits(outcomes, {}) == "On digits, real only names 100 % already, so that little can be gained."
+    few = {"templates": {"delivered": [4, 4], "compared": [3, 0]}}
+    text = limits({}, {"digits": CHOICES["digits"] | {"sets-seed-2": few}})
+    assert text.startswith("On digits, an arm that falls short cuts all of them to as few as 3 extra images of 8")
 
 
 def test_copies_of_the_pool_are_counted_by_guidance_and_by_frequency():

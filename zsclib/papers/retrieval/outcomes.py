@@ -47,8 +47,8 @@ BESIDE = {  # arms away from where the claims compare them: by N in |D|, trainin
         for what, change in (("N = |D|", {"times": 1}), ("its own counts", {"counts": FULL}))
     },
 }
-# Shares are chosen on few held-out images, so arms that a claim compares may differ in theirs by chance; these take one
-# and the same as well.
+# Shares are chosen on few held-out images, so arms that a claim compares may differ in theirs by chance; and an arm
+# that falls short may cut all others to next to nothing. So these take one share, and all their images, as well.
 EVEN = 0.5
 EVENLY = {
     f"{arm}, half of each batch": arm
@@ -149,7 +149,7 @@ def _places(arms: Iterable[str], at: At) -> dict[str, tuple[str, At]]:
     """Return of what is trained, by its name in the study, the arm and where it is compared."""
     places = {arm: (arm, at) for arm in arms if arm not in (*REFERENCES, CHOSEN, *BESIDE, *EVENLY)}
     places |= {name: (arm, _changed(at, change)) for name, (arm, change) in BESIDE.items() if name in arms}
-    return places | {name: (arm, at) for name, arm in EVENLY.items() if name in arms}
+    return places | {name: (arm, at._replace(counts=FULL)) for name, arm in EVENLY.items() if name in arms}
 
 
 def _changed(at: At, change: Mapping) -> At:

@@ -91,7 +91,7 @@ def _published_accuracies(arm: str, name: str, published: Mapping[str, Any]) -> 
 
 
 def failures(
-    targets: Mapping[str, Target], results: Mapping[str, Result], columns: int = 7, row_titles: bool = True
+    targets: Mapping[str, Target], results: Mapping[str, Result], columns: int = 6, row_titles: bool = True
 ) -> Figure | None:
     """Show wrongly classified images, a row a set, those of the largest margin first; nothing where there are none."""
     images, titles, rows = [], [], []

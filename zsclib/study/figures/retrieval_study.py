@@ -26,6 +26,7 @@ from zsclib.study.tables import table
 
 REAL = "real only"
 LONGER = "real only, twice the updates"
+CEILING = 0.9  # of D alone, beyond which a set decides little
 FLAT = 0.02  # gained by twice the updates, beyond which a training had not ended
 ROW = 0.21  # inches
 Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
@@ -88,15 +89,35 @@ def beside_table(outcomes: Outcomes) -> HTML:
     return with_breaks(rows, ["changed in one respect, less the same arm unchanged; points", *targets])
 
 
+def limits(outcomes: Outcomes, choices: Choices) -> str:
+    """Return, in words, on which targets little can be told: D alone is near the ceiling already, or equal counts leave
+    hardly any extra images."""
+    parts = []
+    for target in targets_of(outcomes):
+        level = outcomes[REAL][target].mean()
+        if level > CEILING:
+            parts.append(f"On {target}, {REAL} names {100 * level:.0f} % already, so that little can be gained.")
+    for target, seeds in _sets(choices).items():
+        counts = [(sum(sets["templates"]["compared"]), sum(sets["templates"]["delivered"])) for sets in seeds]
+        fewest, wanted = min(counts)
+        if fewest < wanted / 2:
+            parts.append(
+                f"On {target}, an arm that falls short cuts all of them to as few as {fewest} extra images of "
+                f"{wanted}: what is compared there are arms that hardly differ."
+            )
+    return " ".join(parts)
+
+
 def even_table(outcomes: Outcomes) -> HTML:
-    """Return the claims' differences in points between arms whose shares were chosen, and below each the same where
-    both take half of each batch."""
+    """Return the claims' differences in points at shares that were chosen and at equal counts, and below each the same
+    where extra images are half of each batch, all that an arm has."""
     targets, own = targets_of(outcomes), {arm: name for name, arm in EVENLY.items()}
     rows = []
     for claim, (arm, rival) in PAIRS.items():
-        if arm in own and rival in own:
+        if arm in own or rival in own:
+            even = own.get(arm, arm), own.get(rival, rival)
             rows.append([f"{claim}<br>{arm}, less {rival}", *_differences(outcomes, arm, rival, targets)])
-            rows.append(["half of each batch", *_differences(outcomes, own[arm], own[rival], targets)])
+            rows.append(["half of each batch", *_differences(outcomes, *even, targets)])
     return with_breaks(rows, ["difference, points", *targets])
 
 
