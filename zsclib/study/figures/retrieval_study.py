@@ -16,7 +16,7 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from zsclib.papers.retrieval.arms import ARMS
-from zsclib.papers.retrieval.contrasts import CHOSEN, ORDER, PAIRS, REFERENCES, Arms, gap_share
+from zsclib.papers.retrieval.contrasts import ABSENT, CHOSEN, ORDER, PAIRS, REFERENCES, Arms, gap_share
 from zsclib.papers.retrieval.outcomes import BESIDE, EVENLY, as_table
 from zsclib.pools.ladder import DROPS
 from zsclib.study.figures.retrieval import Published, published_gains, share_of_gap, with_breaks
@@ -116,8 +116,10 @@ def even_table(outcomes: Outcomes) -> HTML:
     for claim, (arm, rival) in PAIRS.items():
         if arm in own or rival in own:
             even = own.get(arm, arm), own.get(rival, rival)
-            rows.append([f"{claim}<br>{arm}, less {rival}", *_differences(outcomes, arm, rival, targets)])
-            rows.append(["half of each batch", *_differences(outcomes, *even, targets)])
+            judged = [(target in ABSENT) == (claim == "RET-R10") for target in targets]
+            for name, pair in ((f"{claim}<br>{arm}, less {rival}", (arm, rival)), ("half of each batch", even)):
+                cells = zip(_differences(outcomes, *pair, targets), judged, strict=True)
+                rows.append([name, *(cell if there else None for cell, there in cells)])
     return with_breaks(rows, ["difference, points", *targets])
 
 
