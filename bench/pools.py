@@ -22,7 +22,7 @@ Measured in November 2026 on one busy core of 65 GFLOPS, processor time; GiB are
   1,000,000    512  ivf-pq                     2.81     4.4       .927               0.22  0.08     1.02
                     numpy                     83.24    1772          1                     0.21     0.95
 So ten million vectors are searched 86 times as fast as by the scan, and one query by itself 600 times. Building holds
-the index and a block of vectors; the vectors stay on disk.
+little more than the index and a block of vectors; the vectors stay on disk.
 """
 
 from __future__ import annotations
