@@ -3,6 +3,8 @@ PYTHON  ?= $(shell command -v python3.11 || command -v python3 || command -v pyt
 VENV    ?= .venv
 PROFILE ?= book
 PORT    ?= 8000
+# processes of `make test`; each takes whole files, and one thread
+TESTERS ?= 2
 TORCH   := torch==2.13.0
 # soupsieve 3 refuses Python 3.11.0 to 3.11.4, among them Debian 12's
 HELD    := soupsieve<3
@@ -22,8 +24,8 @@ setup: $(READY)  ## make or update .venv (every other target does it when needed
 book: $(READY)  ## run the notebooks that are stale and render the book     [PROFILE=book]
 	@$(PY) -m zsclib book --profile $(PROFILE)
 
-test: $(READY)  ## run every test                                           [ARGS="-k name"]
-	@$(PY) -m pytest $(ARGS)
+test: $(READY)  ## run every test                                           [ARGS="-k name"] [TESTERS=2]
+	@$(PY) -m pytest -n $(TESTERS) --dist loadfile $(ARGS)
 
 run: $(READY)  ## run one notebook                                          NOTEBOOK=name [PROFILE=book] [ARGS="-p seed=1"]
 	@test -n "$(NOTEBOOK)" || { echo 'make run: say which notebook, for instance  make run NOTEBOOK=diffusion_classifier'; exit 2; }

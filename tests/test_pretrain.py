@@ -479,6 +479,7 @@ def test_evaluation_measures_what_was_exported(exported, monkeypatch):
     import zsclib.pocket.evaluation as module
 
     monkeypatch.setattr(module, "CLIP_SETS", ("objects",))
+    monkeypatch.setattr(module, "HARD_SETS", ())
     monkeypatch.setattr(module, "DIFFUSION_SETS", ("objects",))
     monkeypatch.setattr(module, "TIMESTEPS", 2)
     monkeypatch.setattr(
@@ -521,7 +522,7 @@ def test_one_command_trains_exports_and_measures_all_models(tmp_path, monkeypatc
     for module in (evaluation, scaling):
         monkeypatch.setattr(module, "TIMESTEPS", 2)
         monkeypatch.setattr(module, "STEPS", 1)
-    for name, value in {"LOWEST": 300, "CLIP_SETS": ("objects",), "KINDS": ("objects",)}.items():
+    for name, value in {"LOWEST": 300, "CLIP_SETS": ("objects",), "HARD_SETS": (), "KINDS": ("objects",)}.items():
         monkeypatch.setattr(evaluation, name, value)
     overlap = {"value": 0, "about": "overlap"}
     monkeypatch.setattr(evaluation, "in_the_pool", lambda pool: overlap | {"n": len(pool)})

@@ -30,6 +30,7 @@ def few(monkeypatch):
         monkeypatch.setattr(module, "STEPS", 2)
     monkeypatch.setattr(evaluation, "LOWEST", 300)
     monkeypatch.setattr(evaluation, "CLIP_SETS", ("objects",))
+    monkeypatch.setattr(evaluation, "HARD_SETS", ("aerial-hard",))
     monkeypatch.setattr(evaluation, "KINDS", ("objects", "relation"))
 
 
@@ -45,10 +46,12 @@ def test_every_model_is_measured_with_an_interval(few, tmp_path):
     quality = evaluation.evaluate(tmp_path, limit=8)
     assert json.loads((tmp_path / "quality.json").read_text()) == json.loads(json.dumps(quality))
     assert set(quality) == {"pocket-clip", "pocket-judge", "pocket-sd", "pocket-dit"}
-    assert {"objects", "objects ensemble"} == set(quality["pocket-clip"])
+    assert set(quality["pocket-clip"]) == {
+        *("objects", "objects ensemble", "aerial-hard", "aerial-hard ensemble")
+    }
     assert {"what", "colour", "style", "left", "top colour", "what, decoded"} <= set(quality["pocket-judge"])
     expected = {"psnr first crawl", "objects", "digits", "aerial", "digits without lowest", "order relation"}
-    assert expected <= set(quality["pocket-sd"])
+    assert expected | {"objects-hard", "aerial-hard"} <= set(quality["pocket-sd"])
     assert set(quality["pocket-dit"]) == {"objects", "objects-shift"}
     for model, measures in quality.items():
         for name, measure in measures.items():

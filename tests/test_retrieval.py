@@ -16,6 +16,7 @@ from zsclib import datasets
 from zsclib.cache import Cache
 from zsclib.extra import Extra, counts, equal_counts, extra_of, first_of_each
 from zsclib.images.image_set import ImageSet
+from zsclib.models import denoising
 from zsclib.own_sets import prompts_for
 from zsclib.papers.retrieval import arms as arms_room
 from zsclib.papers.retrieval import audit, experiments, generated_arms, pool_arms, training_sets
@@ -28,6 +29,7 @@ from zsclib.papers.retrieval.generated_arms import prompted, pseudo_labelled, tu
 from zsclib.papers.retrieval.outcomes import BESIDE, differences, jobs, outcomes
 from zsclib.papers.retrieval.pool_arms import near_copies_of, prepare, random_pool, retrieved
 from zsclib.papers.retrieval.training_sets import Data, Setting, data
+from zsclib.papers.retrieval.tuning_curves import changes, tuning_curves
 from zsclib.pools.captioned import pool_in_memory
 from zsclib.pools.queries import text_queries
 from zsclib.recipe import Recipe
@@ -277,6 +279,35 @@ def test_personalising_costs_the_same_number_of_samples_whatever_is_learnt(setti
         prompted(setting, one, 1, Execution(), wording="long")
     with pytest.raises(ValueError, match="query must be"):
         retrieved(setting, one, 1, Execution(), query="sound")
+
+
+def test_the_loss_of_a_tuning_is_watched_from_its_start_to_its_end_whatever_is_learnt(setting, one, monkeypatch):
+    monkeypatch.setattr(denoising, "HELD_OUT_DRAWS", 4)
+    ways = {name: {"way": name} for name in ("textual inversion", "conditioning", "full", "LoRA")}
+    curves = tuning_curves(setting, one, ways | {"k = 2": {"way": "clusters", "k": 2}}, Execution(), checks=2)
+    assert list(curves) == [*ways, "k = 2"] and json.loads(json.dumps(curves)) == curves
+    for curve in curves.values():
+        assert curve["samples"][0] == 0 and 18 <= curve["samples"][-1] <= 40  # two images make no two clusters
+        assert len(curve["held_out"]) == len(curve["samples"]) >= 2 and min(curve["held_out"]) > 0
+    starts = [curves[name]["held_out"][0] for name in ("full", "LoRA")]
+    assert starts[0] == pytest.approx(starts[1], rel=1e-6)  # both begin as the generator is
+
+
+def test_what_the_last_quarter_of_a_tuning_took_is_read_between_checks():
+    curves = {"a": {"samples": [0, 50, 100], "held_out": [2.0, 1.0, 0.5]}}
+    (row,) = changes(curves).to_dict("records")
+    expected = {"arm": "a", "samples": 100, "at the start": 2.0, "at the end": 0.5, "last quarter": 0.5 / 0.75 - 1}
+    assert row == pytest.approx(expected)
+
+
+def test_watching_a_tuning_changes_nothing_of_what_is_learnt(setting, one, monkeypatch):
+    monkeypatch.setattr(denoising, "HELD_OUT_DRAWS", 4)
+    asked = [
+        generated_arms.personalise(setting, one, 2, Execution(), way="conditioning", checks=checks) for checks in (0, 2)
+    ]
+    names = [prompt(0, 1) for _, prompt in asked]
+    first, second = (tuned.encode_prompts(names).embeddings for tuned, _ in asked)
+    np.testing.assert_array_equal(first, second)
 
 
 FEW = (

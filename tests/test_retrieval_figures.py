@@ -172,10 +172,11 @@ def test_the_generated_images_most_like_the_pool_stand_above_their_likes():
 
 def test_planted_pools_are_compared_with_the_clean_one():
     copies = pd.DataFrame(
-        {"arm": ["planted 0 %, ladder", "planted 5 %, ladder", "planted 5 %, no ladder"], "dropped": [0, 9, 0],
-         "images": 20, "copies": [0, 0, 7]}
+        {"arm": ["planted 0 %, ladder", "planted 1 %, ladder", "planted 5 %, ladder", "planted 5 %, no ladder"],
+         "dropped": [0, 2, 9, 0], "images": 20, "copies": [0, 1, 0, 7]}
     )  # fmt: skip
     shown = cells(figures.planted_table(copies, outcomes("one"), "one", AT))
     row = shown[shown.index("5 %, no ladder") :][:12:2]
     assert row[1:4] == ["0", "20", "7"] and row[4].startswith("68.0 %") and row[5].startswith("+8.0 points")
     assert shown[shown.index("0 %, ladder") :][:12:2][5] == "–"
+    assert shown[shown.index("1 %, ladder") :][:12:2][1:] == ["2", "20", "1", "–", "–"]  # no network was trained on it

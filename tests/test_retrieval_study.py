@@ -20,6 +20,8 @@ from zsclib.study.figures.retrieval_study import (
     shares_table,
     study_gains,
     targets_of,
+    tuning,
+    tuning_table,
 )
 from zsclib.study.records import recorded
 from zsclib.study.stats import interval
@@ -179,6 +181,16 @@ def test_copies_of_the_pool_are_counted_by_guidance_and_by_frequency():
         ["classes that 2 to 2 captions name", "8", "0"], ["classes that 9 to 9 captions name", "8", "6"],
     ]  # fmt: skip
     assert rows[1][3].startswith("50") and "Not counted" in memorised_table({"digits": {}}).data
+
+
+def test_tuning_curves_are_drawn_and_what_their_last_quarter_took_is_said():
+    curve = {"samples": [0, 500, 1000], "held_out": [0.1, 0.09, 0.088]}
+    choices = {"digits": {"tuning-curves": {"conditioning": curve, "tuned fully": curve}}, "aerial-hard": {}}
+    figure = tuning(choices)
+    assert len(figure.axes) == 1 and len(figure.axes[0].get_lines()) == 2
+    rows = rows_of(tuning_table(choices))
+    assert rows[0] == ["digits", "conditioning", "1,000", "\N{MINUS SIGN}12.0 %", "\N{MINUS SIGN}1.1 %"]
+    plt.close("all")
 
 
 def test_before_its_freeze_a_study_has_no_outcomes(tmp_path):

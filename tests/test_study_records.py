@@ -378,7 +378,7 @@ def test_a_page_says_when_how_large_and_whether_stale(root: Path, frozen: Freeze
     records.run_study(frozen, TOY, Execution(), root=root)
     table = records.summary(frozen, TOY, "b on digits: …", root).set_index("study")["toy"]
     assert table["frozen"] == f"{frozen.date}, commit {frozen.commit[:10]}"
-    assert table["claims"] == "C1 (margin 0.01), C2 (margin 0.01)"
+    assert table["claims"] == "2; margin 0.01: C1, C2"
     assert table["images"] == "digits 6, folder:my/own 4 (seed 1)"
     assert table["measured"].startswith("12 of 12 jobs")
     assert float(table["hours"]) < 1

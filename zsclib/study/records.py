@@ -258,10 +258,13 @@ def summary(
         sum(about["seconds"] for about in abouts) / 3600,
         sorted({about["date"] for about in abouts}),
     )
-    margins = [f"{name} (margin {claim['margin']})" for name, claim in freeze.claims.items()]
+    margins: dict[object, list[str]] = {}
+    for name, claim in freeze.claims.items():
+        margins.setdefault(claim["margin"], []).append(name)
+    by_margin = [f"margin {margin}: {', '.join(names)}" for margin, names in margins.items()]
     facts = {
         "frozen": f"{freeze.date}, commit {freeze.commit[:10]}",
-        "claims": ", ".join(margins),
+        "claims": f"{len(freeze.claims)}; {'; '.join(by_margin)}",
         "images": ", ".join(f"{name} {n:,}" for name, n in freeze.sets.items())
         + f" (seed {freeze.images_seed})",
         "seeds": ", ".join(map(str, freeze.seeds)),

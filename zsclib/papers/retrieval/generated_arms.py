@@ -38,6 +38,7 @@ from zsclib.training import TrainedNetwork
 from zsclib.workers import Execution, Job, run_jobs
 from zsclib.world.captions import BACKGROUND_PHRASES
 
+Prompt = Callable[[int, int], str]  # label, number of the image of that class → what it is generated from
 TUNINGS = {  # of the ways to personalise: learning rate, batch and schedule
     "textual inversion": TEXTUAL_INVERSION,
     "conditioning": CONDITIONING,
@@ -179,39 +180,59 @@ def personalised(setting: Setting, data: Data, n: int, execution: Execution, *, 
     Raises:
         ValueError: an unknown way, and as the functions of `zsclib.models.finetune`.
     """
+    generator, prompt = personalise(setting, data, n, execution, way=way, k=k)
+    return _generated(setting, data, n, execution, generator, prompt, f"{way}, k = {k}" if k else way)
+
+
+def personalise(
+    setting: Setting, data: Data, n: int, execution: Execution, *, way: str, k: int = 0, checks: int = 0
+) -> tuple[Generator, Prompt]:
+    """Tune the generator on D in one of the ways of `personalised`; its `history` says how the loss fell.
+
+    Args:
+        n: images of a class that will be asked for.
+        checks: of the denoising loss on held-out real images on the way, beside the one at the start; 0: none.
+
+    Returns:
+        The tuned generator, and the prompt that asks it for image i of a class: (label, i) → text.
+
+    Raises:
+        ValueError: as `personalised`.
+    """
     if way not in TUNINGS:
         raise ValueError(f"personalised: there is no way {way!r}; there are {', '.join(TUNINGS)}")
     generator, clip = open_models(setting)
-    classes = data.real.classes
-    prompts = prompts_for(data.target, classes, setting.own)
-    sentences = fill(prompts.template, prompts.classes)
-    side = generator.image_size
-    real = data.real if data.real.images.shape[1] == side else replace(data.real, images=resize(data.real.images, side))
-    how = {"execution": execution}
+    classes, prompts = data.real.classes, prompts_for(data.target, data.real.classes, setting.own)
+    sentences, side = fill(prompts.template, prompts.classes), generator.image_size
+    real, held_out = (_of_side(part, side) for part in (data.real, data.held_out))
+    learners = {"textual inversion": 1, "conditioning": 1, "clusters": k}.get(way, 0) * len(classes)
+    tuning, how = tuning_of(setting, data, way, max(1, learners)), {"execution": execution}
+    if checks:
+        tuning = replace(tuning, check_every=max(1, tuning.samples // checks))
+        how["held_out"] = held_out
     if way == "textual inversion":
-        tuning = tuning_of(setting, data, way, learners=len(classes))
         tuned = textual_inversion(generator, real, prompts.classes, tuning, templates=prompts.templates, **how)
         words = [with_learnt_word(name, own) for name, own in zip(prompts.classes, classes, strict=True)]
         filled = [fill(template, words) for template in prompts.templates]
-        return _generated(
-            setting, data, n, execution, tuned, lambda label, i: filled[(i + label) % len(filled)][label], way
-        )
+        return tuned, lambda label, i: filled[(i + label) % len(filled)][label]
     if way == "conditioning":
-        tuned = learn_conditioning(generator, real, sentences, tuning_of(setting, data, way, len(classes)), **how)
-        return _generated(setting, data, n, execution, tuned, lambda label, i: learnt_name(classes[label]), way)
+        tuned = learn_conditioning(generator, real, sentences, tuning, **how)
+        return tuned, lambda label, i: learnt_name(classes[label])
     if way == "clusters":
         features = clip.encode_images(real.images).cpu().numpy()
-        tuning = tuning_of(setting, data, way, k * len(classes))
+        how |= {"held_out": (held_out, clip.encode_images(held_out.images).cpu().numpy())} if checks else {}
         most = min(k, int(counts(real).min()))  # of few images no more clusters than there are images
         tuned = cluster_conditioning(generator, real, sentences, features, most, tuning, **how)
         learnt = [prompts_in_proportion(tuned, name, n) for name in classes]
-        return _generated(setting, data, n, execution, tuned, lambda label, i: learnt[label][i], f"{way}, k = {k}")
+        return tuned, lambda label, i: learnt[label][i]
     if way == "full":
-        tuned = tune_unet(generator, real, sentences, tuning_of(setting, data, way), **how)
-    else:
-        lora = Lora(rank=setting.rank, alpha=setting.rank)
-        tuned = tune_lora(generator, real, sentences, tuning_of(setting, data, way), lora, **how)
-    return _generated(setting, data, n, execution, tuned, lambda label, i: sentences[label], way)
+        return tune_unet(generator, real, sentences, tuning, **how), lambda label, i: sentences[label]
+    lora = Lora(rank=setting.rank, alpha=setting.rank)
+    return tune_lora(generator, real, sentences, tuning, lora, **how), lambda label, i: sentences[label]
+
+
+def _of_side(images: ImageSet, side: int) -> ImageSet:
+    return images if images.images.shape[1] == side else replace(images, images=resize(images.images, side))
 
 
 def tuning_of(setting: Setting, data: Data, way: str, learners: int = 1) -> Tuning:
@@ -235,7 +256,7 @@ def _generated(
     n: int,
     execution: Execution,
     generator: Generator,
-    prompt: Callable[[int, int], str],
+    prompt: Prompt,
     source: str,
     guidance: float = 0.0,
 ) -> ImageSet:

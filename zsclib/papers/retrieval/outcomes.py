@@ -22,6 +22,7 @@ from zsclib import datasets
 from zsclib.cache import Remember, at_once
 from zsclib.generator_pool import WORLD, make_world
 from zsclib.images.image_set import ImageSet
+from zsclib.papers.retrieval.arms import ARMS
 from zsclib.papers.retrieval.audit import memorised_counts
 from zsclib.papers.retrieval.contrasts import (
     CHOSEN,
@@ -36,6 +37,7 @@ from zsclib.papers.retrieval.contrasts import (
 )
 from zsclib.papers.retrieval.experiments import FULL, Cell, chosen_shares, references, run, sets_made
 from zsclib.papers.retrieval.training_sets import RECIPE, Setting, data
+from zsclib.papers.retrieval.tuning_curves import tuning_curves
 from zsclib.workers import Execution
 
 Job = tuple[str, str, int]
@@ -83,8 +85,8 @@ def outcomes(
     Args:
         plan: models (a generator, a CLIP), sets, images_seed, seeds and settings of the study.
         jobs: those wanted. execution, device: of generating and training.
-        remember: keeps each arm's share, what its sets of extra images are (`experiments.sets_made`), and how many
-            generated images repeat one of the pool (`audit.memorised_counts`).
+        remember: keeps each arm's share, what its sets of extra images are (`experiments.sets_made`), how many
+            generated images repeat one of the pool (`audit.memorised_counts`), and `tuning_curves`.
     """
     wanted, at = list(jobs), _at(plan)
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
@@ -102,6 +104,8 @@ def outcomes(
             if seed == plan["seeds"][0]:
                 one = data(setting, target, seed)
                 remember(target, "memorised", partial(memorised_counts, setting, one, replace(execution, seed=seed)))
+                ways = {arm: ARMS[arm].options for arm in PERSONALISED if arm in together}
+                remember(target, "tuning curves", partial(tuning_curves, setting, one, ways, execution))
             usual, even = ([every[name] for name in needed if (name in EVENLY) == apart] for apart in (False, True))
             table = run(setting, usual, execution, together, shares)
             at_even = run(setting, even, execution, together, dict.fromkeys(together, EVEN))

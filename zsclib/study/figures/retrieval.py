@@ -202,7 +202,8 @@ def nearest_sheet(near: pd.DataFrame, images: ImageSet, pool: CaptionedPool, col
 
 
 def planted_table(copies: pd.DataFrame, outcomes: pd.DataFrame, target: str, at: At = PRIMARY) -> HTML:
-    """Return a row per planted pool: what the ladder dropped, what came through, and what it changed.
+    """Return a row per planted pool: what the ladder dropped, what came through, and, of those that networks were
+    trained with, what it changed.
 
     Args:
         copies: from `audit.planted_copies`. outcomes: from `experiments.run`.
@@ -211,8 +212,9 @@ def planted_table(copies: pd.DataFrame, outcomes: pd.DataFrame, target: str, at:
     # two names of one training
     clean = next((name for name in ("planted 0 %, ladder", "retrieved by text") if name in arms), None)
     for arm, dropped, n, own in copies.itertuples(index=False, name=None):
-        change = interval(arms[arm] - arms[clean]).points() if clean not in (None, arm) else None
-        rows.append([arm.removeprefix("planted "), dropped, n, own, level(arms[arm]), change])
+        trained = arm in arms
+        change = interval(arms[arm] - arms[clean]).points() if trained and clean not in (None, arm) else None
+        rows.append([arm.removeprefix("planted "), dropped, n, own, level(arms[arm]) if trained else None, change])
     heads = ["copies planted", "dropped by the ladder", "retrieved", "copies among them", "accuracy"]
     return table(rows, [*heads, "against none, ladder"])
 

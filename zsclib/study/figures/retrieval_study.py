@@ -13,12 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from zsclib.papers.retrieval.arms import ARMS
 from zsclib.papers.retrieval.contrasts import ABSENT, CHOSEN, ORDER, PAIRS, REFERENCES, Arms, gap_share
 from zsclib.papers.retrieval.outcomes import BESIDE, EVENLY, as_table
+from zsclib.papers.retrieval.tuning_curves import changes
 from zsclib.pools.ladder import DROPS
+from zsclib.study import plots
 from zsclib.study.figures.retrieval import Published, published_gains, share_of_gap, with_breaks
 from zsclib.study.panels import columns
 from zsclib.study.stats import Estimate, interval, wilson
@@ -29,6 +32,7 @@ LONGER = "real only, twice the updates"
 CEILING = 0.9  # of D alone, beyond which a set decides little
 FLAT = 0.02  # gained by twice the updates, beyond which a training had not ended
 ROW = 0.21  # inches
+MARKS = "osD^vP"
 Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
 Choices = Mapping[str, Mapping[str, Mapping]]  # target -> "shares", or "sets-seed-0" … -> arm -> what is on record
 
@@ -208,6 +212,39 @@ def memorised_table(choices: Choices) -> HTML:
         name = f"classes that {own['frequency'].min():,} to {own['frequency'].max():,} captions name"
         rows.append([name, int(own["images"].sum()), *_copies(own.sum(numeric_only=True))])
     return table(rows, ["generated images", "looked at", "near-copies", "share"])
+
+
+def tuning(choices: Choices) -> Figure:
+    """Draw the held-out denoising loss against samples, a panel per target on record and a curve per way to learn."""
+    by_target = {name: noted["tuning-curves"] for name, noted in choices.items() if "tuning-curves" in noted}
+    figure, axes = plt.subplots(1, len(by_target), figsize=(plots.WIDTH, 3.4), squeeze=False, sharey=True)
+    for ax, (target, curves) in zip(axes[0], by_target.items(), strict=True):
+        for (name, curve), mark in zip(curves.items(), MARKS, strict=False):
+            loss = np.array(curve["held_out"]) / curve["held_out"][0] - 1
+            plots.curve_with_band(ax, curve["samples"], loss, label=name, marker=mark, markersize=4.5)
+        ax.set_title(f"{target}\nloss {next(iter(curves.values()))['held_out'][0]:.4f} at the start", fontsize=9)
+        ax.set_xlabel("samples of all classes")
+        plots.percent(ax.yaxis)
+    axes[0, 0].set_ylabel("change of the held-out loss")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, handlelength=2.4)
+    return figure
+
+
+def tuning_table(choices: Choices) -> HTML:
+    """Return a row per target on record and way to learn: its samples, and what the held-out loss does."""
+    rows = [
+        [target, name, int(samples), f"{end / start - 1:+.1%}", f"{quarter:+.1%}"]
+        for target, noted in choices.items()
+        if "tuning-curves" in noted
+        for name, samples, start, end, quarter in changes(noted["tuning-curves"]).itertuples(index=False)
+    ]
+    cells = [[_minus(cell) for cell in row] for row in rows]
+    return table(cells, ["target", "learnt", "samples", "loss, start to end", "in the last quarter"])
+
+
+def _minus(cell: object) -> object:
+    return cell.replace("-", "\N{MINUS SIGN}").replace("%", " %") if isinstance(cell, str) and cell[0] in "+-" else cell
 
 
 def _copies(counted: pd.Series) -> list[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 
 import matplotlib.pyplot as plt
@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from zsclib import datasets
 from zsclib.images.image_set import ImageSet
 from zsclib.study import plots
+from zsclib.study.stats import Estimate
 from zsclib.study.tables import table
 from zsclib.world.pool import Pool, PoolConfig
 from zsclib.world.scenes import STYLES
 from zsclib.world.shapes import THINGS
-from zsclib.world.targets import OBJECTS, SHIFTS, UNSHIFTED
+from zsclib.world.targets import CLASSES, OBJECTS, SHIFTS, UNSHIFTED
 
 
 def captioned(pool: Pool, rows: Sequence[int], columns: int = 4) -> Figure:
@@ -127,6 +128,26 @@ def respects_table(images: ImageSet, respects: Sequence[str]) -> HTML:
     numbers = images.manifest[list(respects)].agg(["min", "median", "max"])
     cells = [[respect, *(f"{value:.2f}" for value in numbers[respect])] for respect in respects]
     return table(cells, ["respect", "least", "median", "most"])
+
+
+def levels_table(quality: Mapping[str, Mapping[str, dict]], names: Iterable[str]) -> HTML:
+    """Show how hard sets are for the shipped models: zero-shot accuracy on validation images, of `quality.json`.
+
+    Args:
+        quality: model → measure → {value, low, high, n, about}. names: of the sets.
+    """
+    measures = (("pocket-clip", "{}"), ("pocket-clip", "{} ensemble"), ("pocket-sd", "{}"))
+    rows = []
+    for name in names:
+        levels = (_level(quality.get(model, {}).get(key.format(name))) for model, key in measures)
+        rows.append([name, f"1 / {len(CLASSES[name])}", *levels])
+    return table(rows, ["set", "chance", "CLIP, one prompt", "CLIP, all prompts", "Diffusion Classifier"])
+
+
+def _level(measure: dict | None) -> str | Estimate:
+    if measure is None:
+        return "–"
+    return Estimate(measure["value"], measure["low"], measure["high"], measure["n"])
 
 
 def distances_table(rows: Mapping[str, Mapping[str, float | int]]) -> HTML:
