@@ -8,12 +8,14 @@ import yaml
 from zsclib.papers.retrieval.outcomes import BESIDE, EVENLY
 from zsclib.paths import DATA
 from zsclib.study.figures.retrieval_study import (
+    CEILING,
     beside_table,
     drops_table,
     even_table,
     flatness,
     gap_table,
     left_to_teach,
+    levels_table,
     limits,
     memorised_table,
     sets_table,
@@ -167,6 +169,13 @@ def test_targets_on_which_little_can_be_told_are_named(outcomes):
     assert text.startswith("On digits, an arm that falls short cuts all of them to as few as 3 extra images of 8")
 
 
+def test_levels_stand_by_target_where_they_were_measured(outcomes):
+    del outcomes["templates"]["digits"]
+    rows = rows_of(levels_table(outcomes))
+    assert [row[0] for row in rows] == ["real only", "CLIP, zero-shot", "templates", "retrieved by text"]
+    assert rows[2][1] == "–" and rows[0][1].startswith(f"{100 * outcomes['real only']['digits'].mean():.1f} %")
+
+
 def test_copies_of_the_pool_are_counted_by_guidance_and_by_frequency():
     one = {
         "by guidance": [{"guidance": 1.0, "images": 6, "copies": 0}, {"guidance": 5.0, "images": 6, "copies": 3}],
@@ -195,3 +204,34 @@ def test_tuning_curves_are_drawn_and_what_their_last_quarter_took_is_said():
 
 def test_before_its_freeze_a_study_has_no_outcomes(tmp_path):
     assert recorded("retrieval", tmp_path) == {}
+
+
+def test_what_the_page_says_of_the_study_is_what_its_record_says():
+    """The paragraph below "What the study says" has no numbers of its own; these are the ones that it rests on."""
+    record = recorded("retrieval")
+
+    def gain(arm: str, rival: str, target: str) -> tuple[float, float]:
+        difference = interval(record[arm][target] - record[rival][target])
+        return difference.low, difference.high
+
+    for arm in ("templates", "retrieved by text"):
+        assert interval(record[arm]["objects-hard"] - record["real only"]["objects-hard"]).value > 0.3
+    low, high = gain("retrieved by text", "templates", "objects-hard")
+    assert low < 0 < high
+    low, high = gain("retrieved by text", "CLIP, zero-shot", "objects-hard")
+    assert low < 0 < high
+    assert gain("retrieved by text", "real only", "aerial-hard")[0] > 0
+    assert gain("templates", "real only", "aerial-hard")[0] < 0
+    assert gain("retrieved by text", "templates", "aerial-hard")[0] > 0
+    assert gain("half and half", "retrieved by text", "aerial-hard")[1] < 0
+    for arm in ("templates", "retrieved by text"):
+        assert (record[arm]["gadgets-hard"] - record["real only"]["gadgets-hard"]).mean() < 0
+        assert gain("best personalised", arm, "gadgets-hard")[0] > 0
+    low, high = gain("best personalised", "real only", "gadgets-hard")
+    assert low < 0 < high
+    assert record["CLIP, zero-shot"]["gadgets-hard"].mean() < 0.1
+    assert record["real only"]["digits"].mean() > CEILING
+    for target in ("objects-hard", "aerial-hard"):
+        for arm, rival in (("textual inversion", "templates"), ("conditioning", "simple prompt")):
+            assert (record[arm][target] - record[rival][target]).mean() < 0
+    assert gain("textual inversion", "templates", "aerial-hard")[1] < 0

@@ -23,7 +23,7 @@ from zsclib.papers.retrieval.tuning_curves import changes
 from zsclib.pools.ladder import DROPS
 from zsclib.study import plots
 from zsclib.study.figures.retrieval import Published, published_gains, share_of_gap, with_breaks
-from zsclib.study.panels import columns
+from zsclib.study.panels import columns, level
 from zsclib.study.stats import Estimate, interval, wilson
 from zsclib.study.tables import table
 
@@ -31,6 +31,7 @@ REAL = "real only"
 LONGER = "real only, twice the updates"
 CEILING = 0.9  # of D alone, beyond which a set decides little
 FLAT = 0.02  # gained by twice the updates, beyond which a training had not ended
+LEVELS = (REAL, *REFERENCES, "image-to-image", "templates", CHOSEN, "retrieved by text", "half and half", ORDER[-1])
 ROW = 0.21  # inches
 MARKS = "osD^vP"
 Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
@@ -93,14 +94,25 @@ def beside_table(outcomes: Outcomes) -> HTML:
     return with_breaks(rows, ["changed in one respect, less the same arm unchanged; points", *targets])
 
 
+def levels_table(outcomes: Outcomes) -> HTML:
+    """Return the accuracy of the paper's arms, and of what stands beside them: a row per arm, a column per target."""
+    targets = targets_of(outcomes)
+    rows = [
+        [arm, *(level(outcomes[arm][t]) if t in outcomes[arm] else None for t in targets)]
+        for arm in LEVELS
+        if arm in outcomes
+    ]
+    return table(rows, ["accuracy", *targets])
+
+
 def limits(outcomes: Outcomes, choices: Choices) -> str:
     """Return, in words, on which targets little can be told: D alone is near the ceiling already, or equal counts leave
     hardly any extra images."""
     parts = []
     for target in targets_of(outcomes):
-        level = outcomes[REAL][target].mean()
-        if level > CEILING:
-            parts.append(f"On {target}, {REAL} names {100 * level:.0f} % already, so that little can be gained.")
+        alone = outcomes[REAL][target].mean()
+        if alone > CEILING:
+            parts.append(f"On {target}, {REAL} names {100 * alone:.0f} % already, so that little can be gained.")
     for target, seeds in _sets(choices).items():
         counts = [(sum(sets["templates"]["compared"]), sum(sets["templates"]["delivered"])) for sets in seeds]
         fewest, wanted = min(counts)
