@@ -110,6 +110,21 @@ def test_a_shorter_training_is_one_of_its_own(setting, monkeypatch):
     assert [recipe.steps for recipe in recipes] == [1, 2, 32]
 
 
+def test_arms_begin_alike_and_targets_do_not(setting, monkeypatch):
+    begun = []
+
+    def train(network, images, recipe, seed, **_):
+        begun.append((seed, float(next(network.parameters()).detach().sum())))
+        raise InterruptedError
+
+    monkeypatch.setattr(experiments, "train", train)
+    for at in (("digits", 1, 0), ("digits", 2, 0), ("objects", 1, 0), ("digits", 1, 1)):
+        with pytest.raises(InterruptedError):
+            run(setting, [Cell(at[0], "real", at[1], seed=at[2])], Execution())
+    assert begun[0] == begun[1]
+    assert all(len(set(each)) == 3 for each in zip(*begun, strict=True))  # of orders, and of initial weights
+
+
 def test_names_in_a_record_can_be_read_back():
     for cell in (*CELLS, Cell("digits", "union", 0.25, length=0.0625, architecture="vit-b", seed=3)):
         for ending in ENDINGS:
@@ -235,3 +250,8 @@ def test_the_key_of_a_training_forgets_nothing_that_decides_it(setting):
         for cell in CELLS
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_equal_cells_have_one_key(setting):
+    whole, real_numbers = Cell("digits", "base", 1), Cell("digits", "base", 1.0, length=1.0)
+    assert training_key(setting, whole) == training_key(setting, real_numbers)

@@ -37,6 +37,7 @@ from zsclib.papers.diversity.training_sets import (
     training_rows,
 )
 from zsclib.papers.diversity.tricks import PAPER, prompts_for
+from zsclib.seeds import seed_of
 from zsclib.training import train
 from zsclib.workers import Execution, Job, run_jobs
 
@@ -216,9 +217,10 @@ def _trained(setting: Setting, cell: Cell, images: ImageSet, held_out: ImageSet 
         flip=setting.recipe.flip and cell.target not in setting.unmirrored,
         checkpoints=setting.recipe.checkpoints if audited else 1,
     )
-    network = new_network(cell.architecture, images.classes, test.images.shape[1], setting.width, cell.seed)
+    seed = seed_of(cell.seed, "training", cell.target)  # targets are independent, arms of one begin alike
+    network = new_network(cell.architecture, images.classes, test.images.shape[1], setting.width, seed)
     watch = {"test": test} | ({} if held_out is None else {"held-out": held_out})  # they choose nothing here
-    trained = train(network, images, recipe, cell.seed, watch=watch, device=setting.device)
+    trained = train(network, images, recipe, seed, watch=watch, device=setting.device)
     arrays = {"test": trained.watched["test"].argmax(-1)}
     if held_out is not None:
         arrays["held_out"] = (trained.watched["held-out"].argmax(-1) == held_out.labels).mean(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -253,7 +253,7 @@ def training_key(setting: Setting, cell: Cell) -> str:
     real_images = None if ARMS[cell.arm].tricks else real(setting, cell)[0].fingerprint()
     return key(
         setting=_facts(setting),
-        cell=cell,
+        cell=replace(cell, times=float(cell.times), length=float(cell.length)),  # equal cells, one key
         arm=ARMS[cell.arm],
         prompts=prompts_for(cell.target, images.classes),
         test=images.fingerprint(),
