@@ -93,21 +93,24 @@ def flatness(table: pd.DataFrame, architecture: str = MAIN) -> str:
     Args:
         table: of trainings. architecture: of the networks.
     """
-    places: dict[str, list[str]] = {"rising": [], "flat": [], "open": []}
+    places: dict[str, dict[str, list[str]]] = {"rising": {}, "flat": {}, "open": {}}  # -> set -> targets
     for target, at in _arms_by_length(table).items():
         for name, side in CURVES.items():
             own = side._replace(architecture=architecture)
             if all(own in at.get(length, ()) for length in (1, 2)):
                 more = interval(at[2][own] - at[1][own])
                 place = "rising" if more.low > FLAT else "flat" if more.high < FLAT else "open"
-                places[place].append(f"{name} on {target}")
+                places[place].setdefault(name, []).append(target)
     points = f"{100 * FLAT:g} points"
     texts = {
         "rising": f"Twice the steps surely add more than {points}, so that training had not ended",
         "flat": f"They add less than {points}" if places["rising"] else f"Twice the steps add less than {points}",
         "open": f"The interval holds {points}, so that it is not shown that the curve is flat",
     }
-    parts = [f"{text}: {'; '.join(places[place])}." for place, text in texts.items() if places[place]]
+    parts = []
+    for place, text in texts.items():
+        sets = [f"{name} on {', '.join(targets)}" for name, targets in places[place].items()]
+        parts += [f"{text}: {'; '.join(sets)}."] if sets else []
     return " ".join(parts) or "Whether trainings had ended has not been measured yet."
 
 
