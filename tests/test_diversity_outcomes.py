@@ -8,13 +8,14 @@ import pytest
 from tests import tiny
 from zsclib.cache import Cache
 from zsclib.papers.diversity import outcomes as room
-from zsclib.papers.diversity.contrasts import CHOSEN, MEASURED, NETWORKS, Arms, Side
+from zsclib.papers.diversity.contrasts import CHOSEN, FEWEST, KINDS, MEASURED, NETWORKS, Arms, Side
 from zsclib.papers.diversity.experiments import CLIP, cell_of, name_of
 from zsclib.papers.diversity.outcomes import differences, jobs, measures_of, outcomes, table_of
-from zsclib.papers.diversity.training_sets import SINGLE, Cell
+from zsclib.papers.diversity.training_sets import MAIN, SINGLE, Cell
+from zsclib.paths import ROOT
 from zsclib.setmetrics import MEASURES
 from zsclib.study.claims import load_claims
-from zsclib.study.freeze import read_plan
+from zsclib.study.freeze import RECORDS, read_plan
 from zsclib.workers import Execution
 
 TARGET = "digits"
@@ -31,7 +32,7 @@ def plan(tmp_path_factory) -> dict:
         "sets": {TARGET: 20}, "seeds": [0, 1], "images_seed": 0,
         "settings": real["settings"] | {
             "per_class": 4, "held_out": 1, "sampling_steps": 1, "network_steps": 2, "network_batch": 4, "size": 16,
-            "small": 8, "splits": {TARGET: "validation"},
+            "small": 8, "checkpoints": 2, "splits": {TARGET: "validation"},
         },
     }  # fmt: skip
 
@@ -56,13 +57,22 @@ def test_the_plan_fills_every_cell_and_has_the_sets_that_measures_are_compared_o
     every = jobs(plan)
     assert len(set(every)) == len(every)
     cells = {cell_of(name, TARGET, 0)[0] for name, _, seed in every if seed == 0}
-    for name in NETWORKS:
+    for name in (MAIN, *NETWORKS):
         at = {"architecture": name}
         assert {Cell(TARGET, "base", **at), Cell(TARGET, "union", 4, **at)} <= cells
     sets = {(c.arm, c.times) for c in cells if c.length == 1 and c.arm in room.kinds()}
-    assert len(sets) >= 20 and {times for _, times in sets} == {1, 2, 4}
-    lengths = {c.length for c in cells if (c.arm, c.times) == ("union", 4) and c.architecture == "resnet50"}
-    assert lengths == {0.0625, 0.25, 1, 2}
+    seeds = read_plan("diversity")["seeds"]
+    assert len(sets) * len(seeds) >= FEWEST and {times for _, times in sets} == {1, 4}
+    for side in KINDS:  # both orders of kinds and number, at every length
+        lengths = {c.length for c in cells if (c.arm, c.times) == side[:2] and c.architecture == MAIN}
+        assert lengths == {0.0625, 0.25, 1, 2}
+
+
+def test_the_plan_says_how_many_jobs_it_has():
+    plan = read_plan("diversity")
+    text = " ".join((ROOT / RECORDS / "diversity/plan.yml").read_text().replace("#", "").split())
+    each = len(jobs(plan)) // len(plan["sets"]) // len(plan["seeds"])
+    assert f"{len(jobs(plan)):,} jobs, {each} of each of" in text
 
 
 def test_every_claim_of_the_chapter_is_in_the_plan(plan):
@@ -83,13 +93,13 @@ def test_each_job_is_yielded_with_its_images(plan, whole):
     chosen, trick = done[name_of(Cell("", CHOSEN)), TARGET, 0][0], notes[TARGET, "trick 0"]["trick"]
     assert trick in SINGLE and np.array_equal(chosen, done[name_of(Cell("", trick)), TARGET, 0][0])
     sets = notes[TARGET, "measures 0"]
-    assert len(sets) == 22 and all(set(values) == set(MEASURES) for values in sets.values())
+    assert len(sets) == 16 and all(set(values) == set(MEASURES) for values in sets.values())
 
 
 def test_a_part_goes_on_elsewhere_as_it_was(plan, whole, tmp_path):
     every, done, _ = whole
     part = [job for job in every if cell_of(*job)[0].arm in (CHOSEN, CLIP)]
-    again = outcomes(plan | {"claims": ["DIV-D5-equal"]}, part, Execution(batch=60, cache=Cache(tmp_path)))
+    again = outcomes(plan | {"claims": ["DIV-D2"]}, part, Execution(batch=60, cache=Cache(tmp_path)))
     rows = {job: row for job, row, _ in again}
     assert list(rows) == part and all(np.array_equal(row, done[job][0]) for job, row in rows.items())
 
@@ -99,18 +109,17 @@ def test_claims_come_back_from_records(plan, whole):
     recorded = {name: {TARGET: np.stack([done[name, TARGET, 0][0]] * 2).astype(float)} for name, *_ in every}
     choices = {TARGET: {f"{what[:-2]}-{seed}": note for (_, what), note in notes.items() for seed in (0, 1)}}
     computed = differences(recorded, choices)
-    assert set(plan["claims"]) == set(computed)
+    of_one = {claim for claim in plan["claims"] if claim.startswith("DIV-D6")}  # two steps teach next to nothing
+    assert set(plan["claims"]) - of_one <= set(computed) <= set(plan["claims"])
     for claim, by_target in computed.items():
         assert by_target[TARGET].shape == ((2,) if claim in MEASURED else (2, 20))
     union, base = (recorded[name_of(Cell("", arm))][TARGET] for arm in ("union", "base"))
     np.testing.assert_allclose(computed["DIV-D7"][TARGET], union - base)
-    chosen = recorded[name_of(Cell("", CHOSEN))][TARGET]
-    np.testing.assert_allclose(computed["DIV-D5-equal"][TARGET], union - chosen)
-    assert measures_of(choices)["seed"].tolist() == [0] * 22 + [1] * 22
+    single = np.stack([recorded[name_of(Cell("", trick))][TARGET] for trick in SINGLE])  # both seeds alike
+    np.testing.assert_allclose(computed["DIV-D5-equal"][TARGET], union - single[single.mean((1, 2)).argmax()])
+    assert measures_of(choices)["seed"].tolist() == [0] * 16 + [1] * 16
     del choices[TARGET]["measures-1"]
     assert not set(MEASURED) & set(differences(recorded, choices))  # one seed of two
-    del recorded[name_of(Cell("", CHOSEN))]
-    assert not differences(recorded)["DIV-D5-equal"]  # which trick was chosen is not known
 
 
 def test_of_half_a_record_there_is_half():
@@ -119,6 +128,6 @@ def test_of_half_a_record_there_is_half():
     half = {name_of(Cell("", "base")): ones, name_of(Cell("", "base", length=0.25)): {"aerial-hard": np.ones((2, 10))}}
     table = table_of(half)
     assert Side("base") in Arms(table, TARGET) and Side("base") not in Arms(table, "aerial-hard")
-    assert set(differences(half)) == {"DIV-D5-equal"}  # and that without a target
+    assert differences(half) == {}
     more = half | {name_of(Cell("", "union")): {TARGET: np.zeros((2, 10))}}
     assert differences(more)["DIV-D7"][TARGET].mean() == -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from zsclib.papers.diversity.experiments import (
 )
 from zsclib.papers.diversity.training_sets import (
     ARMS,
+    MAIN,
     SINGLE,
     Cell,
     Setting,
@@ -45,6 +47,7 @@ CELLS = [
     Cell("digits", "base"), Cell("digits", "union"), Cell("digits", "union", 4), Cell("digits", "base", 2),
     Cell("digits", "small, nearest"), Cell("digits", "shared noise"), Cell("digits", "real"),
     *(Cell("digits", trick) for trick in SINGLE), Cell("digits", "guidance-3"), Cell("digits", "base", length=0.5),
+    Cell("digits", "base", architecture="vit-b"),
 ]  # fmt: skip
 
 
@@ -77,10 +80,13 @@ def test_every_cell_has_a_row_with_each_ending(table, setting):
     assert table[["arm", "times"]].apply(tuple, axis=1).tolist() == [(cell.arm, cell.times) for cell in CELLS]
     is_audited = pd.Series([(cell.arm, cell.times) in setting.audited and cell.length == 1 for cell in CELLS])
     audited = table[is_audited]
-    assert len(audited) == 2 and all(x.dtype == bool and x.shape == (setting.test_images,) for x in table["last"])
-    assert all(x.shape == (setting.test_images,) for ending in ENDINGS for x in audited[ending])
+    assert len(audited) == 3 and all(x.dtype == bool and x.shape == (setting.test_images,) for x in table["last"])
+    watched = audited[audited.architecture == MAIN]  # at every checkpoint
+    assert all(x.shape == (setting.test_images,) for ending in ENDINGS for x in watched[ending])
+    other = audited[audited.architecture == "vit-b"]
+    assert other[list(ENDINGS)].notna().to_numpy().tolist() == [[True, False, False, True]]
     assert table[~is_audited][list(ENDINGS[1:])].isna().all(axis=None)
-    last, held_out, best = (audited[ending].map(np.mean) for ending in ENDINGS[:3])
+    last, held_out, best = (watched[ending].map(np.mean) for ending in ENDINGS[:3])
     assert (best >= last).all() and (best >= held_out).all()
     scored = {arm for arm, share in zip(table["arm"], table["held_out"], strict=True) if 0 <= share <= 1}
     assert scored == {"base", "union", "real", *SINGLE}
@@ -108,6 +114,43 @@ def test_a_shorter_training_is_one_of_its_own(setting, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             run(setting, [Cell("digits", "real", length=length)], Execution())
     assert [recipe.steps for recipe in recipes] == [1, 2, 32]
+
+
+def test_a_network_may_have_a_learning_rate_of_its_own(setting, monkeypatch):
+    recipes = []
+    monkeypatch.setattr(experiments, "train", lambda *a, **k: recipes.append((a[0].name, a[2])) or 1 / 0)
+    own = replace(setting, learning_rates=(("vit-b", 2e-3),), recipe=replace(setting.recipe, learning_rate=8e-3))
+    for name in (MAIN, "vit-b"):
+        with pytest.raises(ZeroDivisionError):
+            run(own, [Cell("digits", "real", architecture=name)], Execution())
+    assert [(name, recipe.learning_rate) for name, recipe in recipes] == [("resnet18", 8e-3), ("vit-b", 2e-3)]
+
+
+def test_the_main_network_under_its_name_is_no_training_of_its_own(setting, monkeypatch):
+    named = Cell("digits", "base", architecture=setting.network)
+    assert training_key(setting, named) == training_key(setting, CELLS[0])
+    counts = []
+    monkeypatch.setattr(experiments, "run_jobs", lambda jobs, *_: counts.append(len(jobs)) or 1 / 0)
+    monkeypatch.setattr(experiments, "generate_sets", lambda *_: defaultdict(lambda: None))
+    monkeypatch.setattr(experiments, "share", lambda *_: (None, None))
+    with pytest.raises(ZeroDivisionError):
+        run(setting, [CELLS[0], named, Cell("digits", "base", architecture="resnet50")], Execution())
+    assert counts == [2]
+
+
+def test_arms_begin_alike_and_targets_do_not(setting, monkeypatch):
+    begun = []
+
+    def train(network, images, recipe, seed, **_):
+        begun.append((seed, float(next(network.parameters()).detach().sum())))
+        raise InterruptedError
+
+    monkeypatch.setattr(experiments, "train", train)
+    for at in (("digits", 1, 0), ("digits", 2, 0), ("objects", 1, 0), ("digits", 1, 1)):
+        with pytest.raises(InterruptedError):
+            run(setting, [Cell(at[0], "real", at[1], seed=at[2])], Execution())
+    assert begun[0] == begun[1]
+    assert all(len(set(each)) == 3 for each in zip(*begun, strict=True))  # of orders, and of initial weights
 
 
 def test_names_in_a_record_can_be_read_back():
@@ -175,7 +218,7 @@ def test_a_run_stopped_after_a_training_goes_on_there(setting, tmp_path, table):
 def test_measures_are_those_of_the_very_training_set(table, setting, execution):
     cells = [cell for cell in CELLS if ARMS[cell.arm].tricks]
     measured = measures(setting, cells, execution)
-    assert len(measured) == len(cells) - 1  # the shorter training has the same set
+    assert len(measured) == len(cells) - 2  # the shorter training and the other network have the same set
     part = generated_sets(setting, cells)[cells[0]]["base"]
     images = generate_sets(setting, {part: (None,)}, execution)[part, None]
     alone = open_models(setting)[1].encode_images(images.images).numpy()  # the tiny model has what networks see
@@ -235,3 +278,8 @@ def test_the_key_of_a_training_forgets_nothing_that_decides_it(setting):
         for cell in CELLS
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_equal_cells_have_one_key(setting):
+    whole, real_numbers = Cell("digits", "base", 1), Cell("digits", "base", 1.0, length=1.0)
+    assert training_key(setting, whole) == training_key(setting, real_numbers)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
+from zsclib.images.image_set import ImageSet
 from zsclib.papers.diversity.contrasts import CHOSEN, NETWORKS
 from zsclib.papers.diversity.experiments import CLIP, FIXED, name_of
 from zsclib.papers.diversity.outcomes import table_of
 from zsclib.papers.diversity.training_sets import SINGLE, Cell
+from zsclib.papers.diversity.tricks import plan, prompts_for
 from zsclib.setmetrics import MEASURES
 from zsclib.study.figures import diversity_study as figures
+from zsclib.study.records import image_keys
 from zsclib.study.stats import interval
 
-TARGETS, STEPS = ("objects-hard", "digits"), 1024
+TARGETS = ("objects-hard", "digits")
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +40,8 @@ def recorded() -> dict:
     for arm in ("base", "style-matched", *SINGLE, "union", "real", *FIXED, "random-guidance-integer", CHOSEN):
         put(Cell("", arm), 0.5)
     put(Cell("", "base", 4), 0.6)
-    for length in (0.0625, 0.25, 2):
-        put(Cell("", "base", length=length), 0.2 + 0.1 * length)
     put(Cell("", "union", 4), 0.8, TARGETS[:1])
-    for name in NETWORKS[1:]:
+    for name in NETWORKS:
         put(Cell("", "base", architecture=name), 0.5)
         put(Cell("", "union", 4, architecture=name), 0.7, TARGETS[:1])
     every[name_of(Cell("", CLIP, architecture="clip"))] = {TARGETS[0]: np.repeat([[1.0] * 45 + [0.0] * 15], 3, 0)}
@@ -84,25 +87,6 @@ def test_levels_stand_between_naive_and_real_images_and_clip(table):
     assert CLIP not in levels["digits"]
 
 
-def test_curves_over_length_go_through_what_was_measured(table, recorded):
-    figure = figures.lengths(table, STEPS)
-    lines = {line.get_label(): line for line in figure.axes[0].lines}
-    assert list(lines["naive"].get_xdata()) == [64, 256, 1024, 2048]
-    short = recorded[name_of(Cell("", "base", length=0.25))]["objects-hard"]
-    assert lines["naive"].get_ydata()[1] == pytest.approx(short.mean())
-    assert "all combined" not in {line.get_label() for line in figure.axes[1].lines}
-
-
-def test_a_target_where_training_had_not_ended_is_named(recorded):
-    name = name_of(Cell("", "base", length=2))
-    recorded[name] = dict(recorded[name_of(Cell("", "base"))])
-    assert "On no target so far" in figures.flatness(table_of(recorded))
-    recorded[name]["digits"] = np.ones((3, 60))
-    assert figures.flatness(table_of(recorded)).startswith("On digits, the naive set gains more than 2 points")
-    del recorded[name]
-    assert "not been measured" in figures.flatness(table_of(recorded))
-
-
 def test_guidance_has_a_curve_and_a_mark_for_each_random_scale(table):
     figure = figures.guidance(table)
     first = figure.axes[0]
@@ -127,4 +111,34 @@ def test_before_the_first_outcome_there_is_nothing_to_draw(recorded):
     some = table_of({name_of(Cell("", "base")): recorded[name_of(Cell("", "base"))]})
     assert figures.targets_of(some) == list(TARGETS) and figures.gains(some) == {}
     assert not any(ax.axison for ax in figures.guidance(some).axes)
-    figures.lengths(some, STEPS)
+
+
+def test_networks_that_learnt_too_little_are_named(table, recorded):
+    guessing = dict.fromkeys(TARGETS, 0.1)
+    assert figures.untrained_text(table, guessing).startswith("No network is less than 5 points above guessing")
+    recorded[name_of(Cell("", "base", architecture="vit-b"))]["digits"] = np.arange(180).reshape(3, 60) % 10 == 0
+    text = figures.untrained_text(table_of(recorded), guessing)
+    assert text.endswith("claims on them are not judged there: transformer, 2 blocks on digits.")
+
+
+def test_the_scales_of_a_run_are_those_its_images_got():
+    seeds = range(5)
+    plans = [plan("random-guidance-once", prompts_for("digits", tuple("0123456789")), 2, seed) for seed in seeds]
+    scales = ", ".join(f"{rows['guidance'].unique().item():g}" for rows in plans)
+    assert f"was {scales}, seed by seed" in figures.once_text(seeds)
+
+
+def test_zero_shot_clip_of_the_page_is_compared_on_the_images_that_it_shares_with_the_study():
+    images = ImageSet(np.arange(6 * 32 * 32 * 3).reshape(6, 32, 32, 3).astype(np.uint8), [0, 1] * 3, ("a", "b"))
+    correct = np.arange(6) < 4
+    rows = [Cell(t, CLIP, architecture="clip", seed=s) for t in ("objects", *TARGETS) for s in (0, 1)]
+    table = pd.DataFrame([asdict(cell) | {"last": correct} for cell in rows])
+    tests = dict.fromkeys(("objects", *TARGETS), images)
+    plan = {"models": ["sd", "clip"], "sets": dict.fromkeys(TARGETS, 6), "seeds": [0, 1], "settings": {}}
+    plan["settings"]["splits"] = {"digits": "fresh"}
+    ((job, (keys, live)),) = figures.live_clip(table, tests, "clip", plan).items()
+    assert job == (name_of(rows[0]), "objects-hard", 0) and live is correct
+    np.testing.assert_array_equal(keys, image_keys(images.images, images.labels))
+    assert figures.live_clip(table, tests, "another", plan) == {}
+    plan["settings"]["size"] = 64
+    assert figures.live_clip(table, tests, "clip", plan) == {}

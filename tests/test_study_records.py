@@ -451,7 +451,7 @@ def test_a_plan_has_arms_for_its_claims(chapter: str) -> None:
     plan, package = read_plan(chapter), import_module(f"zsclib.papers.{chapter}.outcomes")
     todo = package.jobs(plan)
     assert len(set(todo)) == len(todo)
-    arms = {arm: {name: np.zeros((2, n)) for name, n in plan["sets"].items()} for arm, _, _ in todo}
+    arms = {arm: {name: np.ones((2, n)) for name, n in plan["sets"].items()} for arm, _, _ in todo}
     assert set(plan["claims"]) - NOTED <= set(package.differences(arms))
     assert len({records._path(a_freeze(chapter), job, ROOT) for job in todo}) == len(todo)  # a file each
     with pytest.raises(ValueError, match="for (the claim )?'X'"):
@@ -542,4 +542,6 @@ def test_a_page_shows_the_study_or_says_that_there_is_none(root: Path) -> None:
     records.run_study(freeze, TOY, Execution(), root=root)
     judgements, shown = tables.study("toy", TOY, root)
     assert list(judgements) == ["C1", "C2"] and "12 of 12 jobs" in shown.data and "A beats B." in shown.data
+    assert "the live run differs" not in tables.study("toy", TOY, root, live(4))[1].data
+    assert "the live run differs on 2" in tables.study("toy", TOY, root, live(4, 2))[1].data
     assert tables.study("none", TOY, root)[0] == {}

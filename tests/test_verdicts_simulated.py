@@ -59,21 +59,21 @@ def test_the_simulated_seeds_have_the_spread_asked_for() -> None:
     assert crossed(d)[0] == pytest.approx(d.mean((1, 2)), abs=1e-6)
 
 
-def directions(accuracies: dict[str, tuple[float, float]], studies: int = 400, **more: object) -> Counter:
-    """Return how often a claim "greater" came out how, over studies of independent sets (3 seeds, 400 images)."""
-    claim = Claim(
-        id="H-1",
-        paper="p",
-        statement="A beats B.",
-        contrast="A - B",
-        direction="greater",
-        margin=0.01,
-        **more,
-    )
+def directions(
+    accuracies: dict[str, tuple[float, float]],
+    studies: int = 400,
+    seeds: int = 3,
+    images: int = 400,
+    seed_sd: float = 0.01,
+    **more: object,
+) -> Counter:
+    """Return how often a claim came out how, "greater" if nothing else is said, over studies of independent sets."""
+    fields = {"id": "H-1", "paper": "p", "statement": "A beats B.", "contrast": "A - B", "direction": "greater"}
+    claim = Claim(**fields | {"margin": 0.01} | more)
     sets = {}
     for name, pair in accuracies.items():
         world = World(pair, 1.5, 0.7)
-        sets[name], _ = simulate(world, studies, 3, 400, 0.01, rng(0, "directions", name, str(pair)))
+        sets[name], _ = simulate(world, studies, seeds, images, seed_sd, rng(0, "directions", name, str(pair)))
     outcomes = Counter()
     for i in range(studies):
         judged = judge([claim], {claim.id: {name: d[i] for name, d in sets.items()}})
@@ -116,3 +116,13 @@ def test_too_small_was_foreseen() -> None:
     outcomes = directions({"a": (0.70, 0.68)}, published=({"what": "x", "value": 2.0, "source": "y"},))
     assert outcomes["inconclusive"] == 0
     assert outcomes["too small to decide"] > 0.5 * 400
+
+
+def test_an_equality_needs_a_margin_beyond_what_chance_leaves() -> None:
+    """Five seeds whose accuracies spread by 2 points: without a difference, each of four sets must be near nothing."""
+    design = {"studies": 100, "seeds": 5, "images": 1000, "seed_sd": 0.02, "direction": "equal"}
+    alike = dict.fromkeys("abcd", (0.5, 0.5))
+    assert directions(alike, margin=0.04, **design)["reproduced"] > 0.8 * 100
+    assert directions(alike, margin=0.02, **design)["reproduced"] < 0.4 * 100
+    apart = directions(dict.fromkeys("abcd", (0.58, 0.5)), margin=0.04, **design)
+    assert apart["contradicted"] > 0.8 * 100 and apart["reproduced"] == 0

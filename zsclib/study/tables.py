@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
 from zsclib.paths import ROOT
 from zsclib.study.freeze import read_freeze
-from zsclib.study.records import summary
+from zsclib.study.records import Job, disagreement, summary
 from zsclib.study.records import verdicts as study_verdicts
 from zsclib.study.stats import Estimate
 from zsclib.study.verdicts import Judgement, verdict_table
@@ -58,11 +59,18 @@ def verdicts(frame: pd.DataFrame) -> HTML:
     return HTML(f'<table class="dataframe verdicts"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>')
 
 
-def study(name: str, chapter: ModuleType, root: Path = ROOT) -> tuple[dict[str, Judgement], HTML]:
+def study(
+    name: str,
+    chapter: ModuleType,
+    root: Path = ROOT,
+    live: Mapping[Job, tuple[np.ndarray, np.ndarray]] | None = None,
+) -> tuple[dict[str, Judgement], HTML]:
     """Return the judgements of a chapter's long study and how a page shows them; before its freeze there are none.
 
     Args:
         name: of the chapter. chapter: `zsclib.papers.<name>.outcomes`. root: the clone.
+        live: what the page itself has measured of the study's jobs, as `zsclib.study.records.disagreement` takes it; a
+            study that it contradicts is shown as stale.
 
     Raises:
         ValueError: a file of outcomes is damaged, or belongs to another freeze.
@@ -73,7 +81,7 @@ def study(name: str, chapter: ModuleType, root: Path = ROOT) -> tuple[dict[str, 
         text = "The study of this chapter has not been frozen yet, so none of its claims has been decided."
         return {}, HTML(f"<p><strong>{text}</strong></p>")
     judgements = study_verdicts(freeze, chapter, root)
-    parts = [table(summary(freeze, chapter, root=root)).data]
+    parts = [table(summary(freeze, chapter, disagreement(freeze, live or {}, root=root), root)).data]
     for percent in (True, False):  # differences of accuracies, and other numbers
         own = {i: judged for i, judged in judgements.items() if (judged.claim.unit == "points") == percent}
         parts += [verdicts(verdict_table(own, percent)).data] if own else []

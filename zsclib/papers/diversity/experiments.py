@@ -23,12 +23,14 @@ from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import new_network
 from zsclib.papers.diversity.training_sets import (
     ARMS,
+    MAIN,
     Cell,
     Generated,
     Setting,
     clip_features,
     generate_sets,
     generated_sets,
+    network_of,
     open_models,
     share,
     side,
@@ -37,6 +39,7 @@ from zsclib.papers.diversity.training_sets import (
     training_rows,
 )
 from zsclib.papers.diversity.tricks import PAPER, prompts_for
+from zsclib.seeds import seed_of
 from zsclib.training import train
 from zsclib.workers import Execution, Job, run_jobs
 
@@ -50,7 +53,7 @@ def comparison(
     arms: Sequence[str],
     times: Sequence[float] = (1,),
     lengths: Sequence[float] = (1,),
-    architectures: Sequence[str] = ("resnet50",),
+    architectures: Sequence[str] = (MAIN,),
     seeds: int = 1,
 ) -> list[Cell]:
     """Return the trainings of every arm on every target, at every size and length, with every network and seed.
@@ -58,7 +61,7 @@ def comparison(
     Args:
         targets: data sets, as `zsclib.datasets.load` takes them. arms: keys of `training_sets.ARMS`.
         times: sizes, as multiples of N. lengths: as multiples of the recipe's steps.
-        architectures: keys of `zsclib.models.networks.ARCHITECTURES`. seeds: their number.
+        architectures: keys of `zsclib.models.networks.ARCHITECTURES`, or `training_sets.MAIN`. seeds: their number.
     """
     every = product(targets, arms, times, lengths, architectures, range(seeds))
     return [Cell(t, arm, k, length=length, architecture=a, seed=seed) for t, arm, k, length, a, seed in every]
@@ -97,7 +100,8 @@ def run(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.Dat
         A row per cell: the columns of `Cell`, then under the names of `ENDINGS` whether the network was correct on
         each test image, bool (test,): as the recipe ended, at the checkpoint best on held-out images, at the one best
         on the test images, and as the recipe ended with BatchNorm's statistics taken from test batches of 64; then
-        held_out, the accuracy on held-out images as the recipe ended. None and NaN where that was not measured.
+        held_out, the accuracy on held-out images as the recipe ended. None and NaN where that was not measured. Cells
+        that are one training, the main network under its role and its name, are trained once.
 
     Raises:
         ValueError: before any work, as `generated_sets`.
@@ -105,19 +109,19 @@ def run(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.Dat
     cells = list(dict.fromkeys(cells))
     parts_of = generated_sets(setting, cells)
     keys = {cell: training_key(setting, cell) for cell in cells}
-    outcomes = {cell: None if execution.cache is None else execution.cache.get(keys[cell]) for cell in cells}
-    missing = [cell for cell in cells if outcomes[cell] is None]
+    outcomes = {name: None if execution.cache is None else execution.cache.get(name) for name in keys.values()}
+    missing = {name: cell for cell, name in keys.items() if outcomes[name] is None}
     ways: dict[Generated, dict[str | None, None]] = {}  # how the images of each set are wanted
-    for cell in missing:
+    for cell in missing.values():
         for part in parts_of[cell].values():
             ways.setdefault(part, {})[ARMS[cell.arm].small] = None
     images = generate_sets(setting, ways, execution)
     jobs = []
-    for cell in missing:
+    for name, cell in missing.items():
         sets = {trick: images[part, ARMS[cell.arm].small] for trick, part in parts_of[cell].items()}
-        jobs.append(Job(_trained, (setting, cell, *share(setting, cell, sets)), keys[cell]))
+        jobs.append(Job(_trained, (setting, cell, *share(setting, cell, sets)), name))
     outcomes |= dict(zip(missing, run_jobs(jobs, execution, "training"), strict=True))
-    return pd.DataFrame([asdict(cell) | _endings(setting, cell, outcomes[cell]) for cell in cells])
+    return pd.DataFrame([asdict(cell) | _endings(setting, cell, outcomes[keys[cell]]) for cell in cells])
 
 
 def references(setting: Setting, targets: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
@@ -135,7 +139,7 @@ def correct(
     target: str,
     arm: str = "base",
     times: float = 1,
-    architectures: Sequence[str] | None = ("resnet50",),
+    architectures: Sequence[str] | None = (MAIN,),
     ending: str = "last",
     length: float = 1,
 ) -> np.ndarray:
@@ -188,7 +192,7 @@ def measures(setting: Setting, cells: Iterable[Cell], execution: Execution) -> p
     Returns:
         A row per set: target, arm, times, seed, then `zsclib.setmetrics.MEASURES`.
     """
-    cells = list(dict.fromkeys(replace(cell, architecture="resnet50", length=1) for cell in cells))
+    cells = list(dict.fromkeys(replace(cell, architecture=MAIN, length=1) for cell in cells))
     rows, real_features, features = [], {}, {}
     for cell, parts in generated_sets(setting, cells).items():
         fake = []
@@ -210,15 +214,18 @@ def _trained(setting: Setting, cell: Cell, images: ImageSet, held_out: ImageSet 
     """Train one network; return its predictions on the test images, (checkpoints, test) and (test,)."""
     test = target_images(setting, cell.target, side(setting, cell))
     audited = (cell.arm, cell.times) in setting.audited and cell.length == 1
+    name, watched = network_of(setting, cell), setting.recipe.checkpoints
     recipe = replace(
         setting.recipe,
         steps=max(1, round(setting.recipe.steps * cell.length)),
+        learning_rate=dict(setting.learning_rates).get(name, setting.recipe.learning_rate),
         flip=setting.recipe.flip and cell.target not in setting.unmirrored,
-        checkpoints=setting.recipe.checkpoints if audited else 1,
+        checkpoints=watched if audited and name == setting.network else 1,
     )
-    network = new_network(cell.architecture, images.classes, test.images.shape[1], setting.width, cell.seed)
+    seed = seed_of(cell.seed, "training", cell.target)  # targets are independent, arms of one begin alike
+    network = new_network(name, images.classes, test.images.shape[1], setting.width, seed)
     watch = {"test": test} | ({} if held_out is None else {"held-out": held_out})  # they choose nothing here
-    trained = train(network, images, recipe, cell.seed, watch=watch, device=setting.device)
+    trained = train(network, images, recipe, seed, watch=watch, device=setting.device)
     arrays = {"test": trained.watched["test"].argmax(-1)}
     if held_out is not None:
         arrays["held_out"] = (trained.watched["held-out"].argmax(-1) == held_out.labels).mean(1)
@@ -230,9 +237,12 @@ def _trained(setting: Setting, cell: Cell, images: ImageSet, held_out: ImageSet 
 def _endings(setting: Setting, cell: Cell, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | float | None]:
     labels = target_images(setting, cell.target).labels
     correct = arrays["test"] == labels  # (checkpoints, test)
-    held_out = {"held_out": float(arrays["held_out"][-1]) if "held_out" in arrays else np.nan}
-    if "batch_statistics" not in arrays:
-        return dict.fromkeys(ENDINGS) | {"last": correct[-1]} | held_out
-    chosen = len(correct) - 1 - arrays["held_out"][::-1].argmax()  # the later of equals
-    best, adapted = correct[correct.mean(1).argmax()], arrays["batch_statistics"] == labels
-    return dict(zip(ENDINGS, (correct[-1], correct[chosen], best, adapted), strict=True)) | held_out
+    held_out = arrays.get("held_out", np.array([np.nan]))
+    last, on_held_out, on_test, adapted = ENDINGS
+    endings = dict.fromkeys(ENDINGS) | {last: correct[-1], "held_out": float(held_out[-1])}
+    if "batch_statistics" in arrays:
+        endings[adapted] = arrays["batch_statistics"] == labels
+    if len(correct) > 1:  # of a single checkpoint there is no choice
+        chosen = len(correct) - 1 - held_out[::-1].argmax()  # the later of equals
+        endings |= {on_held_out: correct[chosen], on_test: correct[correct.mean(1).argmax()]}
+    return endings

@@ -4,9 +4,10 @@ contrast of each of its claims.
 A job is (arm, target, seed), the arm by the name that `experiments.name_of` gives a training; a plan is plain data
 (`zsclib.study.freeze` says which). Its models are a generator and a CLIP. Of its settings, `cells` lists what is
 trained on every target, blocks of the arguments of `experiments.comparison`; `per_class` and `held_out` are images of
-each class, of a set of N and of those that each of the paper's tricks holds out; `network_steps`, `network_batch` and
-`learning_rate` are the recipe's, of a training of length 1, where the claims compare; `splits` maps targets to the
-split of their test images where that is not "test"; all others are fields of `Setting`.
+each class, of a set of N and of those that each of the paper's tricks holds out; `network_steps`, `network_batch`,
+`learning_rate` and `checkpoints` are the recipe's, of a training of length 1, where the claims compare;
+`learning_rates` maps networks to rates of their own, `splits` targets to the split of their test images where that is
+not "test"; all others are fields of `Setting`.
 """
 
 from __future__ import annotations
@@ -47,12 +48,13 @@ from zsclib.workers import Execution
 
 Job = tuple[str, str, int]
 UNTRAINED = (CHOSEN, CLIP)  # arms that come from other arms' trainings, or from none
-RECIPE = ("network_steps", "network_batch", "learning_rate")
-APART = (*RECIPE, "cells", "splits", "per_class", "held_out")
+RECIPE = ("network_steps", "network_batch", "learning_rate", "checkpoints")
+APART = (*RECIPE, "cells", "splits", "per_class", "held_out", "learning_rates")
 
 
 def jobs(plan: Mapping) -> list[Job]:
-    """Return the study's jobs: its cells, and what its claims compare beside them, target by target and seed by seed.
+    """Return the study's jobs: its cells, what its claims compare beside them, and the single trick that held-out
+    generated images choose, target by target and seed by seed.
 
     Raises:
         ValueError: a claim of which nothing is known, or one that compares a training that is not among the cells.
@@ -114,11 +116,13 @@ def differences(
     seeds = table["seed"].nunique()
     noted = measured.groupby("target")["seed"].nunique() if len(measured) else {}
     whole = [target for target, number in dict(noted).items() if number == seeds]
-    computed = contrasts(table, measured[measured.target.isin(whole)] if whole else None)
-    # Which trick was chosen is on record, or not known: held-out images are not.
-    recorded = outcomes.get(name_of(Cell("", CHOSEN)), {})
-    chosen = {target: of for target, of in computed.get("DIV-D5-equal", {}).items() if target in recorded}
-    return computed | {"DIV-D5-equal": chosen}
+    measured = measured[measured.target.isin(whole)] if whole else None
+    return contrasts(table, measured, guessing(table["target"].unique()))
+
+
+def guessing(targets: Iterable[str]) -> dict[str, float]:
+    """Return target → the accuracy of guessing, one over its number of classes."""
+    return {target: 1 / len(datasets.load(target, "test", 1).classes) for target in targets}
 
 
 def table_of(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
@@ -151,6 +155,8 @@ def _names(plan: Mapping) -> list[str]:
         cell for block in plan["settings"]["cells"] for cell in comparison(targets=[""], **block)
     )
     names = {name_of(cell): None for cell in cells}
+    if all(Cell("", trick) in cells for trick in SINGLE):
+        names[name_of(Cell("", CHOSEN))] = None
     for claim in plan["claims"]:
         for side in sides_of(claim):
             cell = Cell("", side.arm, side.times, architecture=side.architecture)
@@ -174,7 +180,7 @@ def _chosen(table: pd.DataFrame, target: str) -> dict[str, str]:
 
 def _setting(plan: Mapping, target: str, device: str) -> Setting:
     values = plan["settings"]
-    steps, batch, rate = (values[name] for name in RECIPE)
+    steps, batch, rate, checkpoints = (values[name] for name in RECIPE)
     split = values.get("splits", {}).get(target, "test")
     classes = len(datasets.load(target, split, 1, plan["images_seed"]).classes)
     return Setting(
@@ -185,7 +191,8 @@ def _setting(plan: Mapping, target: str, device: str) -> Setting:
         test_split=split,
         images=values["per_class"] * classes,
         held_out=values["held_out"] * classes,
-        recipe=Recipe(steps=steps, batch=batch, learning_rate=rate),
+        recipe=Recipe(steps=steps, batch=batch, learning_rate=rate, checkpoints=checkpoints),
+        learning_rates=tuple(values.get("learning_rates", {}).items()),
         device=device,
         **{name: value for name, value in values.items() if name not in APART},
     )

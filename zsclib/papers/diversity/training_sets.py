@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,7 @@ class Arm:
     small: str | None = None
 
 
+MAIN = "main"  # as an architecture of a cell: the network that learns from every set, `Setting.network`
 SINGLE = PAPER[1:]  # the tricks among which the best is chosen
 ARMS = {
     **{trick: Arm(tricks=(trick,)) for trick in TRICKS},
@@ -70,10 +71,11 @@ class Setting:
         sampling_steps: of DDIM.
         test_images: of each target. test_seed: which ones. test_split: of which split.
         size, small: pixels that networks see, and those of arms with `Arm.small`.
-        width: of the networks, "pocket" or "full".
+        network: the main one, which learns from every set. width: of all networks, "pocket" or "full".
         recipe: of a training of length 1; unmirrored: targets whose images it must not flip.
-        audited: arms with held-out images, and their sizes, whose networks are scored at every checkpoint, and with
-            test-batch statistics as well, after trainings of length 1.
+        learning_rates: (network, learning rate), where it is another than the recipe's.
+        audited: arms with held-out images, and their sizes, whose networks are scored with test-batch statistics as
+            well, and the main one at every checkpoint, in trainings of length 1.
         device, precision, allow_network: where all is computed, how the generator is opened.
     """
 
@@ -87,9 +89,11 @@ class Setting:
     test_split: str = "test"
     size: int = 32
     small: int = 16
+    network: str = "resnet18"
     width: str = "pocket"
     recipe: Recipe = field(default_factory=Recipe)
     unmirrored: tuple[str, ...] = ("digits",)
+    learning_rates: tuple[tuple[str, float], ...] = ()
     audited: tuple[tuple[str, float], ...] = (("base", 1), ("union", 4))
     device: str = "cpu"
     precision: str = "float32"
@@ -99,14 +103,14 @@ class Setting:
 @dataclass(frozen=True)
 class Cell:
     """One training: target, arm (a key of `ARMS`), the set's size as a multiple of N, length as a multiple of the
-    recipe's steps, architecture, seed."""
+    recipe's steps, architecture (a key of `ARCHITECTURES`, or `MAIN`), seed."""
 
     target: str
     arm: str = "base"
     times: float = 1
     _: KW_ONLY
     length: float = 1
-    architecture: str = "resnet50"
+    architecture: str = MAIN
     seed: int = 0
 
 
@@ -132,7 +136,7 @@ def generated_sets(setting: Setting, cells: Iterable[Cell]) -> dict[Cell, dict[s
     most: dict[tuple, int] = {}
     parts_of = {}
     for cell in cells:
-        for name, known in ((cell.arm, ARMS), (cell.architecture, ARCHITECTURES)):
+        for name, known in ((cell.arm, ARMS), (network_of(setting, cell), ARCHITECTURES)):
             if name not in known:
                 raise ValueError(
                     f"generated_sets: there is no {name!r}{did_you_mean(name, known)}, which {cell} asks for; "
@@ -242,18 +246,23 @@ def real(setting: Setting, cell: Cell) -> tuple[ImageSet, ImageSet]:
     return images.take(np.arange(n * classes)), images.take(np.arange(n * classes, len(images)))
 
 
+def network_of(setting: Setting, cell: Cell) -> str:
+    """Return which network a cell trains, a key of `zsclib.models.networks.ARCHITECTURES`."""
+    return setting.network if cell.architecture == MAIN else cell.architecture
+
+
 def side(setting: Setting, cell: Cell) -> int:
     """Return how many pixels wide the images of a cell's network are."""
     return setting.size if ARMS[cell.arm].small is None else setting.small
 
 
 def training_key(setting: Setting, cell: Cell) -> str:
-    """Return a hash of all that decides a cell's training, except code."""
-    images = target_images(setting, cell.target)
+    """Return a hash of all that decides a cell's training, except code: the same for cells that are one training."""
+    images, plain = target_images(setting, cell.target), {"times": float(cell.times), "length": float(cell.length)}
     real_images = None if ARMS[cell.arm].tricks else real(setting, cell)[0].fingerprint()
     return key(
         setting=_facts(setting),
-        cell=cell,
+        cell=replace(cell, architecture=network_of(setting, cell), **plain),  # 1 and 1.0 are equal, their hashes not
         arm=ARMS[cell.arm],
         prompts=prompts_for(cell.target, images.classes),
         test=images.fingerprint(),

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import ARCHITECTURES, layout_of
 from zsclib.papers.diversity.contrasts import NETWORKS, Arms, Differences, Side
+from zsclib.papers.diversity.training_sets import MAIN
 from zsclib.study import plots
 from zsclib.study.claims import Claim
 from zsclib.study.stats import Estimate, interval
@@ -21,7 +22,7 @@ TRICK_CLAIMS = {  # name of a training set -> the claim that has the paper's gai
     "class name": "DIV-D3-class",
     "domains": "DIV-D3-domain",
     "random guidance": "DIV-D3-guidance",
-    "all combined": "DIV-D6-resnet50",
+    "all combined": "DIV-D6-resnet50",  # of a ResNet-50, as the paper's numbers of single tricks
 }
 SHORTCUTS = {  # name -> the claim that has its effect, and -1 where it is worded the other way round
     "no eval(), naive": ("DIV-A-eval", 1),
@@ -81,12 +82,12 @@ def target_sheet(sets: Mapping[str, Mapping[str, ImageSet]], columns: int = 8) -
 
 
 def accuracies_table(outcomes: pd.DataFrame) -> HTML:
-    """Return the mean accuracy of the network in ResNet-50's role, a row per training set, a column per target.
+    """Return the mean accuracy of the main network, a row per training set, a column per target.
 
     Args:
         outcomes: from `experiments.run`; trainings of length 1 are shown.
     """
-    alone = outcomes[(outcomes.architecture == "resnet50") & (outcomes.length == 1)]
+    alone = outcomes[(outcomes.architecture == MAIN) & (outcomes.length == 1)]
     alone = alone.assign(accuracy=[one.mean() for one in alone["last"]])
     means = alone.groupby(["arm", "times", "target"], sort=False)["accuracy"].mean()
     targets = list(alone["target"].unique())

@@ -3,23 +3,25 @@
     table = table_of(recorded("diversity"))                 # as that of `experiments.run`, as far as it goes
     panels(gains(table))                                    # what each trick adds to the naive set
     panels(kinds_and_number(table))                         # both orders of adding them, and their mean
-    lengths(table, steps=1024)                              # accuracy against training steps
     panels(by_network(table))                               # each architecture's gain
+    untrained_text(table, guessing)                         # and which learnt too little to be judged
     guidance(table)                                         # fixed, random, integer, once per run
     measures(ranked_sets(table, measures_of(notes)))        # accuracy against set measures
+
+Training steps are the subject of `zsclib.study.figures.diversity_length`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import layout_of
 from zsclib.papers.diversity.contrasts import (
     ALL,
@@ -28,6 +30,7 @@ from zsclib.papers.diversity.contrasts import (
     KINDS,
     MEASURED,
     MORE,
+    NEAR,
     NETWORKS,
     NUMBER,
     UNION,
@@ -36,11 +39,15 @@ from zsclib.papers.diversity.contrasts import (
     Weights,
     gain,
     rank_correlations,
+    untrained,
 )
-from zsclib.papers.diversity.experiments import CLIP, FIXED, correct
+from zsclib.papers.diversity.experiments import CLIP, FIXED, name_of
+from zsclib.papers.diversity.training_sets import Cell, Setting
 from zsclib.papers.diversity.tricks import TRICKS
 from zsclib.study import plots
+from zsclib.study.figures.diversity_length import legend_above, panels_of_curves
 from zsclib.study.panels import WHOLE, Estimates, level
+from zsclib.study.records import Job, image_keys
 from zsclib.study.stats import Estimate, interval
 
 ARMS = {
@@ -59,15 +66,11 @@ STEPS: dict[str, Weights] = {
     "kinds, both orders": KINDS,
     "number, both orders": NUMBER,
 }
-CURVES = {"naive": BASE, "union": UNION, "naive, 4 N": MORE, "all combined": ALL, "real images": Side("real")}
-LINES = {"naive": ":", "union": "-", "naive, 4 N": "-.", "all combined": (0, (5, 2))}
 SCALES = {  # arms whose scales are random, and where they stand beside the fixed ones: about their mean
     "real, per image": ("random-guidance", 2.85, "D"),
     "integer, per image": ("random-guidance-integer", 3.0, "s"),
     "integer, once per run": ("random-guidance-once", 3.15, "^"),
 }
-FLAT = 0.02  # gained by twice the steps, beyond which a training had not ended
-PANEL = 2.3  # inches: height of a panel of curves
 
 
 def targets_of(table: pd.DataFrame) -> list[str]:
@@ -90,6 +93,22 @@ def by_network(table: pd.DataFrame, width: str = "pocket") -> Estimates:
     return _effects(table, {layout_of(name, width): gain((name,)) for name in NETWORKS})
 
 
+def untrained_text(table: pd.DataFrame, guessing: Mapping[str, float], width: str = "pocket") -> str:
+    """Return, in words, on which targets a network learns too little from the naive set for a claim on it.
+
+    Args:
+        table: of trainings. guessing: target → accuracy of guessing. width: of the networks.
+    """
+    parts = []
+    for target in targets_of(table):
+        names = ", ".join(layout_of(name, width) for name in untrained(Arms(table, target), guessing[target]))
+        parts += [f"{names} on {target}"] if names else []
+    near = f"less than {100 * NEAR:g} points above guessing"
+    if not parts:
+        return f"No network is {near} after the naive set."
+    return f"After the naive set these are {near}, so that claims on them are not judged there: {'; '.join(parts)}."
+
+
 def levels(table: pd.DataFrame) -> Estimates:
     """Return accuracies between the naive set and real images, and zero-shot CLIP's: target → name → estimate."""
     every: dict[str, dict[str, Estimate]] = {}
@@ -99,53 +118,12 @@ def levels(table: pd.DataFrame) -> Estimates:
     return every
 
 
-def lengths(table: pd.DataFrame, steps: int) -> Figure:
-    """Draw accuracy against training steps, a panel per target; bands are intervals over test images and seeds.
-
-    Args:
-        table: as that of `experiments.run`. steps: of a training of length 1, at which the claims compare.
-    """
-    figure, axes = _panels(targets_of(table))
-    for ax, target in zip(axes, targets_of(table), strict=True):
-        for name, side in CURVES.items():
-            rows = table[(table.target == target) & (table.arm == side.arm) & (table.times == side.times)]
-            own = sorted(rows[rows.architecture == side.architecture]["length"].unique())
-            if own:
-                at = {length: level(correct(table, target, side.arm, side.times, length=length)) for length in own}
-                value, low, high, _ = zip(*at.values(), strict=True)
-                style = {"linestyle": LINES.get(name, "-"), "marker": "o", "markersize": 4, "label": name}
-                role = "real" if name == "real images" else "synthetic"
-                plots.curve_with_band(ax, [steps * k for k in at], value, low, high, role=role, **style)
-        plots.log_ticks(ax.xaxis, [round(steps * k) for k in sorted(table[table.target == target]["length"].unique())])
-        ax.axvline(steps, color=plots.LINES, linewidth=1, zorder=0)
-        plots.percent(ax.yaxis)
-        ax.set_title(target, fontsize=10)
-    _legend(figure, axes, "training steps; the claims compare at the grey line")
-    return figure
-
-
-def flatness(table: pd.DataFrame) -> str:
-    """Return on which targets the naive set gains more than `FLAT` by twice the steps, by its whole interval."""
-    rows = table[(table.arm == "base") & (table.times == 1) & (table.length == 2)]
-    twice = [target for target in targets_of(table) if (rows.target == target).any()]
-    if not twice:
-        return "Whether trainings had ended has not been measured yet."
-    at = {t: correct(table, t, length=2) - correct(table, t) for t in twice}
-    rising = [target for target, difference in at.items() if interval(difference).low > FLAT]
-    if not rising:
-        return f"On no target so far does the naive set surely gain more than {100 * FLAT:g} points by twice the steps."
-    return (
-        f"On {', '.join(rising)}, the naive set gains more than {100 * FLAT:g} points by twice the steps: training had "
-        "not ended there, and a verdict may be one on speed."
-    )
-
-
 def guidance(table: pd.DataFrame) -> Figure:
     """Draw accuracy against one guidance scale for all images, and beside it that of random scales, by target."""
     fixed = {TRICKS[arm].guidance.low: Side(arm) for arm in (*FIXED, "base")}
     of = {target: Arms(table, target) for target in targets_of(table)}
     of = {target: arms for target, arms in of.items() if all(side in arms for side in fixed.values())}
-    figure, axes = _panels(list(of))
+    figure, axes = panels_of_curves(list(of))
     for ax, (target, arms) in zip(axes, of.items(), strict=True):
         value, low, high, _ = zip(*(level(arms[side]) for side in fixed.values()), strict=True)
         plots.curve_with_band(ax, list(fixed), value, low, high, role="synthetic", marker="o", markersize=4)
@@ -157,8 +135,40 @@ def guidance(table: pd.DataFrame) -> Figure:
         ax.set_xticks(list(fixed), [f"{scale:g}" for scale in fixed])
         plots.percent(ax.yaxis)
         ax.set_title(target, fontsize=10)
-    _legend(figure, axes, "guidance scale s, one for all images (curve) or random from 1 to 5")
+    legend_above(figure, axes, "guidance scale s, one for all images (curve) or random from 1 to 5")
     return figure
+
+
+def once_text(seeds: Iterable[int]) -> str:
+    """Return, in words, which guidance scales the runs of several seeds got that take one for all of a run."""
+    scales = [f"{TRICKS['random-guidance-once'].guidance.draw(seed):g}" for seed in seeds]
+    return (
+        f"The scale taken once per run was {', '.join(scales)}, seed by seed and the same on every target: its mark is "
+        "the mean of these few, and its interval does not say what others would give."
+    )
+
+
+def live_clip(
+    table: pd.DataFrame, tests: Mapping[str, ImageSet], clip: str, plan: Mapping
+) -> dict[Job, tuple[np.ndarray, np.ndarray]]:
+    """Return zero-shot CLIP of a page's own run as jobs of the study, for `zsclib.study.tables.study` to compare.
+
+    Args:
+        table: of the page, with the rows of `experiments.references`.
+        tests: target → the page's test images, of the split "test". clip: folder of the page's CLIP.
+        plan: of the study; its targets count whose test images have the page's split and size.
+
+    Returns:
+        Job → keys of the images and whether CLIP is correct on each; nothing of another CLIP than the study's.
+    """
+    settings, arm = plan["settings"], name_of(Cell("", CLIP, architecture="clip"))
+    jobs = {}
+    for row in table[table.arm == CLIP].to_dict("records"):
+        target, images = row["target"], tests[row["target"]]
+        own = target not in settings.get("splits", {}) and images.images.shape[1] == settings.get("size", Setting.size)
+        if clip in plan["models"] and target in plan["sets"] and own and row["seed"] == plan["seeds"][0]:
+            jobs[arm, target, row["seed"]] = image_keys(images.images, images.labels), row["last"]
+    return jobs
 
 
 def measures(sets: pd.DataFrame) -> Figure:
@@ -206,17 +216,3 @@ def _targets(table: pd.DataFrame) -> list[str]:
 def _level(outcomes: np.ndarray) -> Estimate:
     same = (outcomes == outcomes[0]).all()  # CLIP's, which no seed changes
     return level(outcomes[:1] if same else outcomes)
-
-
-def _panels(targets: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    down = max(1, -(-len(targets) // 2))
-    figure, axes = plt.subplots(down, 2, figsize=(plots.WIDTH, PANEL * down + 0.7), squeeze=False)
-    for ax in axes.flat[len(targets) :]:
-        ax.axis("off")
-    return figure, list(axes.flat[: len(targets)])
-
-
-def _legend(figure: Figure, axes: Sequence[Axes], label: str) -> None:
-    figure.supxlabel(label, fontsize=9.5)
-    if axes and axes[0].get_legend_handles_labels()[0]:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
