@@ -331,13 +331,14 @@ def test_load(tmp_path: Path) -> None:
 
 def test_optional_fields(tmp_path: Path) -> None:
     role = [{"what": "MNIST", "value": 3, "source": "Table 1", "set": "digits"}]
-    own = {"family": "DC-H1", "unit": "number", "discordance": 0.05, "published": role}
+    own = {"family": "DC-H1", "unit": "number", "discordance": 0.05, "half_width": 0.08, "published": role}
     write(tmp_path, ENTRY | {"id": "DC-H12-objects"}, ENTRY | own)
     claims = load_claims(tmp_path)
     assert claims["DC-H12-objects"].family == "DC-H12"
     assert (claims["DC-H12-objects"].unit, claims["DC-H12-objects"].discordance) == ("points", 0.2)
     assert (claims["H1"].family, claims["H1"].unit, claims["H1"].discordance) == ("DC-H1", "number", 0.05)
     assert claims["H1"].published[0]["set"] == "digits"
+    assert (claims["H1"].half_width, claims["DC-H12-objects"].half_width) == (0.08, None)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +376,8 @@ def test_optional_fields(tmp_path: Path) -> None:
         ({"unit": "percent"}, "unit must be one of points, number"),
         ({"discordance": 0}, "discordance must be a share"),
         ({"discordance": "few"}, "discordance must be a share"),
+        ({"half_width": 0}, "half_width must be a number above 0"),
+        ({"half_width": None}, "half_width must be a number above 0"),
         ({"published": 3.5}, "published must be a list"),
     ],
 )
