@@ -126,8 +126,8 @@ def test_what_is_not_testable_for_its_size_is_too_small(claim, sets):
 def study(story: str, seed: int) -> tuple[float, float, float]:
     """Simulate a study of DC-H7 in which neither DiT nor networks are robust: all scatter about a line of logits.
 
-    Networks without a shift are as accurate as in pilot trainings on validation images, those trained longest at the
-    ceiling.
+    Networks without a shift are about as accurate as pilot trainings on validation images let expect, those trained
+    longest at the ceiling.
     """
     lines = {"DC-H7-hard": (-0.5, 0.43), "DC-H7-resampled": (-0.35, 0.55), "DC-H7-camera": (-2.0, 0.2)}
     intercept, slope = lines[story]
