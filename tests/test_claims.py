@@ -117,6 +117,17 @@ def test_seeds_that_hit_the_same_rank_correlation_have_a_spread_all_the_same() -
     assert estimate.value == pytest.approx(33 / 35) and estimate.low < estimate.value - 0.02 and estimate.high <= 1
 
 
+def test_numbers_of_images_are_no_rank_correlations() -> None:
+    one = claim("greater", unit="number", margin=0.0)
+    gains = np.linspace(0.9, 1.7, 40)
+    _, of = to_judge([one], {one.id: {"digits": gains[None]}})
+    judgement = judge([one], of)[one.id]
+    assert judgement.direction == "reproduced" and judgement.pooled.value == pytest.approx(1.3)
+    assert judgement.pooled.high > 1  # not cut off
+    with pytest.raises(ValueError, match="H1, set digits: rank correlations .* lie from -1 to 1"):
+        to_judge([one], {one.id: {"digits": gains}})
+
+
 @pytest.mark.parametrize("value", [-0.1, 0.05, 0.1])
 def test_an_interval_without_width_decides_nothing(value: float) -> None:
     for direction in ("greater", "less", "equal", "not_less"):
@@ -278,6 +289,7 @@ def test_too_small_follows_from_the_design_alone() -> None:
     assert not too_small(ours, 400, seeds=8, sets=4)
     assert not too_small(claim(published=published(6), discordance=0.02), 200)
     assert not too_small(claim(unit="number"), 4)
+    assert too_small(claim(half_width=0.02), 10**6) and not too_small(claim(half_width=0.01), 4)
     roles = claim(published=published(40, 1, sets=("objects", "digits")))
     assert not too_small(roles, 200, sets=["objects"])
     assert too_small(roles, 200, sets=["digits"])
@@ -291,15 +303,16 @@ def test_too_small_takes_the_place_of_inconclusive_only() -> None:
     assert (small.direction, small.by_set) == ("too small to decide", {"digits": "inconclusive"})
     assert large.direction == "inconclusive"  # its interval is wider than was assumed
     assert judged(claim(), {"digits": runs(0.5, 100)}).direction == "reproduced"
-    assert (
-        judged(claim(), {"digits": interval(runs(0, 100))}).direction == "inconclusive"
-    )  # no design is known
+    own = {"digits": interval(runs(0, 100))}
+    assert judged(claim(), own).direction == "inconclusive"  # no design is known, unless the claim says it
+    assert judged(claim(half_width=0.06), own).direction == "too small to decide"
+    assert judged(claim(half_width=0.06, published=published(12)), own).direction == "inconclusive"
 
 
 def test_every_claim_of_this_study_can_be_decided_by_some_design() -> None:
     for entry in load_claims().values():
         assert not entry.margin or not too_small(entry, 100_000, seeds=1), entry.id
-        assert entry.unit == "number" or too_small(entry, 4), entry.id
+        assert entry.unit == "number" or entry.half_width or too_small(entry, 4), entry.id
 
 
 def write(folder: Path, *entries: object, name: str = "paper.yml") -> Path:
@@ -318,13 +331,14 @@ def test_load(tmp_path: Path) -> None:
 
 def test_optional_fields(tmp_path: Path) -> None:
     role = [{"what": "MNIST", "value": 3, "source": "Table 1", "set": "digits"}]
-    own = {"family": "DC-H1", "unit": "number", "discordance": 0.05, "published": role}
+    own = {"family": "DC-H1", "unit": "number", "discordance": 0.05, "half_width": 0.08, "published": role}
     write(tmp_path, ENTRY | {"id": "DC-H12-objects"}, ENTRY | own)
     claims = load_claims(tmp_path)
     assert claims["DC-H12-objects"].family == "DC-H12"
     assert (claims["DC-H12-objects"].unit, claims["DC-H12-objects"].discordance) == ("points", 0.2)
     assert (claims["H1"].family, claims["H1"].unit, claims["H1"].discordance) == ("DC-H1", "number", 0.05)
     assert claims["H1"].published[0]["set"] == "digits"
+    assert (claims["H1"].half_width, claims["DC-H12-objects"].half_width) == (0.08, None)
 
 
 @pytest.mark.parametrize(
@@ -362,6 +376,8 @@ def test_optional_fields(tmp_path: Path) -> None:
         ({"unit": "percent"}, "unit must be one of points, number"),
         ({"discordance": 0}, "discordance must be a share"),
         ({"discordance": "few"}, "discordance must be a share"),
+        ({"half_width": 0}, "half_width must be a number above 0"),
+        ({"half_width": None}, "half_width must be a number above 0"),
         ({"published": 3.5}, "published must be a list"),
     ],
 )
@@ -461,4 +477,4 @@ def test_the_claims_of_this_study_are_well_formed() -> None:
     papers = Counter(claim.paper for claim in claims.values())
     assert papers == {"diffusion_classifier": 75, "diversity": 34, "retrieval": 26, "datadream": 49}
     roles = {item["set"] for c in claims.values() for item in c.published if "set" in item}
-    assert roles == {"objects-hard", "objects-fine-hard", "gadgets-hard", "aerial-hard", "digits"}
+    assert roles == {"objects-hard", "objects-fine-hard", "gadgets-hard", "aerial-hard"}

@@ -72,7 +72,7 @@ def test_curves_have_a_panel_per_set(recorded):
     every = figures.arms_of(recorded)
     assert len(figures.rivals_curves(every).axes) == 4
     titles = [ax.get_title() for ax in figures.over_timesteps(every).axes]
-    assert titles == ["objects-hard", "digits", "aerial-hard", "objects-many"]
+    assert titles == ["objects-hard", "digits", "aerial-hard", "objects-fine-hard", "objects-many", ""]
     figure = figures.profiles(every, {0: 7.6, 500: 46.4})
     (ringed,) = [line for line in figure.axes[0].lines if line.get_markersize() == 11]
     of = {t: every[arm]["objects-hard"].mean() for arm in every if (t := arms.timestep_of(arm)) is not None}
@@ -114,6 +114,13 @@ def test_verdicts_are_shown_by_family(recorded):
     html = figures.of_families(decided, ["DC-H4"]).data
     assert html.count("<strong>DC-H4") == 5
     assert "None of these" in figures.of_families(decided, ["DC-H8"]).data
+
+
+def test_claims_that_are_not_judged_stand_with_their_reason():
+    claims = load_claims()
+    html = figures.untestable(claims, ["DC-H10", "DC-H14"]).data
+    assert html.count("<tr") == 3 and "DC-H10-repeated" in html and "DC-H14-rescaled" in html
+    assert claims["DC-H14-rescaled"].not_testable in html and "DC-H15-version" not in html
 
 
 def test_without_a_record_there_is_nothing_to_draw(recorded):

@@ -130,6 +130,21 @@ def test_a_classifier_is_held_against_how_far_networks_stray():
     assert wide[1] < 0 < wide[2] and wide[2] - wide[1] > 2 * (close[2] - close[1])
 
 
+def test_what_networks_gain_over_one_another_is_taken_off():
+    """Of one shift: the distance from all networks, less the mean of each one's from those of other kinds."""
+    n, random = 400, np.random.default_rng(3)
+    standard, shifted = correct(SIX, n, 7), correct(SIX**3 + random.uniform(0, 0.1, 6), n, 8)
+    ours, kinds = (correct([0.85], n, 9)[0], correct([0.8], n, 10)[0]), np.array(KINDS)
+
+    def distance(others: np.ndarray, one: tuple[np.ndarray, np.ndarray]) -> float:
+        return effective_robustness(standard[others], shifted[others], *one, resamples=2)[0]
+
+    each = [distance(kinds != kind, (standard[m], shifted[m])) for m, kind in enumerate(kinds)]
+    value, low, high = above_line(Accuracies(standard, [shifted], KINDS), ours[0], [ours[1]], resamples=200)
+    assert value == pytest.approx(distance(kinds != "", ours) - np.mean(each)) and abs(np.mean(each)) > 1e-3
+    assert low < value < high
+
+
 def test_a_network_held_against_the_others_has_no_robustness_of_its_own():
     line, n = Line(-1.0, 0.8), 4000
     ours = correct([0.85], n, 5)[0], [correct([line.at(0.85)], n, 6 + i)[0] for i in range(2)]

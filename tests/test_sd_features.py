@@ -155,6 +155,13 @@ def test_held_out_images_are_not_trained_on(generator, coloured, monkeypatch):
     np.testing.assert_array_equal(fitted["labels"][:36], fitted["labels"][36:72])
 
 
+def test_without_any_held_out_all_images_are_trained_on_and_the_last_checkpoint_is_taken(generator, coloured):
+    classifier = train_on_features(generator, coloured, QUICK, held_out=0)
+    assert classifier.head.checkpoint == QUICK.checkpoints - 1 and "validation" not in classifier.head.history
+    single = coloured.take([0, 1])  # of which hold_out could spare none
+    assert train_on_features(generator, single, replace(QUICK, steps=2, checkpoints=1), held_out=0).head.checkpoint == 0
+
+
 def test_too_little_to_train_on(generator, coloured):
     for images, views, message in (
         (coloured, 0, "views must be 1 or more"),

@@ -355,14 +355,14 @@ def test_an_interrupted_study_goes_on_where_it_was(root: Path, frozen: Freeze) -
             np.testing.assert_allclose(by_claim[claim][name], expected)
 
 
-def test_a_single_seed_gives_a_difference_per_image(root: Path) -> None:
+def test_a_single_seed_gives_a_row_of_differences(root: Path) -> None:
     write_plan(root, seeds=[3], claims=["C2"])
     commit(root)
     freeze = write_freeze("toy", root)
     records.run_study(freeze, TOY, Execution(), root=root)
     by_claim = records.differences(freeze, TOY, root)
     assert {claim: {name: d.shape for name, d in by_set.items()} for claim, by_set in by_claim.items()} == {
-        "C2": {"digits": (6,), "folder:my/own": (4,)}
+        "C2": {"digits": (1, 6), "folder:my/own": (1, 4)}
     }
 
 

@@ -12,6 +12,7 @@ A claim is an entry of `data/claims/<paper>.yml`:
         - {what: Food101, value: -3.4, source: "Table 1, rows 3 and 4", set: objects-fine}
       family: DC-H3               # optional; default: the first two parts of the id
       discordance: 0.2            # optional: share of images on which one arm alone is correct, assumed before the run
+      half_width: 0.08            # optional, of a contrast with an interval of its own: how wide, in a simulated design
       unit: points                # optional; points (default): a difference of accuracies, published in percentage
                                   # points; number: anything else, published in the contrast's own unit
       not_testable: reason        # only where this study cannot test it
@@ -33,7 +34,7 @@ from zsclib.study.stats import Estimate, expected_half_width, mean_correlation
 DIRECTIONS = ("greater", "less", "equal", "not_less")
 UNITS = ("points", "number")
 _REQUIRED = ("id", "paper", "statement", "contrast", "direction", "margin", "published")
-_OPTIONAL = ("family", "discordance", "unit", "not_testable")
+_OPTIONAL = ("family", "discordance", "half_width", "unit", "not_testable")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class Claim:
     published: tuple[Mapping[str, object], ...] = ()
     family: str = ""
     discordance: float = 0.2
+    half_width: float | None = None
     unit: str = "points"
     not_testable: str | None = None
 
@@ -95,6 +97,9 @@ def to_judge(
         claims: of a paper.
         differences: claim → set → (seeds, images), or (seeds,) of a rank correlation, or (value, low, high, n, …) of
             one that has its interval.
+
+    Raises:
+        ValueError: numbers beyond ±1 in the place of rank correlations.
     """
     claims = [claim for claim in claims if claim.id in differences or claim.not_testable]
     judged: dict[str, dict[str, np.ndarray | Estimate]] = {
@@ -107,6 +112,11 @@ def to_judge(
             elif claim.unit == "number" and np.shape(ρ) == (1,):
                 judged[claim.id][target] = Estimate(float(ρ[0]), -1.0, 1.0, 1)
             elif claim.unit == "number" and np.ndim(ρ) == 1:
+                if np.abs(ρ).max() > 1:
+                    raise ValueError(
+                        f"to_judge: claim {claim.id}, set {target}: rank correlations (seeds,) lie from -1 to 1; "
+                        "differences over images have a row for each seed, (seeds, images)"
+                    )
                 judged[claim.id][target] = mean_correlation(ρ, STEP)
     return claims, judged
 
@@ -148,8 +158,8 @@ def needed_half_width(claim: Claim, sets: Sequence[str] = ()) -> float:
 def too_small(claim: Claim, n: int, seeds: int = 1, sets: int | Sequence[str] = 1) -> bool:
     """Return whether a design cannot be expected to decide the claim; nothing measured goes in.
 
-    It cannot if the half-width expected of its interval (`stats.expected_half_width`, with the discordance that the
-    claim assumes) exceeds `needed_half_width`.
+    It cannot if the half-width expected of its interval exceeds `needed_half_width`: that which the claim states, or
+    else `stats.expected_half_width` with the discordance that it assumes.
 
     Args:
         claim: a claim about differences of accuracies; one of unit `number` has no expected width: never too small.
@@ -160,7 +170,7 @@ def too_small(claim: Claim, n: int, seeds: int = 1, sets: int | Sequence[str] = 
         return False
     names = () if isinstance(sets, int) else tuple(sets)
     number = sets if isinstance(sets, int) else len(names)
-    expected = expected_half_width(n, seeds, number, discordance=claim.discordance)
+    expected = claim.half_width or expected_half_width(n, seeds, number, discordance=claim.discordance)
     return expected > needed_half_width(claim, names)
 
 
@@ -184,6 +194,9 @@ def _claim(entry: object, where: str) -> Claim:
     discordance = entry.get("discordance", 0.2)
     if not _is_number(discordance) or not 0 < discordance <= 1:
         raise ValueError(f"{where}: discordance must be a share above 0 and up to 1, got {discordance!r}")
+    half_width = entry.get("half_width", 1)
+    if not _is_number(half_width) or half_width <= 0:
+        raise ValueError(f"{where}: half_width must be a number above 0, got {half_width!r}")
     if entry["direction"] == "equal" and margin == 0:
         raise ValueError(f"{where}: 'equal' needs a margin > 0: no interval shows exact equality")
     published = entry["published"] or []

@@ -195,18 +195,14 @@ def recorded_choices(chapter: str, root: Path = ROOT) -> dict[str, dict[str, dic
 
 
 def differences(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[str, dict[str, np.ndarray]]:
-    """Return claim → set → paired differences of correctness, (images,) or (seeds, images), of what is measured.
+    """Return claim → set → paired differences of correctness, (seeds, images), of what is measured.
 
     Args:
         chapter: as in `run_study`; its `differences(outcomes, choices)` makes contrasts of arms, from what
             `read_outcomes` and `read_choices` return.
     """
     by_claim = chapter.differences(read_outcomes(freeze, root), read_choices(freeze, root))
-    return {
-        claim: {name: array[0] if len(array) == 1 else array for name, array in by_set.items()}
-        for claim, by_set in by_claim.items()
-        if claim in freeze.claims and by_set
-    }
+    return {claim: dict(by_set) for claim, by_set in by_claim.items() if claim in freeze.claims and by_set}
 
 
 def verdicts(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[str, Judgement]:

@@ -269,8 +269,8 @@ def _overall(claim: Claim, estimates: Mapping[str, Estimate], by_set: Mapping[st
 
 
 def _designed_too_small(claim: Claim, differences: Mapping[str, ArrayLike | Estimate]) -> bool:
-    if any(isinstance(values, Estimate) for values in differences.values()):
-        return False
+    if own := [values.n for values in differences.values() if isinstance(values, Estimate)]:
+        return claim.half_width is not None and too_small(claim, min(own), sets=tuple(differences))
     shapes = [np.atleast_2d(np.asarray(values)).shape for values in differences.values()]
     n, seeds = min(shape[1] for shape in shapes), min(shape[0] for shape in shapes)
     return too_small(claim, n, seeds, tuple(differences))

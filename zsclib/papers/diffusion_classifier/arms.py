@@ -18,7 +18,6 @@ from zsclib.papers.diffusion_classifier.ablations import Measure, best_classes, 
 from zsclib.papers.diffusion_classifier.error_matrix import (
     Rule,
     Schedule,
-    blocks,
     crowded,
     prediction,
     staged_prediction,
@@ -34,13 +33,12 @@ FILTERED = "among CLIP's best half"
 SHARED, APART, VARIANCE = "noise shared", "noise of each class", "variance left by shared noise"
 KINDS = {  # kind of noise -> arm
     "normal": "normal noise", "zero": "no noise", "truncated": "noise cut at 1 sd",
-    "truncated-2.5": "noise cut at 2.5 sd", "rescaled": "noise of expected length",
+    "truncated-2.5": "noise cut at 2.5 sd",
 }  # fmt: skip
 EVERY, STAGES, TEST = "every class at every timestep", "stages", "sequential test"
 STAGES_COST, TEST_COST = "share of evaluations, stages", "share of evaluations, sequential test"
 FEWER, SHORTER = "every class, at the cost of the test", "stages, at the cost of the test"
 SPREAD, CROWDED = "four timesteps, spread", "four timesteps, crowded"
-DIFFERENT, REPEATED = "eight timesteps", "two timesteps, four noises each"
 VARIATIONAL = "variational weights"
 
 
@@ -71,12 +69,16 @@ def powers(K: int) -> list[int]:
     return [2**i for i in range(K.bit_length())]
 
 
-def measures(side: int) -> dict[str, Measure]:
-    """Return arm → measure of those that come from the same evaluations, for latents of `side` pixels a side."""
-    return {
-        DIFFUSION: Measure(), L1: Measure("l1"), HUBER: Measure("huber"),
-        GUIDED: Measure(guidance=1.0), CROPPED: Measure(crop=side // 4),
-    }  # fmt: skip
+def measures(side: int, varied: bool = True) -> dict[str, Measure]:
+    """Return arm → measure of those that come from the same evaluations, for latents of `side` pixels a side.
+
+    Args:
+        varied: whether all of them are wanted, or, where no claim is about the others, squared and Huber errors alone.
+    """
+    plain = {DIFFUSION: Measure(), HUBER: Measure("huber")}
+    if not varied:
+        return plain
+    return plain | {L1: Measure("l1"), GUIDED: Measure(guidance=1.0), CROPPED: Measure(crop=side // 4)}
 
 
 def how_often(errors: np.ndarray, labels: np.ndarray, grids: Iterable[Sequence[int]]) -> np.ndarray:
@@ -129,14 +131,8 @@ def in_depth(
         EVERY: prediction(errors) == labels,
         SPREAD: how_often(errors, labels, subgrids(t, few)),
         CROWDED: how_often(errors, labels, crowded(t, few, T)),
-        DIFFERENT: how_often(errors, labels, subgrids(t, 2 * few)),
         VARIATIONAL: prediction(weighted(errors, weights)) == labels,
     }
-
-
-def repeated_timesteps(errors: np.ndarray, labels: np.ndarray, few: int) -> Arms:
-    """Return the arm of two timesteps, each with `few` noises, from errors (n, C, K) at these again and again."""
-    return {REPEATED: how_often(errors, labels, blocks(errors.shape[2], 2 * few))}
 
 
 def eliminated(

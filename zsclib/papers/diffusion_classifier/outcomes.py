@@ -5,10 +5,11 @@ A job is (arm, set, seed), the seed that of the noise; networks have trainings o
 or a part of one (`contrasts`), is measured once: its arms are functions of the same errors. A plan is plain data
 (`zsclib.study.freeze` says which); its models are a generator, a CLIP and a class-conditional model. Of its settings,
 K, K_shifted, K_stages, K_deep and K_dit are timesteps on sets of few classes, under shift, of stages where there are
-many, in depth, and of the class-conditional model; `few` is those of one decision, `alpha` the sequential test's;
-`validation` images choose among a set's templates; `splits` maps sets to the split of their test images where that is
-not "test"; `beside_steps` is how long networks are trained beside the class-conditional model; `rivals` are the fields
-of `rivals.Budget`.
+many (in depth too), of few classes in depth, and of the class-conditional model; `few` is those of one decision,
+`alpha` the sequential test's; `validation` images choose among a set's templates for the diffusion classifier,
+`validation_clip` for CLIP; `splits` maps sets to the split of their test images where that is not "test";
+`beside_steps` is how long networks are trained beside the class-conditional model, `beside_shorter` maps each to the
+shorter trainings that it also has; `rivals` are the fields of `rivals.Budget`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import numpy as np
 from zsclib.cache import Remember, at_once
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.diffusion_classifier.contrasts import check, contrasts
-from zsclib.papers.diffusion_classifier.study_parts import Study, parts_of
+from zsclib.papers.diffusion_classifier.study_parts import parts_of
+from zsclib.papers.diffusion_classifier.study_plan import Study
 from zsclib.workers import Execution
 
 Job = tuple[str, str, int]

@@ -8,6 +8,8 @@ the class-conditional model; each several times, with checkpoints chosen on held
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +41,7 @@ from zsclib.workers import Execution, Job, run_jobs
 
 EQUAL = "as many evaluations"
 TWICE = ", twice the steps"
+HELD_OUT = 0.1  # of the generated images, the last of them, which choose checkpoints
 Tests = Mapping[str, np.ndarray]  # set -> its test images, uint8 (n, H, W, 3)
 Scores = dict[str, dict[str, np.ndarray]]  # set -> arm -> logits on its test images, float32 (n, C)
 Curves = dict[str, list[float]]  # arm -> accuracy on held-out images at every checkpoint
@@ -51,7 +54,8 @@ class Budget:
     Attributes:
         sizes: generated images a set. labels: labelled images a set. paper_images: of the paper's recipe.
         network: a name of `zsclib.models.networks`. steps, head_steps: of 64 images each.
-        sampling_steps: DDIM steps of a generated image. trainings: of every network, each with a seed of its own.
+        sampling_steps: DDIM steps of a generated image. trainings: of every network, each with a seed of its own and,
+            where there are enough, images of its own.
     """
 
     sizes: Sequence[int]
@@ -80,6 +84,16 @@ def with_images(n: int | str) -> str:
     return f"{COMPETENT}, {n}" if isinstance(n, str) else f"{COMPETENT}, {n} images"
 
 
+def shorter(network: str, steps: int) -> str:
+    """Return the name of the arm of a network beside the class-conditional model that is trained for fewer steps."""
+    return f"{network}, {steps} steps"
+
+
+def kind_of(arm: str) -> str:
+    """Return the network of an arm beside the class-conditional model, however long it is trained."""
+    return arm.partition(", ")[0]
+
+
 def with_labels(n: int) -> str:
     """Return the name of the arm of a head on n labelled images."""
     return f"{FEATURES}, {n} images"
@@ -95,9 +109,9 @@ def generated_arms(budget: Budget) -> list[str]:
 def on_generated(
     generator: Generator, name: str, tests: Tests, equal: int, budget: Budget, execution: Execution
 ) -> tuple[Scores, Curves]:
-    """Train networks on generated images of a set's classes; a tenth of them chooses the checkpoint.
+    """Train networks on generated images of a set's classes; the last tenth of all images chooses the checkpoint.
 
-    Sets of different sizes are beginnings of one another, and all get the same number of steps.
+    All get the same number of steps. What the trainings of an arm learn from says `part_of`.
 
     Args:
         name: of a set with prompts in `data/prompts`. tests: what the networks are asked about.
@@ -108,7 +122,11 @@ def on_generated(
         Of each of `generated_arms` the scores, and the accuracy on held-out images at every checkpoint.
     """
     prompts, half = load_prompts(name), replace(execution, batch=max(1, execution.batch // 2))
-    most = {PAPER: budget.paper_images, COMPETENT: max(*budget.sizes, equal)}
+    numbers = {PAPER: budget.paper_images, with_images(EQUAL): equal} | {with_images(n): n for n in budget.sizes}
+    most = {
+        PAPER: _with_held_out(budget.trainings * budget.paper_images),
+        COMPETENT: max(equal, _with_held_out(max(budget.sizes))),
+    }
     sets = {
         arm: generate(
             generator, training_plan(prompts, n, GUIDANCE[arm], execution.seed), prompts.classes,
@@ -119,17 +137,31 @@ def on_generated(
     own = Recipe(steps=budget.steps, batch=64, flip=name not in UNMIRRORED)
     steps = max(10, budget.steps * 64 // PAPER_RECIPE.batch)
     theirs = replace(PAPER_RECIPE, steps=steps, flip=PAPER_RECIPE.flip and own.flip)
-    learned = {PAPER: (sets[PAPER], theirs)}
-    for n in (*budget.sizes, EQUAL):
-        first = range(equal if n == EQUAL else n)
-        learned[with_images(n)] = (sets[COMPETENT].take(first), own)
     longer = with_images(EQUAL) + TWICE
-    learned[longer] = (learned[with_images(EQUAL)][0], replace(own, steps=2 * budget.steps))
-    jobs = {
-        trained(arm, k): _job(budget.network, *learned[arm], tests, execution.seed + k - 1)
-        for arm, k in map(arm_and_training, generated_arms(budget))
-    }
+    numbers[longer], recipes = equal, {PAPER: theirs, longer: replace(own, steps=2 * budget.steps)}
+    jobs = {}
+    for arm, k in map(arm_and_training, generated_arms(budget)):
+        learned = part_of(sets[PAPER if arm == PAPER else COMPETENT], numbers[arm], k, budget.trainings)
+        jobs[trained(arm, k)] = _job(budget.network, learned, recipes.get(arm, own), tests, execution.seed + k - 1)
     return _run(jobs, execution, "training on generated images")
+
+
+def part_of(images: ImageSet, n: int, training: int, trainings: int) -> tuple[ImageSet, ImageSet]:
+    """Return what one training of several learns from, and the images held out from all of them, the last tenth.
+
+    Args:
+        images: all that were generated, classes in turn.
+        n: images of a training: its own where there are enough for all trainings, else the first.
+        training: counted from 1.
+    """
+    rest = len(images) - round(HELD_OUT * len(images))
+    first = (training - 1) * n if trainings * n <= rest else 0
+    return images.take(range(first, min(first + n, rest))), images.take(range(rest, len(images)))
+
+
+def _with_held_out(n: int) -> int:
+    """Return how many images there must be for n of them not to be held out."""
+    return math.ceil(n / (1 - HELD_OUT))
 
 
 def labelled_arms(budget: Budget, name: str) -> list[str]:
@@ -147,17 +179,19 @@ def number_of_labels(name: str) -> int:
 def on_features(
     generator: Generator, name: str, tests: Tests, budget: Budget, execution: Execution
 ) -> tuple[Scores, Curves]:
-    """Train heads on the frozen network's maps of a set's labelled images.
+    """Train heads on the frozen network's maps of a set's labelled images, each training on images of its own.
 
-    Arguments and result as `on_generated`, of the arms of `labelled_arms`.
+    None is held out, for of a hundred labels a tenth would be missed; the last checkpoint is taken. Of digits there are
+    no more than a thousand, which all trainings share. Arguments and result as `on_generated`, of the arms of
+    `labelled_arms`.
     """
-    recipe, jobs = replace(HEAD, steps=budget.head_steps), {}
+    recipe, jobs = replace(HEAD, steps=budget.head_steps, checkpoints=1), {}
     for arm in labelled_arms(budget, name):
         what, k = arm_and_training(arm)
         n = next(n for n in budget.labels if with_labels(n) == what)
-        labelled = datasets.load(name, "train", n, size=generator.image_size)
-        seed = execution.seed + k - 1
-        facts = {"images": labelled.images, "labels": labelled.labels, "recipe": recipe, "seed": seed}
+        most, seed = min(max(budget.labels), number_of_labels(name)), execution.seed + k - 1
+        labelled = _labelled(name, most, seed, generator.image_size).take(range(n))
+        facts = {"images": labelled.images, "labels": labelled.labels, "recipe": recipe, "seed": seed, "held_out": 0}
         named = key(generator=generator.fingerprint(), **facts, tests=dict(tests), code=train_on_features)
         jobs[arm] = Job(_head, (generator, labelled, recipe, dict(tests), seed), named)
     return _run(jobs, execution, "training heads")
@@ -173,32 +207,39 @@ def beside_dit(
     """
     jobs = {}
     for arm, steps in networks.items():
-        network, k = arm_and_training(arm)
+        what, k = arm_and_training(arm)
         recipe = Recipe(steps=steps, batch=64, shift=0, checkpoints=5)  # flips only, as the DiT
-        seed = execution.seed + k - 1
+        network, seed = kind_of(what), execution.seed + k - 1
         facts = {"network": network, "recipe": recipe, "seed": seed, "tests": dict(tests), "code": train}
         named = key(training=Path(folder) / "training.json", **facts)
         jobs[arm] = Job(_beside, (folder, network, recipe, dict(tests), seed, device), named)
     return _run(jobs, execution, "training beside the DiT")
 
 
-def _job(network: str, images: ImageSet, recipe: Recipe, tests: Tests, seed: int) -> Job:
-    facts = {"images": images.images, "labels": images.labels, "recipe": recipe, "seed": seed, "network": network}
-    return Job(_network, (network, images, recipe, dict(tests), seed), key(**facts, tests=dict(tests), code=train))
+def _job(network: str, learned: tuple[ImageSet, ImageSet], recipe: Recipe, tests: Tests, seed: int) -> Job:
+    facts = {"images": [part.images for part in learned], "labels": [part.labels for part in learned]}
+    facts |= {"recipe": recipe, "seed": seed, "network": network, "tests": dict(tests), "code": train}
+    return Job(_network, (network, learned, recipe, dict(tests), seed), key(**facts))
 
 
-def _network(network: str, images: ImageSet, recipe: Recipe, tests: Tests, seed: int) -> dict[str, np.ndarray]:
-    training, held_out = datasets.hold_out(images, seed=seed)
+def _network(
+    network: str, learned: tuple[ImageSet, ImageSet], recipe: Recipe, tests: Tests, seed: int
+) -> dict[str, np.ndarray]:
+    images, held_out = learned
     start = new_network(network, images.classes, size=images.images.shape[1], seed=seed)
-    done = train(start, training, recipe, seed, validation=held_out)
+    done = train(start, images, recipe, seed, validation=held_out)
     return _scores(done, tests) | {"validation": done.history.validation.to_numpy()}
 
 
 def _head(
     generator: Generator, labelled: ImageSet, recipe: Recipe, tests: Tests, seed: int
 ) -> dict[str, np.ndarray]:
-    done = train_on_features(generator, labelled, recipe, seed=seed)
-    return _scores(done, tests) | {"validation": done.head.history.validation.to_numpy()}
+    return _scores(train_on_features(generator, labelled, recipe, seed=seed, held_out=0), tests)
+
+
+@functools.lru_cache(maxsize=3)  # the trainings of a set: each of their arms takes the first of these images
+def _labelled(name: str, n: int, seed: int, size: int) -> ImageSet:
+    return datasets.load(name, "train", n, seed, size)
 
 
 def _beside(
@@ -221,4 +262,5 @@ def _run(jobs: Mapping[str, Job], execution: Execution, what: str) -> tuple[Scor
     for arm, arrays in results.items():
         for name in arrays.keys() - {"validation"}:
             scores.setdefault(name, {})[arm] = arrays[name]
-    return scores, {arm: arrays["validation"].round(4).tolist() for arm, arrays in results.items()}
+    curves = {arm: arrays["validation"] for arm, arrays in results.items() if "validation" in arrays}
+    return scores, {arm: curve.round(4).tolist() for arm, curve in curves.items()}

@@ -116,11 +116,11 @@ def above_line(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Return how far a classifier lies above the networks' line, held against how far networks do themselves.
+    """Return how much further a classifier lies above the networks' line than networks do themselves.
 
-    Its distance, the mean over shifts, is that of `effective_robustness`. What it is compared with is the distance of
-    each network from the line through those of other kinds: the interval is that of the difference of the two, over
-    resamples of images and over networks, so that a classifier no further off than a network is not called robust.
+    Its distance, the mean over shifts, is that of `effective_robustness`; that of a network is from the line through
+    those of other kinds. The value is the one less the mean of the others. The interval is over resamples of images and
+    over networks, so that a classifier no further off than a network is not called robust.
 
     Args:
         networks: of two kinds or more beside the one left out. ours_standard, ours_shifted: of the classifier, bool.
@@ -139,19 +139,16 @@ def above_line(
         np.concatenate([rows, np.asarray(ours)[None]])
         for rows, ours in zip(networks.shifted, ours_shifted, strict=True)
     ]
-    value = np.mean([_above_line(rates(inside), rates(rows)) for rows in outside])
+    ours, others = _distances(rates(inside), [rates(rows) for rows in outside], kinds)
+    value = ours - others.mean()
     random = rng(seed, "above line")
     x = rates(inside, _resampled(random, inside.shape[1], resamples))  # (resamples, m + 1)
     counts = _resampled(random, outside[0].shape[1], resamples)  # of scenes that all shifts share
     y = [rates(rows, counts) for rows in outside]
-    ours = np.mean([_above_line(x, rows) for rows in y], axis=0)  # (resamples,)
-    others = np.empty((resamples, len(kinds)))
-    for m, kind in enumerate(kinds):
-        columns = [*np.flatnonzero(kinds != kind), m]
-        others[:, m] = np.mean([_above_line(x[:, columns], rows[:, columns]) for rows in y], axis=0)
+    ours, others = _distances(x, y, kinds)  # (resamples,), (resamples, m)
     chance = others[np.arange(resamples), random.integers(len(kinds), size=resamples)]
     low, high = np.quantile(ours - chance, [(1 - level) / 2, (1 + level) / 2])
-    return float(np.mean(value)), float(low), float(high)
+    return float(value), float(low), float(high)
 
 
 def band(
@@ -188,6 +185,22 @@ def _above_line(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     x, y = logit(inside), logit(outside)
     intercept, slope = _least_squares(x[..., :-1], y[..., :-1])
     return outside[..., -1] - expit(intercept + slope * x[..., -1])
+
+
+def _distances(
+    inside: np.ndarray, outside: Sequence[np.ndarray], kinds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distances above lines, means over shifts: of the classifier (...,), and of each network (..., m).
+
+    Args:
+        inside, outside: accuracies (..., m + 1) of the networks and, last, of the classifier. kinds: (m,).
+    """
+
+    def mean(columns: Sequence[int] | slice) -> np.ndarray:
+        return np.mean([_above_line(inside[..., columns], rows[..., columns]) for rows in outside], axis=0)
+
+    others = [mean([*np.flatnonzero(kinds != kind), m]) for m, kind in enumerate(kinds)]
+    return mean(slice(None)), np.stack(others, axis=-1)
 
 
 def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -144,31 +144,35 @@ def train_on_features(
     views: int = 1,
     t: int = 100,
     seed: int = 0,
+    held_out: float = 0.1,
 ) -> FeatureClassifier:
     """Train a head on the frozen network's maps of labelled images: "SD features", which is not zero-shot.
 
     The paper augments anew in every epoch, and so runs the U-Net in every epoch. Here it runs on `views` versions of
     each image: as it is, and views - 1 times flipped, shifted and cropped as the recipe says; each has its own noise.
-    A tenth of the images, as they are, chooses the checkpoint, as early stopping does.
 
     Args:
-        images: labelled, two or more of every class.
+        images: labelled, two or more of every class where some are held out.
         recipe: HEAD, PAPER_HEAD, or your own.
         t: timestep of the noise. seed: of noise, views, first weights and training.
+        held_out: share of the images that, as they are, choose the checkpoint, as early stopping does; 0: all of them
+            are trained on, and the last checkpoint is taken.
 
     Raises:
-        ValueError: images without a label, a class with one image or none, no views.
+        ValueError: images without a label, too few of a class to hold any out, no views.
     """
     if views < 1:
         raise ValueError(f"train_on_features: views must be 1 or more, got {views}")
-    training, held_out = hold_out(images, seed=seed)
+    training, chooses = images, None
+    if held_out:
+        training, rest = hold_out(images, held_out, seed)
+        rest_maps = feature_maps(generator, rest.images, t, seed=seed, keys=content_hash(rest.images))
+        chooses = rest_maps, rest.labels
     pixels = torch.from_numpy(training.images)
     augmented = (augment(pixels, recipe, seed, view).numpy() for view in range(1, views))
     inputs = np.concatenate([training.images, *augmented])
-    maps, held_out_maps = (
-        feature_maps(generator, x, t, seed=seed, keys=content_hash(x)) for x in (inputs, held_out.images)
-    )
+    maps = feature_maps(generator, inputs, t, seed=seed, keys=content_hash(inputs))
     head = new_head(maps.shape[1], maps.shape[2], len(images.classes), seed)
     labels, device = np.tile(training.labels, views), generator.device
-    trained = fit(head, maps, labels, recipe, seed, (held_out_maps, held_out.labels), device=device)
+    trained = fit(head, maps, labels, recipe, seed, chooses, device=device)
     return FeatureClassifier(generator=generator, head=trained, classes=images.classes, t=t, seed=seed)

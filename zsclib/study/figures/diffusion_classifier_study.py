@@ -41,6 +41,7 @@ from zsclib.papers.diffusion_classifier.contrasts import (
 from zsclib.papers.diffusion_classifier.experiments import PAPER
 from zsclib.papers.diffusion_classifier.rivals import EQUAL, TWICE, trained, with_images, with_labels
 from zsclib.study import plots
+from zsclib.study.claims import Claim
 from zsclib.study.panels import columns, level
 from zsclib.study.stats import Estimate, accuracy, interval
 from zsclib.study.tables import table, verdicts
@@ -69,6 +70,12 @@ def of_families(decided: Mapping[str, Judgement], families: Sequence[str]) -> HT
         some = {i: each for i, each in own.items() if (each.claim.unit == "points") == points}
         parts += [verdicts(verdict_table(some, points)).data] if some else []
     return HTML("".join(parts) or "<p>None of these claims has been decided yet.</p>")
+
+
+def untestable(claims: Mapping[str, Claim], families: Sequence[str]) -> HTML:
+    """Return the claims of some families that the study leaves out, and why it cannot test them."""
+    own = [claim for claim in claims.values() if claim.family in families and claim.not_testable]
+    return table([[claim.id, claim.statement, claim.not_testable] for claim in own], ["id", "claim", "why not"])
 
 
 # --- is it a good classifier? ---------------------------------------------------------------------
@@ -201,15 +208,16 @@ def second_phase(checkpoints: Sequence[Mapping[str, Any]]) -> HTML:
 
 
 def shift_by_shift(outcomes: Outcomes) -> HTML:
-    """Return, of each shift, accuracies and how far the class-conditional model lies above the networks' line."""
+    """Return, of each shift, accuracies and how much further than networks the DiT lies above the networks' line."""
     names = [name for name in CONDITIONAL if name in outcomes.get(DIT, {})]
     head, networks = with_labels(LABELS[-1]), [network for network in BESIDE if network in outcomes]
     rows = []
     for name in names:
         cells = [_mean(outcomes, arm, name) for arm in (DIT, *networks, DIFFUSION, head)]
-        above = effective(outcomes, (name,)) if name != UNSHIFTED else None
-        rows.append([name, *cells, Estimate(*above).points() if above else None])
-    return table(rows, ["set", DIT, *networks, DIFFUSION, head, "DiT above the networks' line"])
+        gain = effective(outcomes, (name,)) if name != UNSHIFTED else None
+        rows.append([name, *cells, Estimate(*gain).points() if gain else None])
+    above = "DiT above the networks' line, further than networks"
+    return table(rows, ["set", DIT, *networks, DIFFUSION, head, above])
 
 
 def _mean(outcomes: Outcomes, arm: str, name: str) -> str | None:
