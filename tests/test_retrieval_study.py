@@ -231,6 +231,10 @@ def test_what_the_page_says_of_the_study_is_what_its_record_says():
     assert low < 0 < high
     assert record["CLIP, zero-shot"]["gadgets-hard"].mean() < 0.1
     assert record["real only"]["digits"].mean() > CEILING
+    for arm in ("templates", "retrieved by text", "best personalised"):
+        low, high = gain(arm, "real only", "objects-fine-hard")
+        assert low < 0 < high
+    assert gain("real only, twice the updates", "real only", "objects-fine-hard")[0] > 0
     for target in ("objects-hard", "aerial-hard"):
         for arm, rival in (("textual inversion", "templates"), ("conditioning", "simple prompt")):
             assert (record[arm][target] - record[rival][target]).mean() < 0
