@@ -79,7 +79,7 @@ def test_every_package_runs_on_the_oldest_python_that_the_project_admits():
     oldest = Version(project["requires-python"].removeprefix(">=") + ".0")
     pins = [line.partition("#")[0].strip() for line in (ROOT / "requirements.lock").read_text().splitlines()]
     pins = [Requirement(pin).name for pin in pins if pin]
-    wants = {name: metadata(name)["Requires-Python"] or "" for name in pins}
+    wants = {name: metadata(name).get("Requires-Python") or "" for name in pins}
     assert len(wants) > 50
     assert {name: wish for name, wish in wants.items() if oldest not in SpecifierSet(wish)} == {}
 
