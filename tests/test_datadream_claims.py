@@ -324,10 +324,10 @@ def design(name: str, claim) -> tuple[int, int]:
     if sets == 1:
         return 5, 1000
     if sets < 4:
-        return {2: 5 if large else 24, 3: 3 if large else 12}[sets], 2700
-    if large:
-        return 3, 1000
-    return 3 if name == "DD-H4-all" else 16 if claim.discordance > 0.3 else 8, 2700
+        return {2: 5 if large else 16, 3: 3 if large else 8}[sets], 2700
+    if large or name == "DD-H4-all":
+        return 3, 2700 if name in ("DD-H4-all", "DD-A-zero-shot") else 1000
+    return {0.1: 6, 0.2: 8, 0.3: 10, 0.4: 16}[claim.discordance], 2700
 
 
 def test_every_claim_can_be_decided_by_the_design_that_the_file_states_and_by_no_tiny_one(claims):
