@@ -62,7 +62,7 @@ class Classifiers:
     """
 
     recipe: ClipRecipe = ClipRecipe()
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     scratch: Recipe = Recipe(steps=1024, batch=16, learning_rate=8e-3, checkpoints=4)
     scratch_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
     network: str = "resnet18"
