@@ -292,6 +292,14 @@ def test_an_image_is_augmented_by_itself(clip, real):
         assert not torch.equal(clip_lora._augmented(clip, real.images, SHORT, source, when), whole)
 
 
+def test_colours_change_under_strong_augmentation_alone(clip):
+    red = np.full((8, 16, 16, 3), (200, 40, 30), np.uint8)
+    weak, strong = (
+        clip_lora._augmented(clip, red, replace(SHORT, strong=strong), "real", (0, 0)) for strong in (False, True)
+    )
+    assert torch.equal(weak, clip.prepare(red)) and not torch.equal(strong, weak)
+
+
 def test_mixing_takes_as_much_of_another_image_as_of_its_label():
     """Of images of one value each, the mean says how much of which is in one."""
     value, kinds, steps = torch.arange(8.0), [], 200

@@ -128,44 +128,52 @@ def test_an_audit_reads_other_checkpoints_and_other_images_of_the_same_training(
     assert len(set(trained)) == len(SHORT.rates)  # and one classifier for each learning rate
 
 
-def test_a_rate_at_which_the_loss_is_lost_does_not_win(setting, made, monkeypatch):
+def planted(rate_of=lambda training: 0.0, checks: int = 3):
+    """Stand in for `_fitted`: right on the share of validation images that a training's rate has, at every check."""
+
     def fitted(setting, network, training):
-        if training.recipe.learning_rate == SHORT.rates[0]:
+        labels, share = training.of.one.validation.labels, rate_of(training)
+        predicted = np.where(np.arange(len(labels)) < share * len(labels), labels, -1)
+        n = len(training.of.one.test)
+        facts = {"step": np.arange(checks), "test": np.zeros(n, int)}
+        return facts | {"validation": np.tile(predicted, (checks, 1))}
+
+    return fitted
+
+
+def test_where_the_loss_is_lost_a_third_of_the_rate_is_taken_and_noted(setting, made, monkeypatch):
+    def fitted(setting, network, training):
+        if training.recipe.learning_rate > 0.4e-2:
             raise FloatingPointError("the loss is nan")
-        return {"step": np.array([0, 2]), "held_out": np.array([0.0, 0.5]), "row": np.array(1), "test": np.zeros(24)}
+        return planted()(setting, network, training)
 
     monkeypatch.setattr(classifiers, "_fitted", fitted)
-    cells = [Cell(TARGET, PROMPTED, shots=2, n=3)]
-    assert [rate for rate, _, _ in experiments.choose(setting, SHORT, cells, Execution()).values()] == [SHORT.rates[1]]
-    with pytest.raises(FloatingPointError, match="the loss of 'prompted; 2 shots.* is not finite at"):
-        experiments.choose(setting, replace(SHORT, rates=SHORT.rates[:1]), cells, Execution())
+    table = run(setting, SHORT, [Cell(TARGET, PROMPTED, shots=2, n=3)], Execution())
+    assert table["learning_rate"].tolist() == pytest.approx([1e-2 / 3])
+    monkeypatch.setattr(classifiers, "FALLS", 0)
+    with pytest.raises(FloatingPointError, match="prompted.*at every learning rate from 0.01 down, the loss is nan"):
+        run(setting, SHORT, [Cell(TARGET, PROMPTED, shots=2, n=3)], Execution())
 
 
-def test_a_rate_that_fails_only_where_something_is_changed_is_told(setting, made, monkeypatch):
-    twice = f"{SHOTS}, {TWICE}"
-
-    def fitted(setting, network, training):
-        if training.of.cell.arm == twice:
-            raise FloatingPointError("the loss is nan")
-        return {"step": np.array([0, 2]), "held_out": np.array([0.0, 0.5]), "row": np.array(1), "test": np.zeros(24)}
-
-    monkeypatch.setattr(classifiers, "_fitted", fitted)
-    with pytest.raises(FloatingPointError, match="'shots only, twice the steps; 2 shots"):
-        experiments.choose(setting, SHORT, [Cell(TARGET, arm, shots=2, n=0) for arm in (SHOTS, twice)], Execution())
-
-
-def test_each_classifier_is_trained_once_for_a_choice_also_without_a_cache(setting, made, monkeypatch):
-    trained = []
-
-    def fitted(setting, network, training):
-        trained.append((training.of.cell, training.recipe))
-        return {"step": np.array([0, 2]), "held_out": np.array([0.0, 0.5]), "row": np.array(1), "test": np.zeros(24)}
-
-    monkeypatch.setattr(classifiers, "_fitted", fitted)
-    cells = [Cell(TARGET, PROMPTED, shots=k, n=3) for k in (2, 1)]
+def test_each_arm_and_way_chooses_once_for_every_k_n_and_change(setting, made, monkeypatch):
+    trained, fit = [], planted()
+    monkeypatch.setattr(classifiers, "_fitted", lambda *args: trained.append(args[2]) or fit(*args))
+    arms = (PROMPTED, f"{PROMPTED}, guidance 5")
+    cells = [Cell(TARGET, arm, shots=k, n=n, with_shots=both) for both in (False, True) for k, n, arm in
+             ((2, 3, arms[0]), (1, 3, arms[0]), (2, 2, arms[0]), (2, 3, arms[1]))]  # fmt: skip
+    cells += [Cell(TARGET, arm, shots=2, n=0) for arm in (SHOTS, f"{SHOTS}, {TWICE}", ZERO_SHOT)]
     chosen = experiments.choose(setting, SHORT, cells, Execution())
-    assert [cell.shots for cell, _ in trained] == [2, 2, 1]  # both rates where the shots are most, then the better one
-    assert {rate for rate, _, _ in chosen.values()} == {SHORT.rates[0]}
+    names = [f"{TARGET}; {PROMPTED}; alone; CLIP", f"{TARGET}; {PROMPTED}; with the shots; CLIP"]
+    assert list(chosen) == [*names, f"{TARGET}; {SHOTS}; alone; CLIP"]
+    by_cell = [(one.of.cell, one.recipe.learning_rate) for one in trained]
+    assert by_cell == [(cell, rate) for cell in (cells[0], cells[4], cells[8]) for rate in SHORT.rates]
+    table = run(setting, SHORT, cells, Execution(), chosen)
+    assert set(table["learning_rate"]) == {0.0, SHORT.rates[1]} and set(table["step"]) == {0, 2}
+
+
+def test_twice_the_steps_is_judged_at_the_same_check(setting, execution, made):
+    cells = [Cell(TARGET, arm, shots=2, n=0) for arm in (SHOTS, f"{SHOTS}, {TWICE}")]
+    assert run(setting, SHORT, cells, execution)["step"].tolist() == [4, 8]
 
 
 @pytest.mark.parametrize(("shots", "samples"), [(16, 400), (8, 200), (4, 100), (1, 100)])
@@ -176,7 +184,7 @@ def test_an_adapter_learns_from_as_many_samples_for_each_shot_down_to_four(setti
     assert (own.shots, own.tuning_samples) == (shots, samples)
 
 
-def test_twice_the_steps_is_a_change_of_every_classifier(setting):
+def test_twice_the_steps_is_a_change_of_every_classifier():
     for classifier in ("CLIP", "scratch"):
         usual, twice = (
             SHORT.recipes(Cell(TARGET, arm, n=0, classifier=classifier))[0] for arm in (SHOTS, f"{SHOTS}, {TWICE}")
@@ -188,7 +196,7 @@ def test_what_was_chosen_elsewhere_is_taken_and_gives_the_same(setting, executio
     cells = comparison([TARGET], [PROMPTED], shots=[2], n=[3], seeds=2)
     whole = run(setting, SHORT, cells, execution)
     chosen = experiments.choose(setting, SHORT, cells, execution)
-    assert set(chosen) == {experiments.name_of(cell) for cell in cells if cell.arm != ZERO_SHOT}
+    assert set(chosen) == {experiments.choice_of(cell) for cell in cells if cell.arm != ZERO_SHOT}
     made.clear()
     second = [cell for cell in cells if cell.seed == 1]
     table = run(setting, SHORT, second, Execution(cache=Cache(tmp_path)), chosen)

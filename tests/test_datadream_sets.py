@@ -249,6 +249,20 @@ def test_costs_count_the_denoiser_s_evaluations_and_the_samples_tuned_on(sets, s
     assert (table["seconds"] > 0).all()
 
 
+def test_a_report_has_the_loss_on_validation_images_before_and_after_adapting(sets, setting, one, execution):
+    for scope in ("by class", "all classes"):
+        histories = [generator.history for generator in adapted(setting, one, execution, scope).values()]
+        report = sets[f"DataDream, {scope}"].report
+        assert report["loss before"].tolist() == [history["held_out"].iloc[0] for history in histories]
+        assert report["loss after"].tolist() == [history["held_out"].iloc[-1] for history in histories]
+        assert (report["loss before"] != report["loss after"]).all()
+    both = sets["retrieved and DataDream"].report
+    assert both["loss after"].tolist() == sets["DataDream, by class"].report["loss after"].tolist()
+    assert {name for name, made in sets.items() if "loss after" in made.report} == {
+        name for name in ARMS if ARMS[name].tuned
+    }
+
+
 def test_both_ways_to_adapt_learn_from_as_many_samples(setting, one):
     by_class, of_all = (tuning_of(setting, one, scope) for scope in ("by class", "all classes"))
     assert by_class.samples * CLASSES == of_all.samples and by_class.batch == of_all.batch == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -15,13 +16,13 @@ from zsclib.images.image_set import ImageSet
 from zsclib.papers.datadream import experiments
 from zsclib.papers.datadream import outcomes as room
 from zsclib.papers.datadream.classifiers import Cell
-from zsclib.papers.datadream.contrasts import ALL_CLASSES, BY_CLASS, CHOSEN, PROMPTED, SHOTS, ZERO_SHOT, At
+from zsclib.papers.datadream.contrasts import ALL_CLASSES, BY_CLASS, PROMPTED, SHOTS, ZERO_SHOT, At
 from zsclib.papers.datadream.experiments import cell_of
 from zsclib.papers.datadream.outcomes import differences, jobs, outcomes
 from zsclib.workers import Execution
 
 TARGET = "aerial-hard"
-NAMES = {arm: f"{arm}; 16 shots; 64 images; alone; CLIP" for arm in (BY_CLASS, PROMPTED, ALL_CLASSES, CHOSEN)}
+NAMES = {arm: f"{arm}; 16 shots; 64 images; alone; CLIP" for arm in (BY_CLASS, PROMPTED, ALL_CLASSES)}
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +58,14 @@ def execution(tmp_path_factory) -> Execution:
     return Execution(cache=Cache(tmp_path_factory.mktemp("cache")))
 
 
-def test_a_job_is_a_cell_or_the_chosen_variant_seed_by_seed(plan):
+def test_a_job_is_a_cell_seed_by_seed(plan):
     every = jobs(plan)
     assert [seed for _, _, seed in every] == sorted(seed for _, _, seed in every)
     of_first = [cell_of(name, TARGET, 0) for name, _, seed in every if seed == 0]
     number = Counter((cell.arm, cell.shots) for cell in of_first)
     # alone and with the shots; the second block is alone only, and has the shots alone at its own K
     assert number == {
-        (PROMPTED, 2): 2, (BY_CLASS, 2): 2, (ALL_CLASSES, 2): 2, (CHOSEN, 2): 2, (SHOTS, 2): 1, (ZERO_SHOT, 0): 1,
+        (PROMPTED, 2): 2, (BY_CLASS, 2): 2, (ALL_CLASSES, 2): 2, (SHOTS, 2): 1, (ZERO_SHOT, 0): 1,
         (BY_CLASS, 1): 1, (SHOTS, 1): 1,
     }  # fmt: skip
     assert len(set(every)) == len(every)
@@ -80,13 +81,20 @@ def test_jobs_go_on_elsewhere_with_what_was_chosen(plan, execution, tmp_path, mo
         return kept[name, what]
 
     done = {job: (correct, images) for job, correct, images in outcomes(plan, every, execution, remember=remember)}
-    assert list(done) == every and set(kept) == {(TARGET, "choices")}  # nothing at 16 shots: H9 keeps nothing
     assert all(correct.dtype == bool and len(correct) == len(images) == 24 for correct, images in done.values())
-    rates = {rate for rate, _, seed in kept[TARGET, "choices"].values() if not seed}
-    assert rates <= {1e-2, 1e-3} and len(kept[TARGET, "choices"]) == 2 * 3 + 1 + 1 + 1
-    chosen = next(job for job in every if job[0].startswith(CHOSEN))
-    variants = [done[(chosen[0].replace(CHOSEN, arm), *chosen[1:])][0] for arm in (BY_CLASS, ALL_CLASSES)]
-    assert any(np.array_equal(done[chosen][0], correct) for correct in variants)
+    notes = {what: noted for (_, what), noted in kept.items()}
+    by_seed = [f"{what} {seed}" for seed in (0, 1) for what in ("sets", "classifiers")]
+    assert list(done) == every and set(notes) == {"choices", *by_seed}  # nothing at 16 shots: H9 keeps nothing
+    choices = notes["choices"].values()
+    assert {one["learning_rate"] for one in choices} <= {1e-2, 1e-3} and len(choices) == 2 * 3 + 1
+    assert all(len(trial["accuracies"]) == 2 for one in choices for trial in one["trials"])
+    trained = notes["classifiers 1"]
+    assert list(trained) == [name for name, _, seed in every if seed == 1]
+    assert all({"learning_rate", "step", "held_out"} == set(one) for one in trained.values())
+    made = notes["sets 0"]
+    assert set(made) == {f"{arm}; 2 shots" for arm in (PROMPTED, BY_CLASS, ALL_CLASSES)} | {f"{BY_CLASS}; 1 shots"}
+    assert made[f"{PROMPTED}; 2 shots"]["delivered"] == made[f"{PROMPTED}; 2 shots"]["compared"] == [3] * 8
+    assert json.loads(json.dumps(notes)) == notes
     elsewhere = Execution(cache=Cache(tmp_path))
     second = [job for job in every if job[2] == 1][:2]
     again = outcomes(plan, second, elsewhere, remember=remember)
@@ -99,9 +107,14 @@ def test_claims_come_back_from_records():
     assert differences({}) == {}
     assert differences(recorded)["DD-H1-alone"][TARGET].mean() == 1
     both = recorded | {NAMES[ALL_CLASSES]: {TARGET: zeros}}
-    assert not differences(both)["DD-H5-choice"]  # both variants are there, and not yet which was chosen
-    both |= {NAMES[CHOSEN]: {TARGET: np.vstack([ones[:1], zeros[:1]])}}  # as validation images had it: not known here
-    assert differences(both)["DD-H5-choice"][TARGET].mean(1).tolist() == [0, -1]
+    assert not differences(both)["DD-H5-choice"]  # both variants are there, and not yet which was better by validation
+    accuracies = {NAMES[BY_CLASS]: (0.9, 0.1), NAMES[ALL_CLASSES]: (0.5, 0.5)}
+    notes = {
+        f"classifiers-{seed}": {name: {"held_out": own[seed]} for name, own in accuracies.items()} for seed in (0, 1)
+    }
+    assert differences(both, {TARGET: notes})["DD-H5-choice"][TARGET].mean(1).tolist() == [0, -1]
+    del notes["classifiers-1"]
+    assert not differences(both, {TARGET: notes})["DD-H5-choice"]  # of one seed of two
 
 
 def test_h9_comes_back_from_what_was_kept():

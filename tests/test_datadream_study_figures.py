@@ -36,7 +36,8 @@ def outcomes() -> dict:
     for k in (1, 4, 16):
         put(Cell("", SHOTS, shots=k, n=0), 0.4 + 0.02 * k)
         for arm, both in product((PROMPTED, BY_CLASS, RETRIEVED), (False, True)):
-            put(Cell("", arm, shots=k, with_shots=both), 0.5 + 0.01 * k)
+            if both or arm == BY_CLASS or k == 16:  # other images are the same at every K
+                put(Cell("", arm, shots=k, with_shots=both), 0.5 + 0.01 * k)
     put(Cell("", DISEF), 0.6, TARGETS[:1])
     put(Cell("", ZERO_SHOT, shots=0, n=0), 0.3)
     for n, both in product((16, 256), (False, True)):
@@ -71,6 +72,11 @@ def test_curves_go_through_what_was_measured(outcomes):
     assert all(line.get_xdata().tolist() == [1, 4, 16] for line in lines.values())
     name = name_of(Cell("", PROMPTED, shots=4, with_shots=True))
     assert lines[PROMPTED].get_ydata()[1] == pytest.approx(outcomes[name]["digits"].mean())
+    plt.close(figure)
+    figure = figures.over_shots(outcomes, with_shots=False)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert all(lines[arm].get_xdata().tolist() == [1, 4, 16] for arm in (SHOTS, PROMPTED, BY_CLASS, RETRIEVED))
+    assert len(set(lines[PROMPTED].get_ydata())) == 1 and len(set(lines[BY_CLASS].get_ydata())) == 3
     plt.close(figure)
     figure = figures.over_images(outcomes)
     drawn = [ax for ax in figure.axes if ax.axison]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zsclib.images.randaugment import OPERATIONS
-from zsclib.images.strong_augmentation import COLOURLESS, strong_augmentation
+from zsclib.images.strong_augmentation import COLOURLESS, strong_augmentation, weak_augmentation
 
 RANDOM = np.random.default_rng(0)
 IMAGE = RANDOM.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -79,6 +79,19 @@ def test_the_crop_has_its_share_of_the_area_and_lies_anywhere(monkeypatch):
     assert 0.21 < area.min() < 0.3 and 0.85 < area.max() <= 1.05
     assert 0.7 < shape.min() < 0.8 and 1.25 < shape.max() < 1.43
     assert left.min() < 4 and top.min() < 4 and (left + width).max() > 122 and (top + height).max() > 122
+
+
+def test_the_weak_one_crops_and_mirrors_and_leaves_colours_alone():
+    one_colour = np.full((32, 32, 3), (200, 90, 30), np.uint8)
+    ramp = np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None, :, None], 32, 0).repeat(3, 2)
+    for i in range(20):
+        assert (weak_augmentation(one_colour, 24, np.random.default_rng(i)) == (200, 90, 30)).all()
+    weak = [weak_augmentation(ramp, 32, np.random.default_rng(i), crop=0.3) for i in range(300)]
+    rises = np.array([x[8, -1].sum() > x[8, 0].sum() for x in weak])
+    spans = np.array([np.ptp(x[8, :, 0].astype(int)) for x in weak])
+    assert 0.4 < rises.mean() < 0.6 and spans.min() < 150 < 230 < spans.max()
+    still = weak_augmentation(ramp, 32, np.random.default_rng(0), crop=1, flip=False)
+    assert np.array_equal(still, ramp)
 
 
 def test_without_crop_it_is_the_centre_square(monkeypatch):

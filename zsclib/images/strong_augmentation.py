@@ -1,7 +1,8 @@
-"""The strong augmentation that DataDream (Kim et al. 2024) tunes its classifier under, image by image.
+"""The strong augmentation that DataDream (Kim et al. 2024) tunes its classifier under, image by image, and a weak one.
 
 Its operations, chances and strengths are those of the authors' code, in its order: RandAugment, random resized crop,
 mirroring, colour jitter, greyscale, blur, solarising. What would change a set's classes is switched off by the caller.
+The weak one is its crop and its mirroring alone: of 32 pixels the rest leaves too little to learn fine classes by.
 """
 
 from __future__ import annotations
@@ -46,6 +47,14 @@ def strong_augmentation(
     if random.random() < 0.2 and hue:
         x = ImageOps.solarize(x)
     return np.array(x)
+
+
+def weak_augmentation(
+    image: np.ndarray, side: int, random: np.random.Generator, crop: float = 0.25, flip: bool = True
+) -> np.ndarray:
+    """Return one image, uint8 (side, side, 3), cropped and mirrored as in `strong_augmentation`, and nothing else."""
+    x = _cropped(Image.fromarray(image), side, crop, random)
+    return np.array(ImageOps.mirror(x) if random.random() < 0.5 and flip else x)
 
 
 def _cropped(image: Image.Image, side: int, crop: float, random: np.random.Generator) -> Image.Image:

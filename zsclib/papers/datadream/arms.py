@@ -39,7 +39,10 @@ def retrieved_and_datadream(
 ) -> tuple[ImageSet, pd.DataFrame]:
     """Retrieved and generated images in turn, the latter by an adapter for each class; as many together as either."""
     by_text, report = retrieved(setting, one, (n + 1) // 2, execution)
-    generated = datadream(setting, one, n // 2, execution, scope=BY_CLASS) if n > 1 else by_text.take([])
+    generated, losses = by_text.take([]), pd.DataFrame()
+    if n > 1:
+        generated, losses = datadream(setting, one, n // 2, execution, scope=BY_CLASS)
+    report = pd.concat([report, losses.drop(columns="class", errors="ignore")], axis=1)
     both = concat([by_text, generated])
     of_text = np.arange(len(both)) < len(by_text)
     turn = pd.Series(both.labels).groupby([of_text, both.labels]).cumcount().to_numpy()

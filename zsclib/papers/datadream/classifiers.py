@@ -1,10 +1,11 @@
 """The classifiers of the comparison, jobs that the cache keeps: CLIP tuned by LoRA, or a network from scratch.
 
-    one = Training(of=sources, recipe=recipe, row=None)
+    one = Training(of=sources, recipe=recipe, row=last_check(recipe))
     ((_, outcome),) = train_all(setting, Classifiers(), [one], execution, "classifiers")
-    outcome["test"], outcome["row"]                         # predictions at the check that counts, and which that is
+    outcome["test"], outcome["validation"]                  # predictions at the check that counts, and at every check
 
-Which check counts is chosen on validation images; test images are looked at in that one alone, but for an audit.
+Which check counts is chosen on validation images; test images are looked at in that one alone, but for an audit. A
+training whose loss is not finite is made anew at a lower learning rate, and says at which.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from zsclib.training import PLAIN, Augmentation, train
 from zsclib.workers import Execution, Job, run_jobs
 
 CLIP, SCRATCH = "CLIP", "scratch"
-DIVERGED = -1.0  # the validation accuracy of a trial whose loss is not finite
+FALL, FALLS = 3, 4  # where the loss is not finite: the learning rate is divided by FALL, as often as this at most
 AnyRecipe = ClipRecipe | Recipe
 
 
@@ -54,14 +55,14 @@ class Classifiers:
     """How classifiers are trained.
 
     Attributes:
-        recipe: of tuning CLIP. rates: learning rates that are tried with the first seed.
+        recipe: of tuning CLIP. rates: learning rates that are tried with the first seed, the middle one by default.
         scratch: of a network from scratch, on which half of each batch is synthetic where there are both.
         scratch_rates: likewise. network: which.
         unmirrored, one_hue: targets whose classes mirroring, or another colour, would change.
     """
 
     recipe: ClipRecipe = ClipRecipe()
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     scratch: Recipe = Recipe(steps=1024, batch=16, learning_rate=8e-3, checkpoints=4)
     scratch_rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
     network: str = "resnet18"
@@ -99,11 +100,16 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """One classifier to be trained; row is the check that counts, None: the one that is best on validation images."""
+    """One classifier to be trained; row is the check that counts."""
 
     of: Sources
     recipe: AnyRecipe
-    row: int | None
+    row: int
+
+
+def last_check(recipe: AnyRecipe) -> int:
+    """Return the row of the last check: of CLIP there is one more, before any step."""
+    return recipe.checks if isinstance(recipe, ClipRecipe) else recipe.checkpoints - 1
 
 
 def train_all(
@@ -133,21 +139,27 @@ def _key(setting: Setting, classifiers: Classifiers, one: Training) -> str:
 
 
 def _trained(setting: Setting, network: str, training: Training) -> dict[str, np.ndarray]:
-    """Do as `_fitted` does; a trial whose loss is not finite is one that does not win."""
-    try:
-        return _fitted(setting, network, training)
-    except FloatingPointError:
-        if training.row is not None:
-            raise
-        return {"step": np.zeros(1, int), "held_out": np.array([DIVERGED]), "row": np.array(0)}
+    """Train a classifier as `_fitted` does; where the loss is not finite, at a lower learning rate.
+
+    Returns:
+        What `_fitted` does, and learning_rate: that of the training that it is.
+    """
+    rate = training.recipe.learning_rate
+    for fall in range(FALLS + 1):
+        lower = replace(training, recipe=replace(training.recipe, learning_rate=rate / FALL**fall))
+        try:
+            return _fitted(setting, network, lower) | {"learning_rate": np.array(lower.recipe.learning_rate)}
+        except FloatingPointError as error:
+            lost = error
+    raise FloatingPointError(f"{training.of.cell}: at every learning rate from {rate} down, {lost}")
 
 
 def _fitted(setting: Setting, network: str, training: Training) -> dict[str, np.ndarray]:
-    """Train a classifier; return steps and validation accuracies of its checks, and predictions at the one that counts.
+    """Train a classifier; return the steps of its checks, and what it predicts.
 
     Returns:
-        step, held_out: (checks,). row: of the check that counts. test and, for an audit, "train split": int16 (n,).
-        "at every check": int16 (checks, test), for an audit.
+        step: (checks,). validation: int16 (checks, n). test and, for an audit, "train split": at the check that counts,
+        int16 (n,). "at every check": int16 (checks, test), for an audit.
     """
     of, row = training.of, training.row
     judged = {"test": of.one.test} | ({} if of.train_split is None else {"train split": of.train_split})
@@ -156,33 +168,33 @@ def _fitted(setting: Setting, network: str, training: Training) -> dict[str, np.
         how |= {"real": of.real, "synthetic": of.synthetic, "recipe": replace(training.recipe, checkpoint=row)}
         watch = {"test": of.one.test} if of.every_check else {}
         result = tune_clip(open_filter(setting), of.prompts, watch=watch, **how)
-        row, scores = result.checkpoint, {name: result.scores(images.images) for name, images in judged.items()}
+        scores = {name: result.scores(images.images) for name, images in judged.items()}
     else:
         images, extra = (of.real, of.synthetic) if of.real is not None else (of.synthetic, None)
         how["augmentation"] = PLAIN if extra is None else Augmentation(extra=extra, share=0.5)
         new = new_network(network, images.classes, setting.size, "pocket", of.cell.seed)
         result = train(new, images, training.recipe, watch=judged, device=setting.device, **how)
-        row = result.checkpoint if row is None else row
-        scores = {name: each[row] for name, each in result.watched.items()}
-    outcome = {name: each.argmax(-1).astype(np.int16) for name, each in scores.items()}
+        scores = {name: result.watched[name][row] for name in judged}
+    scores["validation"] = result.watched["validation"]
     if of.every_check:
-        outcome["at every check"] = result.watched["test"].argmax(-1).astype(np.int16)
-    steps, held_out = (result.history[name].to_numpy() for name in ("step", "validation"))
-    return outcome | {"step": steps, "held_out": held_out, "row": np.array(row)}
+        scores["at every check"] = result.watched["test"]
+    outcome = {name: each.argmax(-1).astype(np.int16) for name, each in scores.items()}
+    return outcome | {"step": result.history["step"].to_numpy()}
 
 
 def judged(of: Sources, training: Training, outcome: Mapping[str, np.ndarray]) -> dict[str, object]:
     """Return what a row of the table says of a trained classifier, as an audit reads it where the cell is one."""
-    row, labels, predicted = int(outcome["row"]), of.one.test.labels, outcome["test"]
+    row, labels, predicted = training.row, of.one.test.labels, outcome["test"]
     if of.cell.arm.endswith(EPOCH_BY_TEST):
         accuracy = (outcome["at every check"] == labels).mean(1)
-        accuracy[outcome["step"] == 0] = 0  # CLIP before any step: no choice by validation images either
+        accuracy[outcome["step"] == 0] = 0  # CLIP before any step, which is no choice by validation images either
         row = int(accuracy.argmax())
         predicted = outcome["at every check"][row]
     elif of.cell.arm.endswith(ON_TRAIN):
         labels, predicted = of.train_split.labels, outcome["train split"]
-    facts = {"learning_rate": training.recipe.learning_rate, "step": int(outcome["step"][row])}
-    return facts | {"held_out": float(outcome["held_out"][row]), "correct": predicted == labels}
+    held_out = float((outcome["validation"][row] == of.one.validation.labels).mean())
+    facts = {"learning_rate": float(outcome["learning_rate"]), "step": int(outcome["step"][row])}
+    return facts | {"held_out": held_out, "correct": predicted == labels}
 
 
 def zero_shot(setting: Setting, of: Sources) -> dict[str, object]:

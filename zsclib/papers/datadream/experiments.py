@@ -4,10 +4,10 @@
     cells = comparison(["objects-hard"], ["prompted", "DataDream, by class"], shots=[4, 16], seeds=3)
     table = run(setting, Classifiers(), cells, Execution(batch=100, cache=Cache(), workers=Workers(2)))
 
-An arm with something changed is named after it: "DataDream, by class, rank 4". All classifiers take the same number of
-steps. Learning rates are chosen on validation images for each target, arm and way, with the first of its cells and of
-the seeds; checkpoints likewise, for each cell but its seed. Test images are looked at once, but for the audit of what
-looking at them for every choice would give.
+An arm with something changed is named after it: "DataDream, by class, rank 4". All classifiers of a target take as many
+steps. Learning rate and checkpoint are chosen on validation images once for each target, arm and way, by `choices.
+choice`, and serve all its K, N, changes and seeds, so that no chance of a choice comes between them. Test images are
+looked at once, but for the audit of what looking at them for every choice would give.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from itertools import product
 
 import pandas as pd
 
-from zsclib.extra import Extra, equal_counts, first_of_each
+from zsclib.extra import Extra, counts, equal_counts, first_of_each
+from zsclib.images.image_set import ImageSet
 from zsclib.papers.datadream.arms import ARMS, check_arm, make_set
+from zsclib.papers.datadream.choices import Choice, choice
 from zsclib.papers.datadream.classifiers import (
     CLIP,
-    DIVERGED,
     SCRATCH,
     Cell,
     Classifiers,
     Sources,
     Training,
     judged,
+    last_check,
     train_all,
     zero_shot,
 )
@@ -64,7 +66,7 @@ CHANGES: Mapping[str, Callable[[Setting], dict[str, object]]] = {  # of how imag
 }
 OF_CLASSIFIER = (HALF_WEIGHT, TWICE, EPOCH_BY_TEST, ON_TRAIN)  # changes of how the classifier learns, or is judged
 FEWEST = 4  # shots of a class, by whose number adapters learn, where there are less
-Choice = tuple[float, int, int]  # learning rate, which of the checks counts, and the seed that chose them
+OF_MAKING = ("attempts", "unfiltered", "loss before", "loss after")  # columns of an arm's report that are noted
 
 
 def comparison(
@@ -103,7 +105,7 @@ def run(
         setting: what sets have in common; K, N and what is changed in an arm are those of the cells. Its tuning_samples
             are meant for its own shots: with fewer an adapter learns from fewer, in proportion, down to `FEWEST`.
         classifiers: how they are trained.
-        cells: what is to be done. The first of the seeds of each chooses.
+        cells: what is to be done. The first of each arm and way chooses, with its seed.
         execution: sets and trainings are jobs.
         chosen: what `choose` has returned, where that was done before.
 
@@ -112,7 +114,8 @@ def run(
         validation images; correct, bool (test,).
 
     Raises:
-        ValueError: an unknown arm or change, or what `arms.make_set` refuses. FloatingPointError: a loss is not finite.
+        ValueError: an unknown arm or change, or what `arms.make_set` refuses. FloatingPointError: a loss is not finite
+            at any learning rate.
     """
     cells = list(dict.fromkeys(cells))
     for cell in cells:
@@ -122,9 +125,9 @@ def run(
     todo = []
     for cell in cells:
         if cell.arm != ZERO_SHOT:
-            rate, row, seed = chosen[name_of(_but_seed(cell))]
-            recipe = classifiers.recipe_at(cell, rate)
-            todo.append(Training(of=sources[cell], recipe=recipe, row=None if cell.seed == seed else row))
+            own = chosen[choice_of(cell)]
+            recipe = classifiers.recipe_at(cell, own["learning_rate"])
+            todo.append(Training(of=sources[cell], recipe=recipe, row=own["check"]))
     trained, rows = iter(train_all(setting, classifiers, todo, execution, "classifiers")), []
     for cell in cells:
         own = sources[cell]
@@ -135,12 +138,12 @@ def run(
 def choose(
     setting: Setting, classifiers: Classifiers, cells: Iterable[Cell], execution: Execution
 ) -> dict[str, Choice]:
-    """Choose learning rates and checkpoints on validation images; return name → choice.
+    """Choose learning rates and checkpoints on validation images; return `choice_of` → what `choices.choice` returns.
 
     Args:
         setting, classifiers, execution: as of `run`.
-        cells: the first of each arm and way chooses its learning rate, so it had better have most of the shots, and
-            with them of validation images; the first of its seeds chooses.
+        cells: the first of each arm and way chooses, so it had better have most of the shots, and with them of
+            validation images, and nothing changed; the first of its seeds chooses.
     """
     cells = list(dict.fromkeys(cells))
     for cell in cells:
@@ -150,41 +153,32 @@ def choose(
     return _choose(setting, classifiers, _sources_of(setting, with_audits, execution), execution)
 
 
+def choosing(cells: Iterable[Cell]) -> dict[str, Cell]:
+    """Return the cell that chooses for each arm and way, by `choice_of`: the first of them."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.arm != ZERO_SHOT:
+            first.setdefault(choice_of(cell), cell)
+    return first
+
+
+def choice_of(cell: Cell) -> str:
+    """Return what shares a choice, whatever K and N are and what is changed: "digits; prompted; alone; CLIP"."""
+    return f"{cell.target}; {_parts(cell.arm)[0]}; {_way(cell)}; {cell.classifier}"
+
+
 def _choose(
     setting: Setting, classifiers: Classifiers, sources: Mapping[Cell, Sources], execution: Execution
 ) -> dict[str, Choice]:
-    first = {_but_seed(cell): cell for cell in reversed(sources) if cell.arm != ZERO_SHOT}
-    by_arm: dict[tuple, Cell] = {}
-    for cell in sources:
-        if cell in first.values():
-            by_arm.setdefault(_arm_and_way(cell), cell)
-    trials = [Training(sources[cell], r, None) for cell in by_arm.values() for r in classifiers.recipes(cell)]
-    best: dict[str, float] = {}
-    chosen: dict[str, Choice] = {}
-    for one, outcome in train_all(setting, classifiers, trials, execution, "learning rates"):
-        name, row = name_of(_but_seed(one.of.cell)), int(outcome["row"])
-        if name not in best or outcome["held_out"][row] > best[name]:
-            best[name] = outcome["held_out"][row]
-            chosen[name] = (one.recipe.learning_rate, row, one.of.cell.seed)
-    others = [cell for cell in first.values() if cell not in by_arm.values()]
-    rates = [chosen[name_of(_but_seed(by_arm[_arm_and_way(cell)]))][0] for cell in others]
-    todo = [
-        Training(sources[cell], classifiers.recipe_at(cell, rate), None)
-        for cell, rate in zip(others, rates, strict=True)
+    trials = [
+        Training(sources[cell], recipe, last_check(recipe))
+        for cell in choosing(sources).values()
+        for recipe in classifiers.recipes(cell)
     ]
-    for one, outcome in train_all(setting, classifiers, todo, execution, "checkpoints"):
-        name, row = name_of(_but_seed(one.of.cell)), int(outcome["row"])
-        best[name] = outcome["held_out"][row]
-        chosen[name] = (one.recipe.learning_rate, row, one.of.cell.seed)
-    if lost := [name for name, accuracy in best.items() if accuracy == DIVERGED]:
-        rate = chosen[lost[0]][0]
-        raise FloatingPointError(f"the loss of {lost[0]!r} is not finite at the learning rate {rate}; try lower ones")
-    return chosen
-
-
-def _arm_and_way(cell: Cell) -> tuple:
-    """Return what shares a learning rate, whatever K and N are and what is changed."""
-    return cell.target, _parts(cell.arm)[0], cell.with_shots, cell.classifier
+    by_name: dict[str, list] = {}
+    for one, outcome in train_all(setting, classifiers, trials, execution, "learning rates"):
+        by_name.setdefault(choice_of(one.of.cell), []).append((one, outcome))
+    return {name: choice(of_rates) for name, of_rates in by_name.items()}
 
 
 def check_cell(cell: Cell) -> None:
@@ -217,10 +211,32 @@ def make_sets(setting: Setting, cells: Iterable[Cell], execution: Execution) -> 
     return sets
 
 
+def sets_made(setting: Setting, cells: Iterable[Cell], execution: Execution) -> dict[str, dict]:
+    """Return what the sets behind some cells of one target and seed are, as plain data; what the cache lacks is made.
+
+    Returns:
+        "arm; K shots" → `delivered`, images of each class, of at most N; `compared`, those of each class at equal
+        counts; what it took, `evaluations`, `tuning_samples` and `seconds`; of DISEF by class its `attempts`, and
+        `unfiltered` images; of adapters by class the denoising loss on validation images, `loss before` and `loss
+        after`.
+    """
+    sets, made = make_sets(setting, cells, execution), {}
+    for (target, arm, k, seed), one in sets.items():
+        n = int(one.report["wanted"].iloc[0])
+        own = {name: one.report[name].tolist() for name in OF_MAKING if name in one.report}
+        made[f"{arm}; {k} shots"] = own | {
+            "delivered": counts(one.images).tolist(),
+            "compared": equal_counts(_compared(sets, (target, k, seed), n), n).tolist(),
+            "evaluations": one.evaluations,
+            "tuning_samples": one.tuning_samples,
+            "seconds": round(one.seconds, 1),
+        }
+    return made
+
+
 def name_of(cell: Cell) -> str:
     """Return what a cell is called but for its target and seed: "prompted; 16 shots; 64 images; alone; CLIP"."""
-    how = "with the shots" if cell.with_shots else "alone"
-    return f"{cell.arm}; {cell.shots} shots; {cell.n} images; {how}; {cell.classifier}"
+    return f"{cell.arm}; {cell.shots} shots; {cell.n} images; {_way(cell)}; {cell.classifier}"
 
 
 def cell_of(name: str, target: str, seed: int) -> Cell:
@@ -228,6 +244,10 @@ def cell_of(name: str, target: str, seed: int) -> Cell:
     arm, k, n, how, classifier = name.split("; ")
     k, n = (int(part.split()[0]) for part in (k, n))
     return Cell(target, arm, shots=k, n=n, with_shots=how != "alone", classifier=classifier, seed=seed)
+
+
+def _way(cell: Cell) -> str:
+    return "with the shots" if cell.with_shots else "alone"
 
 
 def _parts(arm: str) -> tuple[str, list[str]]:
@@ -243,7 +263,7 @@ def _place(cell: Cell) -> tuple:
 
 
 def _but_seed(cell: Cell) -> Cell:
-    """Return what a learning rate and a checkpoint are chosen for; how it is judged is no choice of its own."""
+    """Return what is trained but for its seed; how it is judged is no training of its own."""
     name, changes = _parts(cell.arm)
     own = ", ".join([name, *(change for change in changes if change not in (EPOCH_BY_TEST, ON_TRAIN))])
     return replace(cell, arm=own, seed=0)
@@ -267,8 +287,7 @@ def _sources(
     own = replace(setting, shots=cell.shots or setting.shots)
     one, images = shots(own, cell.target, cell.seed), None
     if cell.n:
-        beside = [other for place, other in sets.items() if (place[0], place[2], place[3]) == _at(cell)]
-        among = [other.images for other in beside if other.report["wanted"].iloc[0] >= cell.n]
+        among = _compared(sets, (cell.target, cell.shots, cell.seed), cell.n)
         images = first_of_each(sets[_place(cell)].images, equal_counts(among, cell.n))
         images = replace(images, manifest=None)
     return Sources(
@@ -282,5 +301,7 @@ def _sources(
     )
 
 
-def _at(cell: Cell) -> tuple:
-    return cell.target, cell.shots, cell.seed
+def _compared(sets: Mapping[tuple, Extra], at: tuple, n: int) -> list[ImageSet]:
+    """Return the sets of a target, K and seed that were to have n images of a class or more: all are cut alike."""
+    beside = [one for (target, _, k, seed), one in sets.items() if (target, k, seed) == at]
+    return [one.images for one in beside if one.report["wanted"].iloc[0] >= n]

@@ -39,15 +39,24 @@ def prompted(setting: Setting, one: Shots, n: int, execution: Execution) -> Imag
     return _generated(setting, one, n, execution, [open_generation(setting)] * len(one.real.classes), "prompted")
 
 
-def datadream(setting: Setting, one: Shots, n: int, execution: Execution, *, scope: str) -> ImageSet:
+def datadream(
+    setting: Setting, one: Shots, n: int, execution: Execution, *, scope: str
+) -> tuple[ImageSet, pd.DataFrame]:
     """DataDream (Kim et al. 2024): the generator adapted to the shots, asked by the prompts it was adapted with.
 
     Args:
         setting, one, n, execution: as of every arm.
         scope: "by class" (DataDream-cls, an adapter for each class) or "all classes" (DataDream-dset, one for all).
+
+    Returns:
+        The set, and a row per class: the denoising loss of its adapter on validation images, `loss before` and `loss
+        after`.
     """
     generators = adapted(setting, one, execution, scope)
-    return _generated(setting, one, n, execution, list(generators.values()), f"DataDream, {scope}")
+    images = _generated(setting, one, n, execution, list(generators.values()), f"DataDream, {scope}")
+    losses = [generator.history["held_out"] for generator in generators.values()]
+    report = {"class": list(generators), "loss before": [loss.iloc[0] for loss in losses]}
+    return images, pd.DataFrame(report | {"loss after": [loss.iloc[-1] for loss in losses]})
 
 
 def adapted(setting: Setting, one: Shots, execution: Execution, scope: str) -> dict[str, Generator]:

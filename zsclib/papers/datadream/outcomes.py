@@ -5,8 +5,9 @@ A job is (arm, target, seed), the arm by the name that `experiments.name_of` giv
 (`zsclib.study.freeze` says which). Its models are a generator and a CLIP. Of its settings, `cells` lists what is
 measured: targets, arms, shots, n and classifier of `experiments.comparison`, and ways, where not both, "alone" and
 "with the shots". `splits` maps targets to the split of their test images where that is not "test", `clip` and `scratch`
-are fields of `ClipRecipe` and of the recipe of networks from scratch, `rates`, `scratch_rates` and `network` those of
-`Classifiers`, `rank` is the adapters', `folder` is where the pool's features go; all others are fields of `Setting`.
+are fields of `ClipRecipe` and of the recipe of networks from scratch, `rates`, `scratch_rates`, `network`, `unmirrored`
+and `one_hue` those of `Classifiers`; each of these may map targets to values of their own. `rank` is the adapters',
+`folder` is where the pool's features go; all others are fields of `Setting`.
 """
 
 from __future__ import annotations
@@ -27,17 +28,19 @@ from zsclib.papers.datadream.classifiers import Cell, Classifiers
 from zsclib.papers.datadream.contrasts import (
     ALONE,
     BY_CLASS,
-    CHOSEN,
-    POOLED,
     PROMPTED,
-    VARIANTS,
-    Arms,
-    At,
-    Side,
     arms_of,
     contrasts,
 )
-from zsclib.papers.datadream.experiments import cell_of, choose, comparison, make_sets, name_of, run
+from zsclib.papers.datadream.experiments import (
+    cell_of,
+    choose,
+    comparison,
+    make_sets,
+    name_of,
+    run,
+    sets_made,
+)
 from zsclib.papers.datadream.gap import FEWEST, Alignment, alignment, class_accuracy, class_gaps
 from zsclib.papers.datadream.pool_arms import with_index
 from zsclib.papers.datadream.training_sets import Setting, further_real, open_filter, shots
@@ -46,19 +49,21 @@ from zsclib.workers import Execution
 Job = tuple[str, str, int]
 FURTHER = 32  # real images of each class that H9 measures the gap to
 OF_H9 = tuple(name_of(Cell("", arm)) for arm in (BY_CLASS, PROMPTED))  # at 16 shots, 64 images, alone
-APART = ("cells", "splits", "clip", "scratch", "rates", "scratch_rates", "network", "rank", "folder")
+OF_CLASSIFIERS = ("rates", "scratch_rates", "network", "unmirrored", "one_hue")
+APART = ("cells", "splits", "clip", "scratch", *OF_CLASSIFIERS, "rank", "folder")
+BY_CHOICE = ("DD-H3", "DD-H5-choice")  # claims about arms that validation images choose
 
 
 def jobs(plan: Mapping) -> list[Job]:
-    """Return the study's jobs: its cells, and the variant of DataDream that validation images choose, on every target
-    with every seed, target by target and seed by seed; ValueError for a claim of which nothing is known."""
+    """Return the study's jobs: its cells on every target with every seed, target by target and seed by seed; ValueError
+    for a claim of which nothing is known."""
     for claim in plan["claims"]:
         arms_of(claim)
     return [
         (name, target, seed)
         for target in plan["sets"]
         for seed in plan["seeds"]
-        for name in map(name_of, _with_chosen(_cells(plan, target, seed)))
+        for name in map(name_of, _cells(plan, target, seed))
     ]
 
 
@@ -77,23 +82,22 @@ def outcomes(
     Args:
         plan: models (a generator, a CLIP), sets, images_seed, seeds and settings of the study.
         jobs: those wanted. execution, device: of generating and training.
-        remember: keeps learning rates and checkpoints, and what H9 needs of images and labels.
+        remember: keeps learning rates and checkpoints with what they were chosen by, what the sets of images are and
+            took (`experiments.sets_made`), the validation accuracy of every classifier, and what H9 needs.
     """
-    wanted, classifiers = list(jobs), _classifiers(plan)
+    wanted = list(jobs)
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
-        setting, cells = _setting(plan, target, device, execution), _cells(plan, target, seed)
-        first = _cells(plan, target, plan["seeds"][0])
+        setting, classifiers = _setting(plan, target, device, execution), _classifiers(plan, target)
+        first, cells = (_cells(plan, target, s) for s in (plan["seeds"][0], seed))
         chosen = remember(target, "choices", partial(choose, setting, classifiers, first, execution))
         table = run(setting, classifiers, cells, execution, chosen)
         test = shots(setting, target, seed).test
+        remember(target, f"sets {seed}", partial(sets_made, setting, cells, execution))
+        remember(target, f"classifiers {seed}", partial(_trained, cells, table))
         if set(OF_H9) <= {name_of(cell) for cell in cells}:
             remember(target, f"narrowing {seed}", partial(_narrowing, setting, cells, execution))
             remember(target, "labels", partial(_labels, test))
         correct = {name_of(cell): row for cell, row in zip(cells, table["correct"], strict=True)}
-        arms = Arms(table, target)
-        for cell in _with_chosen(cells)[len(cells) :]:
-            at = At(cell.shots, cell.n, cell.with_shots, cell.classifier)
-            correct[name_of(cell)] = arms.outcomes([Side(CHOSEN, at)])[1][0][0].astype(bool)
         for job in (job for job in wanted if job[1:] == (target, seed)):
             yield job, correct[job[0]], test
 
@@ -105,22 +109,30 @@ def differences(
 
     Args:
         outcomes: arm → target → correctness (seeds, images).
-        choices: target → what → what was noted of it: of H9, the narrowing by class of each seed, and the labels.
+        choices: target → what → what was noted of it: for H3 and H5 the validation accuracies of each seed's
+            classifiers, for H9 the narrowing by class of each seed, and the labels.
     """
     if not outcomes:
         return {}
+    choices = choices or {}
+    trained = {target: by_seed(notes, "classifiers") for target, notes in choices.items()}
+
+    def held_out(name: str, target: str, seed: int) -> float:
+        noted = dict(enumerate(trained.get(target, []))).get(seed, {})
+        return noted.get(name, {"held_out": 0.0})["held_out"]
+
     rows = [
-        asdict(cell_of(name, target, seed)) | {"correct": row, "held_out": 0.0}
+        asdict(cell_of(name, target, seed)) | {"correct": row, "held_out": held_out(name, target, seed)}
         for name, by_target in outcomes.items()
         for target, correct in by_target.items()
         for seed, row in enumerate(correct)
     ]
-    by_target = {target: alignment_of(outcomes, target, notes) for target, notes in (choices or {}).items()}
+    by_target = {target: alignment_of(outcomes, target, notes) for target, notes in choices.items()}
     alignments = {target: one for target, one in by_target.items() if one is not None}
     computed = contrasts(pd.DataFrame(rows), alignments=alignments)
-    for claim, at in (("DD-H3", POOLED), ("DD-H5-choice", ALONE)):  # which was chosen is on record, or not known
-        recorded = outcomes.get(name_of(Cell("", CHOSEN, shots=at.shots, n=at.n, with_shots=at.with_shots)), {})
-        computed[claim] = {target: value for target, value in computed.get(claim, {}).items() if target in recorded}
+    for claim in BY_CHOICE:  # which was best on validation images is on record with every seed, or not known
+        by_target = computed.get(claim, {})
+        computed[claim] = {t: value for t, value in by_target.items() if len(trained.get(t, [])) == len(value)}
     return computed
 
 
@@ -143,7 +155,12 @@ def alignment_of(
 
 def narrowing_of(notes: Mapping[str, Mapping]) -> list[list[float]]:
     """Return by how much the adapter narrowed the gap of each class, (seeds, C), from what was noted of a target."""
-    return [by_class["narrowing"] for what, by_class in sorted(notes.items()) if what.startswith("narrowing")]
+    return [by_class["narrowing"] for by_class in by_seed(notes, "narrowing")]
+
+
+def by_seed(notes: Mapping[str, Mapping], what: str) -> list[Mapping]:
+    """Return what was noted of a target under a name, seed by seed."""
+    return [notes[name] for name in sorted(notes) if name.rpartition("-")[0] == what]
 
 
 def _cells(plan: Mapping, target: str, seed: int) -> list[Cell]:
@@ -156,12 +173,6 @@ def _cells(plan: Mapping, target: str, seed: int) -> list[Cell]:
             of_block = comparison([target], seeds=1, **how)
             cells |= dict.fromkeys(replace(c, seed=seed) for c in of_block if not c.n or c.with_shots in ways)
     return list(cells)
-
-
-def _with_chosen(cells: list[Cell]) -> list[Cell]:
-    """Return cells, and behind them one of the chosen variant of DataDream wherever both variants are."""
-    first, second = ({replace(cell, arm=CHOSEN): None for cell in cells if cell.arm == arm} for arm in VARIANTS)
-    return [*cells, *(cell for cell in first if cell in second)]
 
 
 def _narrowing(setting: Setting, cells: list[Cell], execution: Execution) -> dict[str, list[float]]:
@@ -180,14 +191,26 @@ def _labels(test: ImageSet) -> dict[str, list[int]]:
     return {"labels": test.labels.tolist()}
 
 
-def _classifiers(plan: Mapping) -> Classifiers:
+def _trained(cells: list[Cell], table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return of each classifier, by its name, its learning rate, step and accuracy on validation images."""
+    rows = table[["learning_rate", "step", "held_out"]].to_dict("records")
+    return dict(zip(map(name_of, cells), rows, strict=True))
+
+
+def _classifiers(plan: Mapping, target: str) -> Classifiers:
+    """Return how classifiers of a target are trained; the plan may have values for each target."""
     values, plain = plan["settings"], Classifiers()
+
+    def own(value: object) -> object:
+        value = value[target] if isinstance(value, Mapping) else value
+        return tuple(value) if isinstance(value, list) else value
+
+    of_clip, of_scratch = ({name: own(v) for name, v in values.get(part, {}).items()} for part in ("clip", "scratch"))
     return replace(
         plain,
-        recipe=replace(plain.recipe, **values.get("clip", {})),
-        scratch=replace(plain.scratch, **values.get("scratch", {})),
-        **{name: tuple(values[name]) for name in ("rates", "scratch_rates") if name in values},
-        **{name: values[name] for name in ("network",) if name in values},
+        recipe=replace(plain.recipe, **of_clip),
+        scratch=replace(plain.scratch, **of_scratch),
+        **{name: own(values[name]) for name in OF_CLASSIFIERS if name in values},
     )
 
 

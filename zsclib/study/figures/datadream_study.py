@@ -46,6 +46,7 @@ from zsclib.study.tables import table
 ARMS = (PROMPTED, GUIDED, DISEF, BY_CLASS, ALL_CLASSES, RETRIEVED, BOTH)
 ROW, PANEL = 0.3, 2.3  # inches: height of an arm, and of a panel of curves
 DRAWN = (SHOTS, PROMPTED, BY_CLASS, RETRIEVED)  # in curves, on targets that have them all
+OF_NO_SHOTS = (PROMPTED, RETRIEVED)  # images that are the same at every K, and so is what learns from them alone
 LINES = {PROMPTED: (0, (4, 2))}
 Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
 
@@ -76,13 +77,20 @@ def study_gains(outcomes: Outcomes, shots: int = 16, n: int = 64) -> Figure:
 
 
 def over_shots(outcomes: Outcomes, with_shots: bool, n: int = 64) -> Figure:
-    """Draw accuracy against the number of shots, a panel per target, with the shots or without; bands are intervals."""
+    """Draw accuracy against the number of shots, a panel per target, with the shots or without; bands are intervals.
+
+    Images that take no shots were measured alone at one K, and stand there at every other.
+    """
     at = {"n": n, "with_shots": with_shots}
     targets = [t for t in targets_of(outcomes) if len(_series(outcomes, t, BY_CLASS, "shots", **at)) > 1]
     figure, axes = _panels(targets)
     for ax, target in zip(axes, targets, strict=True):
+        every = _series(outcomes, target, BY_CLASS, "shots", **at)
         for arm in DRAWN:
-            _curve(ax, _series(outcomes, target, arm, "shots", **({"n": 0} if arm == SHOTS else at)), arm)
+            series = _series(outcomes, target, arm, "shots", **({"n": 0} if arm == SHOTS else at))
+            if arm in OF_NO_SHOTS and not with_shots:
+                series = {k: own for own in series.values() for k in every}
+            _curve(ax, series, arm)
         plots.log_ticks(ax.xaxis, (1, 2, 4, 8, 16))
         plots.percent(ax.yaxis)
         ax.set_title(target, fontsize=10)
