@@ -17,7 +17,16 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from zsclib.papers.retrieval.arms import ARMS
-from zsclib.papers.retrieval.contrasts import ABSENT, CHOSEN, ORDER, PAIRS, REFERENCES, Arms, gap_share
+from zsclib.papers.retrieval.contrasts import (
+    ABSENT,
+    CHOSEN,
+    ORDER,
+    PAIRS,
+    PERSONALISED,
+    REFERENCES,
+    Arms,
+    gap_share,
+)
 from zsclib.papers.retrieval.outcomes import BESIDE, EVENLY, as_table
 from zsclib.papers.retrieval.tuning_curves import changes
 from zsclib.pools.ladder import DROPS
@@ -231,9 +240,10 @@ def tuning(choices: Choices) -> Figure:
     by_target = {name: noted["tuning-curves"] for name, noted in choices.items() if "tuning-curves" in noted}
     figure, axes = plt.subplots(1, len(by_target), figsize=(plots.WIDTH, 3.4), squeeze=False, sharey=True)
     for ax, (target, curves) in zip(axes[0], by_target.items(), strict=True):
-        for (name, curve), mark in zip(curves.items(), MARKS, strict=False):
-            loss = np.array(curve["held_out"]) / curve["held_out"][0] - 1
-            plots.curve_with_band(ax, curve["samples"], loss, label=name, marker=mark, markersize=4.5)
+        for name, curve in curves.items():
+            loss, i = np.array(curve["held_out"]) / curve["held_out"][0] - 1, PERSONALISED.index(name)
+            style = {"color": f"C{i}", "marker": MARKS[i], "markersize": 4.5}  # one way is one colour everywhere
+            plots.curve_with_band(ax, curve["samples"], loss, label=name, **style)
         ax.set_title(f"{target}\nloss {next(iter(curves.values()))['held_out'][0]:.4f} at the start", fontsize=9)
         ax.set_xlabel("samples of all classes")
         plots.percent(ax.yaxis)
