@@ -27,7 +27,10 @@ def choices() -> dict:
     trials = [{"learning_rate": rate, "accuracies": [0.5, 0.6, last]} for rate, last in ((1e-3, 0.7), (3e-3, 0.8))]
     chosen = {"learning_rate": 3e-3, "check": 2, "step": 200, "images": 40, "trials": trials}
     names = {name_of(Cell("", arm, n=n)): n for arm, n in ((SHOTS, 0), (PROMPTED, 64))}
-    trained = [{name: {"held_out": 0.75 + 0.1 * seed, "step": 200} for name in names} for seed in (0, 1)]
+    trained = [
+        {name: {"held_out": held_out, "step": 200, "learning_rate": rate} for name in names}
+        for held_out, rate in ((0.75, 3e-3), (0.85, 1e-3))  # with the second seed the loss was not finite at the first
+    ]
     falls, rises = ({"loss before": [0.2, 0.4], "loss after": [0.1, after]} for after in (0.2, 0.8))
     adapters = [{"loss before": [0.4, 0.4], "loss after": [after, after]} for after in (0.3, 0.6)]
     by_seed = [
@@ -49,8 +52,8 @@ def test_a_choice_stands_with_all_that_it_was_made_among_and_with_every_seed(cho
     rows = rows_of(figures.choices_table(choices).data)
     text = "0.003, step 200 (70, 80)"
     assert rows == [
-        [f"{SHOTS}, alone", "CLIP", f"{text}: 75, 85", text],
-        [f"{PROMPTED}, alone", "CLIP", f"{text}: 75, 85", "–"],
+        [f"{SHOTS}, alone", "CLIP", f"{text}: 75, 85*", text],
+        [f"{PROMPTED}, alone", "CLIP", f"{text}: 75, 85*", "–"],
     ]
 
 

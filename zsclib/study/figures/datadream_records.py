@@ -29,7 +29,8 @@ def choices_table(choices: Choices, shots: int = 16, n: int = 64) -> HTML:
 
     A cell has the learning rate and the step, and behind them accuracies on validation images in percent: in brackets
     those of the first seed at the last check by learning rate, from which the choice departs only where another is
-    clearly higher; then those of the chosen pair at K = `shots` and N = `n`, seed by seed.
+    clearly higher; then those of the chosen pair at K = `shots` and N = `n`, seed by seed. A star says that at this
+    learning rate the loss was not finite, and a lower one was taken.
     """
     rows: dict[tuple, dict[str, str]] = {}
     for target, notes in choices.items():
@@ -88,7 +89,8 @@ def _choice(notes: Mapping[str, Mapping], of: tuple, chosen: Mapping, shots: int
     cell = Cell("", arm, shots=shots, with_shots=way != "alone", classifier=classifier)
     names = [name_of(replace(cell, n=images)) for images in (n, 0)]  # the shots alone have none
     noted = [trained[name] for trained in by_seed(notes, "classifiers") for name in names if name in trained]
-    accuracies = ", ".join(f"{100 * one['held_out']:.0f}" for one in noted)
+    stars = ["*" if one["learning_rate"] < chosen["learning_rate"] else "" for one in noted]
+    accuracies = ", ".join(f"{100 * one['held_out']:.0f}{star}" for one, star in zip(noted, stars, strict=True))
     return f"{text}: {accuracies}" if accuracies else text
 
 
