@@ -9,6 +9,7 @@ import pytest
 from zsclib.papers.datadream.classifiers import Cell
 from zsclib.papers.datadream.contrasts import ALL_CLASSES, BY_CLASS, DISEF, PROMPTED, SHOTS
 from zsclib.papers.datadream.experiments import name_of
+from zsclib.papers.datadream.outcomes import by_seed
 from zsclib.study.figures import datadream_records as figures
 
 
@@ -78,3 +79,8 @@ def test_losses_are_those_of_the_adapters_one_for_all_classes_or_one_for_each(ch
 def test_with_nothing_on_record_there_are_no_rows(nothing):
     for table in (figures.choices_table, figures.sets_table, figures.losses_table):
         assert rows_of(table(nothing).data) == []
+
+
+def test_what_was_noted_of_seeds_comes_in_the_order_of_their_numbers():
+    notes = {f"sets-{seed}": {"seed": seed} for seed in (10, 2, 0)} | {"labels": {}, "choices": {}}
+    assert [one["seed"] for one in by_seed(notes, "sets")] == [0, 2, 10]

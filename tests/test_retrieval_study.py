@@ -25,6 +25,7 @@ from zsclib.study.figures.retrieval_study import (
     tuning,
     tuning_table,
 )
+from zsclib.study.freeze import read_freeze
 from zsclib.study.records import recorded
 from zsclib.study.stats import interval
 
@@ -209,6 +210,7 @@ def test_before_its_freeze_a_study_has_no_outcomes(tmp_path):
 def test_what_the_page_says_of_the_study_is_what_its_record_says():
     """The paragraph below "What the study says" has no numbers of its own; these are the ones that it rests on."""
     record = recorded("retrieval")
+    assert read_freeze("retrieval").settings["times"] == 3  # the landing page says how many images are looked up
 
     def gain(arm: str, rival: str, target: str) -> tuple[float, float]:
         difference = interval(record[arm][target] - record[rival][target])

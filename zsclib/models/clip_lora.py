@@ -45,7 +45,8 @@ class ClipRecipe:
         steps: of the optimiser, equal for all arms; the authors count epochs, 10 to 60.
         batch: images a step, half of them real and half synthetic where there are both.
         learning_rate: of AdamW (Loshchilov & Hutter 2019) at its peak; it rises linearly, then falls as a cosine to 0.
-            1e-4 is the authors' for ViT-B/16, 3e-3 is for the pocket CLIP (validation images of `gadgets-hard`).
+            1e-4 is the authors' for ViT-B/16, 3e-3 is for the pocket CLIP, weakly augmented (by
+            validation images of `gadgets-hard`).
         warm_up: share of the steps in which it rises; the authors' is 0.1 to 0.3.
         weight_decay: of AdamW, on all that is tuned.
         real_weight: λ of the loss λ · CE(real) + (1 − λ) · CE(synthetic).

@@ -160,7 +160,8 @@ def narrowing_of(notes: Mapping[str, Mapping]) -> list[list[float]]:
 
 def by_seed(notes: Mapping[str, Mapping], what: str) -> list[Mapping]:
     """Return what was noted of a target under a name, seed by seed."""
-    return [notes[name] for name in sorted(notes) if name.rpartition("-")[0] == what]
+    numbers = {int(name.rpartition("-")[2]): name for name in notes if name.rpartition("-")[0] == what}
+    return [notes[numbers[seed]] for seed in sorted(numbers)]
 
 
 def _cells(plan: Mapping, target: str, seed: int) -> list[Cell]:

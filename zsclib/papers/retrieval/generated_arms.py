@@ -93,8 +93,7 @@ def changed_locally(setting: Setting, data: Data, n: int, execution: Execution) 
         for i in range(n) for label, of in enumerate(own)
     ]  # fmt: skip
     plan = pd.DataFrame(rows)
-    originals, side = data.real.images, generator.image_size
-    originals = originals if originals.shape[1] == side else resize(originals, side)
+    originals = resize(data.real.images, generator.image_size)
     jobs = []
     for start in range(0, len(plan), execution.batch):
         part = plan.iloc[start : start + execution.batch]
@@ -204,7 +203,7 @@ def personalise(
     generator, clip = open_models(setting)
     classes, prompts = data.real.classes, prompts_for(data.target, data.real.classes, setting.own)
     sentences, side = fill(prompts.template, prompts.classes), generator.image_size
-    real, held_out = (_of_side(part, side) for part in (data.real, data.held_out))
+    real, held_out = (replace(part, images=resize(part.images, side)) for part in (data.real, data.held_out))
     learners = {"textual inversion": 1, "conditioning": 1, "clusters": k}.get(way, 0) * len(classes)
     tuning, how = tuning_of(setting, data, way, max(1, learners)), {"execution": execution}
     if checks:
@@ -229,10 +228,6 @@ def personalise(
         return tune_unet(generator, real, sentences, tuning, **how), lambda label, i: sentences[label]
     lora = Lora(rank=setting.rank, alpha=setting.rank)
     return tune_lora(generator, real, sentences, tuning, lora, **how), lambda label, i: sentences[label]
-
-
-def _of_side(images: ImageSet, side: int) -> ImageSet:
-    return images if images.images.shape[1] == side else replace(images, images=resize(images.images, side))
 
 
 def tuning_of(setting: Setting, data: Data, way: str, learners: int = 1) -> Tuning:

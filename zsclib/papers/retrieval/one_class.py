@@ -75,6 +75,5 @@ def tune_one_class(
 
 
 def _only(images: ImageSet, label: int, side: int) -> ImageSet:
-    own = images.images[images.labels == label]
-    own = own if own.shape[1] == side else resize(own, side)
+    own = resize(images.images[images.labels == label], side)
     return ImageSet(own, np.zeros(len(own), np.int64), (images.classes[label],))

@@ -194,7 +194,7 @@ def recipe_for(setting: Setting, target: str, length: int) -> Recipe:
 
 def shown(setting: Setting, images: np.ndarray) -> np.ndarray:
     """Return images at the size that networks see."""
-    return images if images.shape[1:3] == (setting.size, setting.size) else resize(images, setting.size)
+    return resize(images, setting.size)
 
 
 @functools.cache

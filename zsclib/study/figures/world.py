@@ -144,10 +144,8 @@ def levels_table(quality: Mapping[str, Mapping[str, dict]], names: Iterable[str]
     return table(rows, ["set", "chance", "CLIP, one prompt", "CLIP, all prompts", "Diffusion Classifier"])
 
 
-def _level(measure: dict | None) -> str | Estimate:
-    if measure is None:
-        return "–"
-    return Estimate(measure["value"], measure["low"], measure["high"], measure["n"])
+def _level(measure: dict | None) -> Estimate | None:
+    return measure and Estimate(*(measure[part] for part in Estimate._fields))
 
 
 def distances_table(rows: Mapping[str, Mapping[str, float | int]]) -> HTML:
