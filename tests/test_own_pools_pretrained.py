@@ -123,8 +123,8 @@ def test_cards_say_what_was_learnt_from_what_was_left_out_and_how_good_it_is(who
 def test_images_are_decoded_once_and_held_out_at_random(pool, tmp_path, monkeypatch):
     pairs = read_pairs(pool, tmp_path, 16)
     assert pairs.images.shape == (299, 16, 16, 3) and len(pairs.captions) == 299
-    for row in (0, 150, 298):  # each still beside its own caption
-        colour = pairs.images[row][6:10, 6:10].reshape(-1, 3).mean(0).argmax()
+    for row in range(299):  # each still beside its own caption
+        colour = pairs.images[row].reshape(-1, 3).mean(0).argmax()
         assert ("red", "green", "blue")[colour] in pairs.captions[row]
     held = pairs.captions[-pairs.held_out :]
     assert len(set(held)) > 5, "not the last ones of the folder alone"
