@@ -10,22 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zsclib.paths import ROOT
+from zsclib.pretraining.command import add_pretrain
 from zsclib.study.notebooks import notebook_names
 from zsclib.study.parameters import profile_names
 from zsclib.study.runs import run_names
-
-SIZES = {  # of pocket models, as `zsclib.pretraining.sizes` has them
-    "image_side": "side of images in pixels",
-    "autoencoder_channels": "of the autoencoder at each resolution; each but the first halves the side",
-    "latent_channels": "of a latent",
-    "unet_channels": "of the U-Net at each resolution",
-    "prompt_tokens": "tokens of a prompt, start and end included",
-    "width": "of CLIP's towers",
-    "heads": "of attention",
-    "text_layers": "of CLIP's text tower",
-    "image_layers": "of CLIP's image tower",
-    "patch": "side of the image tower's patches in pixels",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,26 +128,6 @@ def _diagram(options: argparse.Namespace) -> None:
     print(report(diagram.read_record(folder)))
 
 
-def _pretrain(options: argparse.Namespace) -> None:
-    from zsclib.generator_pool import learnt_from
-    from zsclib.pretraining.own_pool import pretrain
-    from zsclib.pretraining.sizes import Amounts, Sizes
-    from zsclib.study.progress import ProgressBar
-    from zsclib.workers import Execution, Workers
-
-    amounts = Amounts(**{name: getattr(options, name) for name in vars(Amounts())})
-    sizes = Sizes(**{name: getattr(options, name) for name in vars(Sizes())})
-    pool = learnt_from(options.pool, options.images, str(options.out / "checkpoints"))
-    with Workers(_where(options)) as workers:
-        execution = Execution(progress=ProgressBar(), workers=workers)
-        more = {"seed": options.seed, "minutes": options.minutes, "device": options.device}
-        done = pretrain(pool, options.out, amounts, sizes, execution=execution, **more)
-    if done:
-        print(f"→ {_shown(options.out / 'sd')}, {_shown(options.out / 'clip')}: each with its card, README.md")
-    else:
-        print(f"stopped after {options.minutes:g} minutes; the same command goes on from there")
-
-
 def _where(options: argparse.Namespace) -> int | str:
     return int(options.workers) if options.workers.isdigit() else options.workers
 
@@ -174,9 +142,7 @@ def _list(options: argparse.Namespace) -> None:
         plans = {profile: runner.plan(name, profile=profile, root=root) for profile in profiles}
         print(name)
         for key, parameter in plans["book"].known.items():
-            other = [
-                f"{profile} {plan.passed[key]!r}" for profile, plan in plans.items() if key in plan.passed
-            ]
+            other = [f"{profile} {plan.passed[key]!r}" for profile, plan in plans.items() if key in plan.passed]
             print(f"  -p {key}={parameter.default!r}  {parameter.kind}{'; ' * bool(other)}{', '.join(other)}")
         for profile, plan in plans.items():
             print(f"  --profile {profile:<6} {runner.why_stale(plan) or 'up to date'}")
@@ -306,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     study.set_defaults(command=_study)
 
     _add_pool(commands)
-    _add_pretrain(commands)
+    add_pretrain(commands)
 
     listing = commands.add_parser(
         "list", help="list the notebooks, their parameters, profiles and runs, and what is up to date"
@@ -359,33 +325,6 @@ def _add_pool(commands: argparse._SubParsersAction) -> None:
         parser.add_argument("--clip", required=True, metavar="FOLDER", help="a CLIP folder, as transformers saves it")
         parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a new folder for the result")
         parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-
-
-def _add_pretrain(commands: argparse._SubParsersAction) -> None:
-    from zsclib.pretraining.sizes import Amounts, Sizes
-
-    pretrain = commands.add_parser(
-        "pretrain",
-        help="train pocket models on captioned images of your own",
-        description="Train an autoencoder, a CLIP and a U-Net on captioned images, and write their folders, sd and "
-        "clip, into OUT, each with a card. Stopped, the same command goes on where it was.",
-    )
-    add = pretrain.add_argument
-    add("pool", metavar="POOL", help="world, or captioned images as `zsc pool index` takes them")
-    add("--out", required=True, type=Path, metavar="FOLDER", help="for models and checkpoints")
-    add("--images", type=int, help="of the made-up world's pool, so many of each phase (default: all)")
-    for name, amount in vars(Amounts()).items():
-        seen = f"images that {name} learns from, one counted as often as it is seen (default: %(default)s)"
-        add(f"--{name}", type=int, default=amount, metavar="N", help=seen)
-    for name, value in vars(Sizes()).items():
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        how = {"help": f"{SIZES[name]} (default: {shown})"} | ({"nargs": "+"} if isinstance(value, tuple) else {})
-        add(f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", **how)
-    add("--seed", type=int, default=0, help="of weights, batches and noise")
-    add("--minutes", type=float, help="stop after so many, to be resumed")
-    add("--workers", default="1", help="processes that decode images (default: %(default)s)")
-    add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    pretrain.set_defaults(command=_pretrain)
 
 
 def _add_workers(parser: argparse.ArgumentParser, at_once: str) -> None:

@@ -117,8 +117,8 @@ def from_class_folders(path: Path) -> tuple[list[str], list[str], Files]:
     if len(set(things)) < 2:
         raise ValueError(f"{path}: {len(set(things))} class folders with images; captions of one class say nothing")
     _refuse_ways_out(path, names)
-    draws = (rng(0, "sentence of a class", name) for name in names)
-    captions = [SENTENCES[draw.integers(len(SENTENCES))].format(thing) for draw, thing in zip(draws, things, strict=True)]
+    which = [rng(0, "sentence of a class", name).integers(len(SENTENCES)) for name in names]
+    captions = [SENTENCES[i].format(thing) for i, thing in zip(which, things, strict=True)]
     return names, captions, Files(path, tuple(names))
 
 

@@ -36,7 +36,7 @@ CHUNK = 1024  # images of a job
 ONE_BATCH = clip.PLAN.batch  # the largest of the three trainings
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pairs:
     """Captioned images in one size: uint8 (n, h, w, 3), perhaps a memory map, n captions, and what they came from.
 
@@ -76,8 +76,8 @@ def pretrain(
         OSError: the disk is full; what was finished is kept.
     """
     for plan in (autoencoder.PLAN, clip.PLAN, unet.PLAN):
-        if (given := getattr(amounts, plan.name)) < plan.batch:
-            raise ValueError(f"{plan.name}: {given} images are less than a batch of {plan.batch}; give more")
+        if (amount := getattr(amounts, plan.name)) < plan.batch:
+            raise ValueError(f"{plan.name}: {amount} images are less than a batch of {plan.batch}; give more")
     ends, folder = time.monotonic() + 60 * (minutes or 0), Path(out) / "checkpoints"
     pairs = read_pairs(pool, folder, sizes.image_side, execution)
     tokenizer = clip.open_tokenizer(folder, pairs.captions[: -pairs.held_out], sizes.prompt_tokens)
@@ -159,7 +159,8 @@ def read_pairs(pool: CaptionedPool, folder: Path, side: int, execution: Executio
     about = json.loads(table.read_text())
     captions = [pool.captions[row] for row in about.pop("rows")]
     held_out = about.pop("held_out")
-    return Pairs(np.load(pixels, mmap_mode="r"), captions, held_out, facts | about | {"held_out": held_out})
+    images, facts = np.load(pixels, mmap_mode="r"), facts | about | {"held_out": held_out}
+    return Pairs(images=images, captions=captions, held_out=held_out, facts=facts)
 
 
 def _decoded(
@@ -175,10 +176,10 @@ def _decoded(
 
 
 def _chunk(pool: CaptionedPool, side: int) -> dict[str, np.ndarray]:
-    found = pool.read(range(len(pool)))
+    originals = pool.read(range(len(pool)))
     images = np.empty((len(pool), side, side, 3), np.uint8)
     readable, small = np.zeros(len(pool), bool), np.zeros(len(pool), bool)
-    for row, image in enumerate(found):
+    for row, image in enumerate(originals):
         if image is not None:
             images[row] = resize(image[None], side)[0]
             readable[row], small[row] = True, min(image.shape[:2]) < side

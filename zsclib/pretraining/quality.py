@@ -72,11 +72,11 @@ def measure(models: Path, images: np.ndarray, captions: Sequence[str], n: int = 
     what = "a held-out image's caption from nine others"
     by_clip, of_drawn = _chosen_by_clip(clip, images, captions), _chosen_by_clip(clip, drawn, captions[:n])
     about = f"CLIP tells the caption of a generated image (guidance {GUIDANCE:g}) from nine others"
-    told = share(result.prediction == own, f"the diffusion classifier ({TIMESTEPS} timesteps) tells {what}")
+    classified = share(result.prediction == own, f"the diffusion classifier ({TIMESTEPS} timesteps) tells {what}")
     decoded = {"value": psnr(vae, images), "n": len(images), "about": "PSNR in dB of decoded held-out images"}
     measured = {
         "clip": {"own caption": share(by_clip, f"CLIP tells {what}")},
-        "sd": {"psnr": decoded, "own caption": told, "generated": share(of_drawn, about)},
+        "sd": {"psnr": decoded, "own caption": classified, "generated": share(of_drawn, about)},
     }
     (Path(models) / "quality.json").write_text(json.dumps(measured, indent=1) + "\n")
     _show(Path(models) / "samples.png", images, reconstructed(vae, images[:SHOWN]), drawn, captions)
