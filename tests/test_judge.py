@@ -17,6 +17,7 @@ from zsclib.pocket.requests import (
 from zsclib.pocket.train_attributes import ABSENT, train_classifier, true_attributes, with_decoded
 from zsclib.pretraining.autoencoder import new_autoencoder, reconstructed
 from zsclib.pretraining.plan import Plan, Training
+from zsclib.pretraining.sizes import Sizes
 from zsclib.world.pool import PoolConfig, load_pool
 
 
@@ -142,7 +143,7 @@ def test_a_saved_classifier_reads_as_before(untrained, pool, tmp_path):
 
 
 def test_the_classifier_also_learns_from_decoded_images(pool):
-    vae = new_autoencoder((8, 8, 8)).eval()
+    vae = new_autoencoder(Sizes(autoencoder_channels=(8, 8, 8))).eval()
     images, scenes = with_decoded(pool.images, pool.scenes, vae, 5)
     assert np.array_equal(images[5:], pool.images) and scenes[5:].reset_index(drop=True).equals(pool.scenes)
     assert np.array_equal(images[:5], reconstructed(vae, pool.images[:5])) and scenes[:5].equals(

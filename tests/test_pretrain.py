@@ -14,21 +14,20 @@ from torch import nn
 from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from zsclib.images.tensors import to_images, to_tensor
-from zsclib.pocket.card import card, thinned, write_cards
+from zsclib.pocket.card import CARDS, write_cards
 from zsclib.pocket.export import export, restore
 from zsclib.pretraining import autoencoder, clip, unet
+from zsclib.pretraining.card import card, thinned
 from zsclib.pretraining.checkpoint import checkpoints, digest_path, read_meta, read_tensors
 from zsclib.pretraining.loop import averaged, begin_from, train, update_ema
 from zsclib.pretraining.plan import Plan, Training, batch_indices, learning_rate
+from zsclib.pretraining.sizes import Sizes
 from zsclib.pretraining.tokenizer import token_ids, train_tokenizer
 from zsclib.world.pool import PoolConfig, stream
 
-VAE, UNET = (16, 16, 16), (16, 32)
-SIZES = {
-    "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},
-    "vision": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},
-    "patch": 8,
-}
+SIZES = Sizes(
+    autoencoder_channels=(16, 16, 16), unet_channels=(16, 32), width=32, heads=2, text_layers=1, image_layers=1, patch=8
+)
 HELD_OUT = 16
 TINY = Plan("tiny", samples=64, batch=16, warmup=2, log_every=1, validate_every=2, save_minutes=0)
 
@@ -60,26 +59,23 @@ def trainings(pool, tmp_path_factory):
     images, captions = pool
 
     def training(folder, plan, begin=None) -> Training:
-        return Training(plan=plan, folder=folder, held_out=HELD_OUT, begin=begin)
+        return Training(plan=plan, folder=folder, held_out=HELD_OUT, begin=begin, sizes=SIZES)
 
     functions = {
-        "autoencoder": lambda *run: autoencoder.train_autoencoder(images, training(*run), VAE),
-        "clip": lambda *run: clip.train_clip(images, captions, training(*run), **SIZES),
-        "unet": lambda *run: unet.train_unet(images, captions, training(*run), UNET),
+        "autoencoder": lambda *run: autoencoder.train_autoencoder(images, training(*run)),
+        "clip": lambda *run: clip.train_clip(images, captions, training(*run)),
+        "unet": lambda *run: unet.train_unet(images, captions, training(*run)),
         "clip-image": lambda *run: clip.train_image_tower(images, captions, training(*run)),
         "unet-second": lambda *run: unet.train_unet(
-            images[::-1], captions[::-1], training(*run, "unet"), UNET
+            images[::-1], captions[::-1], training(*run, "unet")
         ),
         "clip-image-second": lambda *run: clip.train_image_tower(
             images[::-1], captions[::-1], training(*run, "clip-image")
         ),
     }
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:  # what is frozen is as small as what was trained
-        patch.setattr(unet, "new_autoencoder", lambda: autoencoder.new_autoencoder(VAE))
-        patch.setattr(unet, "new_clip", lambda tokenizer: clip.new_clip(tokenizer, **SIZES))
-        for name, run in functions.items():
-            run(folder, replace(TINY, name=name))
+    for name, run in functions.items():
+        run(folder, replace(TINY, name=name))
     return functions, folder
 
 
@@ -120,9 +116,9 @@ def test_a_second_training_goes_on_from_the_averages_of_the_first(trainings, poo
     assert begin["part"] == name and begin["step"] == TINY.steps
     assert begin["sha256"] == digest_path(first).read_text().strip()
     model = (
-        unet.new_unet(UNET, SIZES["text"]["hidden_size"])
+        unet.new_unet(SIZES)
         if name == "unet"
-        else clip.new_clip(CLIPTokenizer.from_pretrained(trained / "tokenizer"), **SIZES)
+        else clip.new_clip(CLIPTokenizer.from_pretrained(trained / "tokenizer"), SIZES)
     )
     begin_from(name, model, trained)
     averages = read_tensors(first, "ema")
@@ -349,7 +345,7 @@ def test_tokenizer_knows_the_pool_and_spells_the_rest(tmp_path, pool):
 def test_scaled_latents_are_centred_with_unit_standard_deviation_and_images_unchanged(pool):
     images = pool[0][:32]
     torch.manual_seed(0)
-    model = autoencoder.new_autoencoder(VAE).eval()
+    model = autoencoder.new_autoencoder(SIZES).eval()
     nn.init.constant_(model.quant_conv.bias, 3.0)
     x = to_tensor(images)
     with torch.no_grad():
@@ -399,7 +395,7 @@ def test_what_was_frozen_may_not_change(trainings, pool):
 @pytest.fixture(scope="module")
 def exported(trainings, tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
-    export(trainings[1], models, channels=UNET)
+    export(trainings[1], models, sizes=SIZES)
     return models
 
 
@@ -434,7 +430,7 @@ def test_exported_autoencoder_gives_the_latents_the_unet_was_trained_on(exported
 
 def test_what_is_restored_exports_the_same_folders_and_can_be_gone_on_from(exported, pool, tmp_path):
     restore(exported, tmp_path / "again")
-    export(tmp_path / "again", tmp_path / "models", channels=UNET)
+    export(tmp_path / "again", tmp_path / "models", sizes=SIZES)
     for path in exported.rglob("*"):
         if path.is_file() and path.suffix in (".safetensors", ".json") and "quality" not in path.name:
             copy = tmp_path / "models" / path.relative_to(exported)
@@ -444,9 +440,9 @@ def test_what_is_restored_exports_the_same_folders_and_can_be_gone_on_from(expor
 
     images, captions = pool
     plan = Plan("unet-third", samples=32, batch=16)
-    again = Training(plan=plan, folder=tmp_path / "again", held_out=32, begin="unet-second")
-    unet.train_unet(images, captions, again, UNET)
-    export(tmp_path / "again", tmp_path / "models", channels=UNET, unet_phases=(*unet.UNET_PHASES, "unet-third"))
+    again = Training(plan=plan, folder=tmp_path / "again", held_out=32, begin="unet-second", sizes=SIZES)
+    unet.train_unet(images, captions, again)
+    export(tmp_path / "again", tmp_path / "models", sizes=SIZES, unet_phases=(*unet.UNET_PHASES, "unet-third"))
     training = json.loads((tmp_path / "models" / "pocket-sd" / "training.json").read_text())
     assert list(training) == ["autoencoder", "unet", "unet-second", "unet-third"]
     ours, theirs = (
@@ -461,7 +457,7 @@ def test_cards_tell_what_was_trained_on_and_measured(exported, tmp_path):
     assert "| unet | 64 | 4 | 16 |" in text and "Not measured yet" in text
     training = json.loads((exported / "pocket-sd" / "training.json").read_text())
     measured = {"objects": {"value": 0.61, "low": 0.54, "high": 0.675, "n": 200, "about": "on objects"}}
-    assert "| on objects | 0.61 | 0.54 to 0.675 | 200 |" in card("pocket-sd", training, measured, 1.0)
+    assert "| on objects | 0.61 | 0.54 to 0.675 | 200 |" in card(CARDS["pocket-sd"], training, measured, 1.0)
     (exported / "quality.json").write_text(json.dumps({"pocket-sd": measured}))
     write_cards(exported)
     assert "0.54 to 0.675" in (exported / "pocket-sd" / "README.md").read_text()

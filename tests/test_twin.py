@@ -25,6 +25,7 @@ from zsclib.pretraining.autoencoder import new_autoencoder
 from zsclib.pretraining.checkpoint import checkpoints, read_meta, read_tensors
 from zsclib.pretraining.loop import load_averaged
 from zsclib.pretraining.plan import Plan, Training
+from zsclib.pretraining.sizes import Sizes
 from zsclib.world.targets import OBJECTS
 
 SIZE = {"width": 32, "depth": 2, "patch": 4}
@@ -52,7 +53,7 @@ def frozen(tmp_path_factory):
     """A folder with a frozen autoencoder, as a U-Net's training leaves it."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
-    vae = new_autoencoder((16, 16, 16))
+    vae = new_autoencoder(Sizes(autoencoder_channels=(16, 16, 16)))
     vae.register_to_config(scaling_factor=0.5)
     vae.save_pretrained(folder / "frozen" / "vae")
     meta = {"step": 2, "seconds": 1.0, "device": "1 CPU core", "plan": {"batch": 8}, "facts": {}}
@@ -238,7 +239,7 @@ def test_the_exported_folder_answers_as_the_trained_network(exported, trained, i
 def test_a_changed_autoencoder_is_not_exported(trained, beside, images, tmp_path):
     train(images, beside, replace(PLAN, minutes=0))
     (beside / "frozen").unlink()
-    vae = new_autoencoder((16, 16, 16))
+    vae = new_autoencoder(Sizes(autoencoder_channels=(16, 16, 16)))
     vae.save_pretrained(beside / "frozen" / "vae")
     (beside / "frozen" / "meta.json").write_text((trained / "frozen" / "meta.json").read_text())
     with pytest.raises(ValueError, match=r"dit-0000001\.safetensors was trained on another autoencoder"):

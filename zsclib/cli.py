@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zsclib.paths import ROOT
+from zsclib.pretraining.command import add_pretrain
 from zsclib.study.notebooks import notebook_names
 from zsclib.study.parameters import profile_names
 from zsclib.study.runs import run_names
@@ -141,9 +142,7 @@ def _list(options: argparse.Namespace) -> None:
         plans = {profile: runner.plan(name, profile=profile, root=root) for profile in profiles}
         print(name)
         for key, parameter in plans["book"].known.items():
-            other = [
-                f"{profile} {plan.passed[key]!r}" for profile, plan in plans.items() if key in plan.passed
-            ]
+            other = [f"{profile} {plan.passed[key]!r}" for profile, plan in plans.items() if key in plan.passed]
             print(f"  -p {key}={parameter.default!r}  {parameter.kind}{'; ' * bool(other)}{', '.join(other)}")
         for profile, plan in plans.items():
             print(f"  --profile {profile:<6} {runner.why_stale(plan) or 'up to date'}")
@@ -273,6 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     study.set_defaults(command=_study)
 
     _add_pool(commands)
+    add_pretrain(commands)
 
     listing = commands.add_parser(
         "list", help="list the notebooks, their parameters, profiles and runs, and what is up to date"

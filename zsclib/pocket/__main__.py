@@ -123,7 +123,7 @@ def _train(stage: str, options: argparse.Namespace) -> None:
         )
     pool = _pool(DATA[stage], options)
     if stage == "freeze":
-        unet.freeze(pool.images, options.checkpoints, device)
+        unet.freeze(pool.images, options.checkpoints, device=device)
         return
     facts = {"pool": json.loads(json.dumps(asdict(pool.config), default=str)), "seed": options.seed}
     training = Training(
@@ -137,7 +137,7 @@ def _train(stage: str, options: argparse.Namespace) -> None:
         clip.train_clip(pool.images, pool.captions, training)
     elif stage in clip.IMAGE_PHASES:
         if not (options.checkpoints / "frozen").exists():
-            unet.freeze(pool.images, options.checkpoints, device)
+            unet.freeze(pool.images, options.checkpoints, device=device)
         clip.train_image_tower(pool.images, pool.captions, training)
     elif stage == "judge":
         _train_attributes(pool, training)

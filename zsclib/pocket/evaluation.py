@@ -23,9 +23,10 @@ from zsclib.pocket.probe import order_in_text_states
 from zsclib.pocket.requests import ABOUT_RELATIONS, KINDS, fulfilled_by_kind
 from zsclib.pocket.train_attributes import ABSENT, true_attributes
 from zsclib.pretraining.autoencoder import psnr
+from zsclib.pretraining.quality import share
 from zsclib.prompts import fill, load_prompts
 from zsclib.sampling import sample
-from zsclib.study.stats import Estimate, accuracy
+from zsclib.study.stats import Estimate
 from zsclib.world.hard import HARD
 from zsclib.world.pool import Pair, beyond, config_of
 from zsclib.world.targets import CLASSES, SPLITS
@@ -68,13 +69,6 @@ def evaluate(
         quality["pool"] = _named("pool", [("overlap", in_the_pool(pool))])
     (models / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
     return quality
-
-
-def share(correct: np.ndarray, about: str) -> dict:
-    """Return the share of correct ones, bool (n,), with Wilson's 95 % interval, n and what it is about."""
-    if not len(correct):
-        return {"value": float("nan"), "n": 0, "about": about}
-    return accuracy(correct)._asdict() | {"about": about}
 
 
 def quality_rows(quality: Mapping[str, Mapping[str, dict]]) -> list[list]:

@@ -15,9 +15,12 @@ import pyarrow.parquet as pq
 
 from zsclib.hashing import digest
 from zsclib.images.files import SUFFIXES
+from zsclib.prompts import with_article
+from zsclib.seeds import rng
 
 FILE = ("file", "file_name", "filename", "image_path", "path", "image")
 CAPTION = ("caption", "text", "TEXT")
+SENTENCES = ("a photo of {}", "a picture of {}", "an image of {}", "{}")  # about a class, where nothing else is said
 TABLES = tuple(
     f"{stem}{suffix}"
     for stem in ("captions", "metadata")
@@ -94,6 +97,29 @@ def from_folder(path: Path) -> tuple[list[str], list[str], Files]:
         raise ValueError(f"{path}: no images (readable: {', '.join(sorted(SUFFIXES))})")
     _refuse_ways_out(path, names)
     return names, [captions[name] for name in names], Files(path, tuple(names))
+
+
+def from_class_folders(path: Path) -> tuple[list[str], list[str], Files]:
+    """List the images of class folders, PATH/class/image.png, with a sentence about the class as each one's caption.
+
+    Which of `SENTENCES` an image has depends on its path in the folder alone; "_" in a folder's name is a space.
+
+    Raises:
+        NotADirectoryError: it is no folder.
+        ValueError: no images, images outside of class folders, one class alone, or a link that leads out of the folder.
+    """
+    if not path.is_dir():
+        raise NotADirectoryError(f"{path} is no folder of class folders")
+    names = _images(path)
+    if outside := [name for name in names if "/" not in name]:
+        raise ValueError(f"{path}: {outside[0]!r} lies in no class folder; move it into one, or away")
+    things = [with_article(name.partition("/")[0].replace("_", " ")) for name in names]
+    if len(set(things)) < 2:
+        raise ValueError(f"{path}: {len(set(things))} class folders with images; captions of one class say nothing")
+    _refuse_ways_out(path, names)
+    which = [rng(0, "sentence of a class", name).integers(len(SENTENCES)) for name in names]
+    captions = [SENTENCES[i].format(thing) for i, thing in zip(which, things, strict=True)]
+    return names, captions, Files(path, tuple(names))
 
 
 def column(names: Sequence[str], understood: Sequence[str], where: object) -> str:

@@ -1,8 +1,12 @@
-"""The pocket autoencoder: 32×32×3 images ↔ 8×8×4 latents (Rombach et al. 2022, with no adversary)."""
+"""The pocket autoencoder: images ↔ latents (Rombach et al. 2022, with no adversary).
+
+Shapes are said for the sizes of the models that ship, here and in the other trainings: 32×32×3 and 8×8×4.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,37 +17,36 @@ from torch import Tensor
 
 from zsclib.hashing import hash_file
 from zsclib.images.tensors import to_images, to_tensor
-from zsclib.paths import atomic
+from zsclib.pretraining.arrays import write_rows
 from zsclib.pretraining.loop import train
 from zsclib.pretraining.plan import Plan, Training, batch_indices
+from zsclib.pretraining.sizes import POCKET, Sizes
 from zsclib.seeds import rng, torch_generator
 
 PLAN = Plan("autoencoder", samples=92_000, batch=64, rate=1.5e-3, weight_decay=1e-3)
 KL_WEIGHT = 1e-6
-CHANNELS = (16, 48, 96)
 
 
-def new_autoencoder(channels: tuple[int, ...] = CHANNELS) -> AutoencoderKL:
-    """Return an untrained autoencoder with three resolutions (32, 16, 8) and four latent channels."""
+def new_autoencoder(sizes: Sizes = POCKET) -> AutoencoderKL:
+    """Return an untrained autoencoder; of the models that ship, 32×32×3 ↔ 8×8×4."""
+    depth = len(sizes.autoencoder_channels)
     return AutoencoderKL(
-        block_out_channels=channels,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=sizes.autoencoder_channels,
+        down_block_types=("DownEncoderBlock2D",) * depth,
+        up_block_types=("UpDecoderBlock2D",) * depth,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=sizes.latent_channels,
         norm_num_groups=8,
-        sample_size=32,
+        sample_size=sizes.image_side,
         scaling_factor=1.0,
     )
 
 
-def train_autoencoder(
-    images: np.ndarray, training: Training, channels: tuple[int, ...] = CHANNELS
-) -> list[dict]:
+def train_autoencoder(images: np.ndarray, training: Training) -> list[dict]:
     """Train on images uint8 (n, 32, 32, 3) with L1 + L2 and a slight KL term; return the history (`loop.train`)."""
     plan, device, n = training.plan, training.device, len(images) - training.held_out
     torch.manual_seed(plan.seed)  # initial weights only
-    model = new_autoencoder(channels).to(device, memory_format=torch.channels_last)
+    model = new_autoencoder(training.sizes).to(device, memory_format=torch.channels_last)
 
     def loss(model: AutoencoderKL, step: int) -> Tensor:
         batch = images[np.sort(batch_indices(plan, step, n))]                             # (b, 32, 32, 3)
@@ -117,14 +120,12 @@ def centre(model: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.nda
 
 
 @torch.no_grad()
-def encoded(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Return the scaled latents of images uint8 (n, 32, 32, 3), float16 (n, 4, 8, 8)."""
+def encoded(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> Iterator[np.ndarray]:
+    """Yield the scaled latents of images uint8 (n, 32, 32, 3), a batch at a time, float16 (batch, 4, 8, 8)."""
     device = next(vae.parameters()).device
-    parts = [
-        vae.encode(to_tensor(images[start : start + batch]).to(device)).latent_dist.mode().cpu()
-        for start in range(0, len(images), batch)
-    ]
-    return (torch.cat(parts) * vae.config.scaling_factor).half().numpy()
+    for start in range(0, len(images), batch):
+        z = vae.encode(to_tensor(images[start : start + batch]).to(device)).latent_dist.mode()
+        yield (z * vae.config.scaling_factor).half().cpu().numpy()
 
 
 @torch.no_grad()
@@ -161,9 +162,11 @@ def cached_latents(images: np.ndarray, folder: Path, device: str = "cpu") -> tup
     Raises: FileNotFoundError when no autoencoder was frozen yet.
     """
     vae, sha256 = frozen_autoencoder(folder, device)
-    facts = {"vae": sha256, "pictures": hashlib.sha256(np.ascontiguousarray(images)).hexdigest()}
+    pictures = hashlib.sha256()
+    for start in range(0, len(images), 4096):  # the images may be a file beyond memory
+        pictures.update(np.ascontiguousarray(images[start : start + 4096]))
+    facts = {"vae": sha256, "pictures": pictures.hexdigest()}
     path = Path(folder) / f"latents-{facts['vae'][:8]}-{facts['pictures'][:8]}.npy"
     if not path.exists():
-        with atomic(path) as temporary:
-            np.save(temporary, encoded(vae, images))
+        write_rows(path, encoded(vae, images))
     return np.load(path), facts

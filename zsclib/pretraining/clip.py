@@ -15,7 +15,8 @@ from zsclib.images.tensors import to_tensor
 from zsclib.pretraining.autoencoder import shifted
 from zsclib.pretraining.loop import begin_from, train
 from zsclib.pretraining.plan import Plan, Training, batch_indices
-from zsclib.pretraining.tokenizer import LENGTH, token_ids, train_tokenizer
+from zsclib.pretraining.sizes import POCKET, Sizes
+from zsclib.pretraining.tokenizer import token_ids, train_tokenizer
 from zsclib.seeds import rng
 
 PLAN = Plan(
@@ -32,30 +33,26 @@ IMAGE_PLAN = replace(PLAN, name="clip-image", samples=460_000)
 PHASE_2_PLAN = replace(IMAGE_PLAN, name="clip-image-second", samples=700_000)
 LONGER_PLAN = replace(IMAGE_PLAN, name="clip-image-third", samples=700_000)  # as many pairs as the U-Net: 2.0 M
 IMAGE_PHASES = (IMAGE_PLAN.name, PHASE_2_PLAN.name, LONGER_PLAN.name)  # successive trainings of the image tower
-TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
-VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
 
 
-def new_clip(tokenizer: CLIPTokenizer, text: dict = TEXT, vision: dict = VISION, patch: int = 4) -> CLIPModel:
-    """Return an untrained CLIP for 32×32 images and prompts of up to 32 tokens."""
+def new_clip(tokenizer: CLIPTokenizer, sizes: Sizes = POCKET) -> CLIPModel:
+    """Return an untrained CLIP; of the models that ship, for 32×32 images and prompts of up to 32 tokens."""
     marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     marks |= {"pad_token_id": tokenizer.pad_token_id}
-    vocabulary = {"vocab_size": len(tokenizer), "max_position_embeddings": LENGTH}
-    common = {"hidden_act": "gelu", "projection_dim": text["hidden_size"]}
-    return CLIPModel(
-        CLIPConfig(
-            text_config=text | marks | common | vocabulary,
-            vision_config=vision | common | {"image_size": 32, "patch_size": patch},
-            projection_dim=text["hidden_size"],
-        )
-    )
+    vocabulary = {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
+    common = {"hidden_size": sizes.width, "intermediate_size": 4 * sizes.width, "num_attention_heads": sizes.heads}
+    common |= {"hidden_act": "gelu", "projection_dim": sizes.width}
+    text = common | marks | vocabulary | {"num_hidden_layers": sizes.text_layers}
+    vision = common | {"num_hidden_layers": sizes.image_layers}
+    vision |= {"image_size": sizes.image_side, "patch_size": sizes.patch}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=sizes.width))
 
 
-def new_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
+def new_processor(tokenizer: CLIPTokenizer, side: int = POCKET.image_side) -> CLIPProcessor:
     """Return the processor that feeds images of any size to the pocket CLIP; Pillow only."""
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": 32},
-        crop_size={"height": 32, "width": 32},
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
@@ -120,13 +117,13 @@ def top1(model: CLIPModel, images: np.ndarray, ids: Tensor, batch: int = 256) ->
     return torch.cat(correct).mean().item()
 
 
-def train_clip(images: np.ndarray, captions: list[str], training: Training, **sizes: dict) -> list[dict]:
+def train_clip(images: np.ndarray, captions: list[str], training: Training) -> list[dict]:
     """Train both towers on images uint8 (n, 32, 32, 3) and their captions; return the history (`loop.train`)."""
     plan, device, n = training.plan, training.device, len(images) - training.held_out
-    tokenizer = open_tokenizer(training.folder, captions[:n])
+    tokenizer = open_tokenizer(training.folder, captions[:n], training.sizes.prompt_tokens)
     ids = token_ids(tokenizer, captions)
     torch.manual_seed(plan.seed)  # initial weights only
-    model = new_clip(tokenizer, **sizes).to(device)
+    model = new_clip(tokenizer, training.sizes).to(device)
 
     def loss(model: CLIPModel, step: int) -> Tensor:
         index = np.sort(batch_indices(plan, step, n))
@@ -179,11 +176,11 @@ def train_image_tower(images: np.ndarray, captions: list[str], training: Trainin
     return train(replace(training, facts=facts), model, loss, validate)
 
 
-def open_tokenizer(folder: Path, captions: list[str]) -> CLIPTokenizer:
+def open_tokenizer(folder: Path, captions: list[str], length: int = POCKET.prompt_tokens) -> CLIPTokenizer:
     """Return the tokenizer of the checkpoint folder, learning it first where there is none."""
     path = Path(folder) / "tokenizer"
     if (path / "done").exists():
         return CLIPTokenizer.from_pretrained(path)
-    tokenizer = train_tokenizer(captions, path)
+    tokenizer = train_tokenizer(captions, path, length)
     (path / "done").touch()
     return tokenizer

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zsclib.pretraining.sizes import POCKET, Sizes
 from zsclib.seeds import rng
 
 
@@ -56,6 +57,7 @@ class Training:
         held_out: items at the end of the data that are only validated on.
         facts: what else determines the result (pool, frozen parts); a checkpoint with other facts is refused.
         begin: an earlier training of the same folder whose averaged weights this one starts from; None: random ones.
+        sizes: of the networks.
         device: where to compute.
     """
 
@@ -64,6 +66,7 @@ class Training:
     held_out: int = 0
     facts: dict = field(default_factory=dict)
     begin: str | None = None
+    sizes: Sizes = POCKET
     device: str = "cpu"
 
 

@@ -11,12 +11,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from zsclib.pretraining.sizes import POCKET
+
 START, END = "<|startoftext|>", "<|endoftext|>"
-LENGTH = 32  # tokens of a prompt, start and end included
 
 
-def train_tokenizer(captions: Iterable[str], folder: Path, merges: int = 1000) -> CLIPTokenizer:
-    """Learn byte-pair merges (Sennrich et al. 2016) and write a `CLIPTokenizer` folder.
+def train_tokenizer(
+    captions: Iterable[str], folder: Path, length: int = POCKET.prompt_tokens, merges: int = 1000
+) -> CLIPTokenizer:
+    """Learn byte-pair merges (Sennrich et al. 2016) and write a `CLIPTokenizer` folder for prompts of `length` tokens.
 
     The vocabulary is laid out as CLIP's: 256 bytes, the same bytes ending a word, the merges, the two marks.
     """
@@ -49,7 +52,7 @@ def train_tokenizer(captions: Iterable[str], folder: Path, merges: int = 1000) -
     tokenizer = CLIPTokenizer(
         vocab=vocabulary,
         merges=pairs,
-        model_max_length=LENGTH,
+        model_max_length=length,
         unk_token=END,
         bos_token=START,
         eos_token=END,
@@ -62,7 +65,7 @@ def train_tokenizer(captions: Iterable[str], folder: Path, merges: int = 1000) -
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Return the ids int64 (n, LENGTH) of captions, padded and cut as `StableDiffusionPipeline` does."""
+    """Return the ids int64 (n, 32) of captions, padded and cut as `StableDiffusionPipeline` does."""
     return tokenizer(
         captions,
         padding="max_length",

@@ -17,35 +17,39 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from zsclib.hashing import hash_file
 from zsclib.paths import atomic
+from zsclib.pretraining.arrays import write_rows
 from zsclib.pretraining.autoencoder import cached_latents, centre, new_autoencoder
 from zsclib.pretraining.checkpoint import checkpoints
 from zsclib.pretraining.clip import new_clip
 from zsclib.pretraining.loop import begin_from, load_averaged, train
 from zsclib.pretraining.plan import Plan, Training, batch_indices
+from zsclib.pretraining.sizes import POCKET, Sizes
 from zsclib.pretraining.tokenizer import token_ids
 from zsclib.seeds import rng, torch_generator
 
 PLAN = Plan("unet", samples=1_400_000, batch=128, rate=1e-3, milestones=True)
 PHASE_2_PLAN = replace(PLAN, name="unet-second", samples=600_000)
 UNET_PHASES = (PLAN.name, PHASE_2_PLAN.name)  # successive trainings
-CHANNELS = (64, 128)
 GAMMA = 5.0  # min-SNR
 FROZEN = ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
+CENTRED = 2**17  # images
 EMPTY = 0.1  # share of captions replaced by the empty prompt, for guidance (Ho & Salimans 2022)
 
 
-def new_unet(channels: tuple[int, ...] = CHANNELS, width: int = 128, heads: int = 4) -> UNet2DConditionModel:
-    """Return an untrained U-Net for 4×8×8 latents with cross-attention at both resolutions."""
-    depth = len(channels)
+def new_unet(sizes: Sizes = POCKET) -> UNet2DConditionModel:
+    """Return an untrained U-Net with cross-attention at every resolution; of those that ship, for 8×8×4 latents."""
+    depth = len(sizes.unet_channels)
     return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=channels,
+        sample_size=sizes.latent_side,
+        in_channels=sizes.latent_channels,
+        out_channels=sizes.latent_channels,
+        block_out_channels=sizes.unet_channels,
         down_block_types=("CrossAttnDownBlock2D",) * depth,
         up_block_types=("CrossAttnUpBlock2D",) * depth,
         layers_per_block=1,
-        attention_head_dim=heads,  # for this class, the number of heads
+        attention_head_dim=sizes.heads,  # for this class, the number of heads
         norm_num_groups=16,
-        cross_attention_dim=width,
+        cross_attention_dim=sizes.width,
     )
 
 
@@ -95,22 +99,20 @@ def noise_prediction_loss(
     return (min_snr_weight(ᾱ, t) * errors).mean()
 
 
-def train_unet(
-    images: np.ndarray, captions: list[str], training: Training, channels: tuple[int, ...] = CHANNELS
-) -> list[dict]:
+def train_unet(images: np.ndarray, captions: list[str], training: Training) -> list[dict]:
     """Train on the latents and captions of a pool; return the history (`loop.train`).
 
     The autoencoder and CLIP of the training's folder are frozen on the first call (see `freeze`).
     """
     plan, folder, device = training.plan, training.folder, training.device
     n = len(images) - training.held_out
-    text, tokenizer, frozen = frozen_parts(images, folder, device)
+    text, tokenizer, frozen = frozen_parts(images, folder, training.sizes, device)
     latents, facts = cached_latents(images, folder, device)                                # (n + held out, 4, 8, 8)
     states, row = encode_captions(text, tokenizer, ["", *captions], folder)                # (unique captions, 32, d)
     empty, row = row[0], row[1:]
     ᾱ = new_scheduler().alphas_cumprod.to(device)                                          # (T,)
     torch.manual_seed(plan.seed)  # initial weights only
-    model = new_unet(channels, text.config.hidden_size).to(device, memory_format=torch.channels_last)
+    model = new_unet(training.sizes).to(device, memory_format=torch.channels_last)
     facts = training.facts | frozen | facts | begin_from(training.begin, model, folder)
 
     def loss_of(model: UNet2DConditionModel, z: np.ndarray, rows: np.ndarray, *keys: int | str) -> Tensor:
@@ -147,21 +149,22 @@ def encode_captions(
         key.update(weights.cpu().numpy().tobytes())
     path = Path(folder) / f"text_states-{key.hexdigest()[:16]}.npy"
     if not path.exists():
-        shape = (len(unique), tokenizer.model_max_length, text.config.hidden_size)
-        with atomic(path) as temporary, torch.no_grad():
-            states = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-            for start in range(0, len(unique), batch):
-                ids = token_ids(tokenizer, unique[start : start + batch].tolist()).to(text.device)
-                states[start : start + batch] = text(ids).last_hidden_state.half().cpu().numpy()
-            states.flush()
+        parts = (unique[start : start + batch].tolist() for start in range(0, len(unique), batch))
+        ids = (token_ids(tokenizer, part).to(text.device) for part in parts)
+        with torch.no_grad():
+            states = (text(part).last_hidden_state.half().cpu().numpy() for part in ids)
+            write_rows(path, states)
     return np.load(path, mmap_mode="r"), row.reshape(-1)
 
 
-def freeze(images: np.ndarray, folder: Path, device: str = "cpu") -> None:
+def freeze(images: np.ndarray, folder: Path, sizes: Sizes = POCKET, device: str = "cpu") -> None:
     """Fix the autoencoder and CLIP that a U-Net is trained on, from their newest checkpoints.
 
     Writes into `frozen/`: vae (latents centred, scaling factor set), clip, text_encoder, tokenizer, and
     facts.json, by which a later training knows that they are still the same.
+
+    Args:
+        images: uint8 (n, 32, 32, 3); on at most `CENTRED` of them, evenly spread, the latents are centred.
 
     Raises: ValueError when a U-Net was already trained on what is frozen.
     """
@@ -169,8 +172,8 @@ def freeze(images: np.ndarray, folder: Path, device: str = "cpu") -> None:
         raise ValueError(
             f"{folder} holds a U-Net trained on other frozen parts: delete its checkpoints first"
         )
-    vae, clip, tokenizer, metas = newest_parts(folder)
-    centre(vae.to(device).eval(), images)
+    vae, clip, tokenizer, metas = newest_parts(folder, sizes)
+    centre(vae.to(device).eval(), images[:: 1 + len(images) // CENTRED])
     with atomic(Path(folder) / "frozen") as temporary:
         vae.cpu().save_pretrained(temporary / "vae")
         clip.save_pretrained(temporary / "clip")
@@ -188,10 +191,12 @@ def write_facts(frozen: Path, metas: dict[str, dict]) -> None:
     (frozen / "meta.json").write_text(json.dumps(metas))
 
 
-def newest_parts(folder: Path) -> tuple[AutoencoderKL, CLIPModel, CLIPTokenizer, dict[str, dict]]:
+def newest_parts(
+    folder: Path, sizes: Sizes = POCKET
+) -> tuple[AutoencoderKL, CLIPModel, CLIPTokenizer, dict[str, dict]]:
     """Return the autoencoder, CLIP and tokenizer of the newest checkpoints, and the checkpoints' metas."""
     tokenizer = CLIPTokenizer.from_pretrained(Path(folder) / "tokenizer")
-    vae, clip = new_autoencoder(), new_clip(tokenizer)
+    vae, clip = new_autoencoder(sizes), new_clip(tokenizer, sizes)
     metas = {
         "autoencoder": load_averaged(vae, folder, "autoencoder"),
         "clip": load_averaged(clip, folder, "clip"),
@@ -207,12 +212,12 @@ def text_tower(clip: CLIPModel) -> CLIPTextModel:
 
 
 def frozen_parts(
-    images: np.ndarray, folder: Path, device: str = "cpu"
+    images: np.ndarray, folder: Path, sizes: Sizes = POCKET, device: str = "cpu"
 ) -> tuple[CLIPTextModel, CLIPTokenizer, dict]:
     """Return the text tower, the tokenizer and the facts that identify what is frozen, freezing it first if need be."""
     frozen = Path(folder) / "frozen"
     if not frozen.exists():
-        freeze(images, folder, device)
+        freeze(images, folder, sizes, device)
     facts = json.loads((frozen / "facts.json").read_text())
     for name, expected in facts["sha256"].items():
         if hash_file(frozen / name) != expected:

@@ -1,0 +1,114 @@
+"""From checkpoints to the folders that `diffusers` and `transformers` open: averaged weights, safetensors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from zsclib.paths import atomic
+from zsclib.pretraining.card import thinned
+from zsclib.pretraining.clip import new_processor
+from zsclib.pretraining.loop import load_phases
+from zsclib.pretraining.sizes import POCKET, Sizes
+from zsclib.pretraining.unet import new_scheduler, new_unet
+
+
+def export_clip(folder: Path, target: Path, phases: Sequence[str] = ()) -> None:
+    """Write a `CLIPModel` folder with its processor.
+
+    Args:
+        folder: the checkpoints; the towers that were frozen (`frozen/`) are taken from there.
+        target: a folder of that name is replaced as a whole.
+        phases: names of successive trainings of the image tower after that; the last that was run is exported.
+
+    Raises: FileNotFoundError when nothing was frozen yet.
+    """
+    frozen, metas = _frozen(folder)
+    tokenizer, clip = CLIPTokenizer.from_pretrained(frozen / "tokenizer"), CLIPModel.from_pretrained(frozen / "clip")
+    trained = _chosen(metas, "clip", *phases) | load_phases(clip, folder, *phases)
+
+    def save(inside: Path) -> None:
+        processor = new_processor(tokenizer, clip.config.vision_config.image_size)
+        clip.save_pretrained(inside)
+        processor.save_pretrained(inside)
+        processor.image_processor.save_pretrained(inside)
+        _copy_vocabulary(frozen / "tokenizer", inside)
+
+    write_model(target, trained, save)
+
+
+def export_generator(
+    folder: Path, target: Path, phases: Sequence[str] = ("unet",), sizes: Sizes = POCKET
+) -> None:
+    """Write a `StableDiffusionPipeline` folder.
+
+    Args:
+        folder: the checkpoints; autoencoder and text tower that were frozen (`frozen/`) are taken from there.
+        target: a folder of that name is replaced as a whole.
+        phases: names of the U-Net's successive trainings; the last that was run is exported.
+        sizes: of the U-Net.
+
+    Raises: FileNotFoundError when nothing was frozen yet.
+    """
+    frozen, metas = _frozen(folder)
+    unet = new_unet(sizes)
+    trained = _chosen(metas, "autoencoder", *phases) | load_phases(unet, folder, *phases)
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(frozen / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(frozen / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(frozen / "tokenizer"),
+        unet=unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+    def save(inside: Path) -> None:
+        pipeline.save_pretrained(inside)
+        _copy_vocabulary(frozen / "tokenizer", inside / "tokenizer")
+
+    write_model(target, trained, save)
+
+
+def write_model(target: Path, trained: dict[str, dict], save: Callable[[Path], object]) -> None:
+    """Write a model folder and put it in place as a whole, without traces of the machine.
+
+    Args:
+        target: the folder; one that is there is replaced.
+        trained: part → meta of its checkpoint (`loop.load_averaged`), which become training.json.
+        save: writes everything else into an empty folder.
+    """
+    with atomic(target) as folder:
+        folder.mkdir()
+        save(folder)
+        for path in folder.rglob("*.json"):
+            content = json.loads(path.read_text())
+            if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+                path.write_text(json.dumps(content, indent=2) + "\n")
+        for path in folder.rglob("*.safetensors"):
+            path.chmod(0o644)
+        training = {name: meta | {"history": thinned(meta["history"])} for name, meta in trained.items()}
+        (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n")
+
+
+def _frozen(folder: Path) -> tuple[Path, dict[str, dict]]:
+    """Return where frozen parts lie, and the metas of their trainings."""
+    frozen = Path(folder) / "frozen"
+    if not frozen.exists():
+        raise FileNotFoundError(f"export: no {frozen}; train autoencoder and clip, then run the stage `freeze`")
+    return frozen, json.loads((frozen / "meta.json").read_text())
+
+
+def _chosen(metas: dict[str, dict], *names: str) -> dict[str, dict]:
+    return {name: metas[name] for name in names if name in metas}
+
+
+def _copy_vocabulary(tokenizer: Path, target: Path) -> None:
+    for name in ("vocab.json", "merges.txt"):  # the files of Stable Diffusion 1.x, which other tools read
+        shutil.copyfile(tokenizer / name, target / name)
