@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -355,3 +356,23 @@ def test_a_shard_that_vanishes_or_changes_after_it_was_listed(form, tmp_path, im
     last.unlink()
     with pytest.raises(FileNotFoundError, match=f"{last.name}: the shard has vanished; put it back and run again"):
         pool.read([0, 5])
+
+
+def test_class_folders_have_sentences_about_their_classes_as_captions(tmp_path):
+    for name in ("fire_truck", "cat"):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    pool = open_pool(f"classes:{tmp_path}")
+    assert len(pool) == 40 and pool.read([3], 4)[0].shape == (4, 4, 3)
+    things = {"cat": "a cat", "fire_truck": "a fire truck"}
+    assert all(things[name.partition("/")[0]] in caption for name, caption in zip(pool.ids, pool.captions, strict=True))
+    assert len(set(pool.captions)) == 8, "each of the four sentences, of both"
+    assert open_pool(f"classes:{tmp_path}").captions == pool.captions
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "alone.png")
+    with pytest.raises(ValueError, match="'alone.png' lies in no class folder; move it into one, or away"):
+        open_pool(f"classes:{tmp_path}")
+    (tmp_path / "alone.png").unlink()
+    shutil.rmtree(tmp_path / "cat")
+    with pytest.raises(ValueError, match="1 class folders with images; captions of one class say nothing"):
+        open_pool(f"classes:{tmp_path}")

@@ -58,8 +58,8 @@ def load(
     Args:
         name: "digits" (real handwriting), a target of the pocket world (`WORLD`; "objects-shift:blurred" is one shift
             alone, see `zsclib.world.targets.target`), "folder:PATH" (class folders, see
-            `zsclib.images.class_folders.from_folder`), "parquet:PATH" (see `zsclib.images.parquet.from_parquet`),
-            "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
+            `zsclib.images.class_folders.from_folder`), "parquet:PATH" or "parquet:PATH?COLUMN=VALUE" (see
+            `zsclib.images.parquet.from_parquet`), "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
         split: "train", "validation" or "test"; a user's own set may have others. "fresh" of "digits": images of
             "test" that no page showed, under any profile, before the first study was frozen. In the pocket world
             another `seed` makes fresh images.
@@ -94,8 +94,7 @@ def open_listing(name: str, split: str = "test", allow_network: bool = False) ->
     if kind in OWN and place:
         if kind == "hub":
             return _hub(place, split, allow_network)
-        path = Path(place).expanduser()
-        return from_folder(path, split) if kind == "folder" else from_parquet(path, split)
+        return from_folder(Path(place).expanduser(), split) if kind == "folder" else from_parquet(place, split)
     known = ("digits", *WORLD)
     raise ValueError(
         f"load: there is no dataset {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}; "
@@ -262,7 +261,7 @@ def own_listing(name: str) -> Listing | None:
     kind, _, place = name.partition(":")
     if kind not in ("folder", "parquet") or not place:
         return None
-    return (from_folder if kind == "folder" else from_parquet)(Path(place).expanduser(), "test")
+    return open_listing(name)
 
 
 # --- where images come from -----------------------------------------------------------------------

@@ -3,11 +3,13 @@
     own = Own(classes={"1": "one", "2": "two"}, splits=["train", "validation"])
     test = load_part("folder:/data/digits", "test", own, n=400, size=48)
 
-A set without splits is divided here, always alike: of each class three images in ten are test images.
+A set without splits is divided here, always alike: of each class three images in ten are test images. Where only some
+rows are taken, these are divided.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from zsclib.datasets import OWN, check_words, named
 from zsclib.images.class_folders import Listing, spelling
 from zsclib.images.image_set import ImageSet
 from zsclib.images.parquet import split_of
+from zsclib.images.selection import located
 from zsclib.prompts import Prompts, load_prompts, shipped_prompts
 from zsclib.seeds import seed_of
 
@@ -77,8 +80,12 @@ def is_own(target: str) -> bool:
 
 
 def set_name(target: str) -> str:
-    """Return what a target is called in tables and folders: of a path the last part alone."""
-    return Path(target.partition(":")[2]).name if is_own(target) else target.replace(":", " ")
+    """Return what a target is called in tables and folders: of a path the last part alone, and what rows are taken."""
+    kind, _, place = target.partition(":")
+    if not is_own(target):
+        return target.replace(":", " ")
+    path, conditions = located(place) if kind == "parquet" else (Path(place), "")
+    return " ".join([path.name, *re.split(r"[&/\\]", conditions)]).strip()
 
 
 def load_part(
@@ -154,7 +161,7 @@ def _names(classes: tuple) -> datasets.Names:
 def _listing(target: str, part: str, own: Own, allow_network: bool) -> tuple[Listing, bool]:
     """Return a part of a set, undecoded, and whether the set was divided for it."""
     split, (kind, _, place) = own.splits[part == "test"], target.partition(":")
-    path = Path(place).expanduser()
+    path = located(place)[0] if kind == "parquet" else Path(place).expanduser()
     if not (divided := own.splits[0] == own.splits[1]):
         if kind == "folder" and path.is_dir():
             divided = not any(spelling(inner.name) and _has_folders(inner) for inner in path.iterdir())

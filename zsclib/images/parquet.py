@@ -16,12 +16,16 @@ import pyarrow.parquet as pq
 from zsclib.images import files as image_files
 from zsclib.images.class_folders import Listing, pick_split, spelling
 from zsclib.images.image_set import manifest_of, readable
+from zsclib.images.selection import conditions_of, located, rows_where
 
 COLUMN_NAMES = {"image": ("image", "img"), "label": ("label", "labels", "fine_label")}
 
 
-def from_parquet(path: Path, split: str) -> Listing:
+def from_parquet(place: str | Path, split: str) -> Listing:
     """List a Parquet file, or a folder with SPLIT.parquet or its shards SPLIT-00000-of-00002.parquet.
+
+    PATH?COLUMN=VALUE lists only the rows with this value in this column (see `zsclib.images.selection`); class names
+    are those of the whole.
 
     The column `image` holds the bytes of files, `label` class indices or names; others become the manifest.
     Class names come from the Hub's schema metadata, else they are the sorted label values of all the folder's
@@ -30,8 +34,9 @@ def from_parquet(path: Path, split: str) -> Listing:
 
     Raises:
         FileNotFoundError: the file, a shard, or a file for the split is missing.
-        ValueError: a file is damaged, or a column is missing or of a wrong type.
+        ValueError: a file is damaged, a column is missing or of a wrong type, or no row is selected.
     """
+    path, conditions = located(place)
     files, family = _parquet_files(path, split)
     labels = [_read_labels(file) for file in files]
     names = labels[0].names
@@ -64,7 +69,11 @@ def from_parquet(path: Path, split: str) -> Listing:
         back = np.argsort(order)
         return [images[i] for i in back], extra.iloc[back].reset_index(drop=True)
 
-    return Listing(indices, classes, read)
+    if not conditions:
+        return Listing(indices, classes, read)
+    selected = rows_where(files, conditions_of(conditions))
+    chosen = np.concatenate([start + rows for start, rows in zip(starts[:-1], selected, strict=True)])
+    return Listing(indices[chosen], classes, lambda rows, size: read(chosen[rows], size))
 
 
 def from_table(dataset: Any, where: str) -> Listing:
@@ -104,8 +113,13 @@ def _read_labels(file: Path) -> _Labels:
         _column("image", schema.names)
         name = _column("label", schema.names)
         values = _label_values(parquet.read(columns=[name])[name])
-        hub = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        return _Labels(values, hub.get("info", {}).get("features", {}).get(name, {}).get("names"))
+        return _Labels(values, class_names(schema, name))
+
+
+def class_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """Return the class names that the Hub's schema metadata declares for a column, None where it declares none."""
+    hub = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return hub.get("info", {}).get("features", {}).get(column, {}).get("names")
 
 
 def _column(role: str, names: Sequence[str]) -> str:

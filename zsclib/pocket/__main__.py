@@ -22,8 +22,9 @@ from zsclib.world.pool import PHASE_1, PHASE_2, Pool, PoolConfig, load_pool
 STAGES = (
     *("autoencoder", "clip", "freeze", "clip-image", "unet", "clip-image-second", "unet-second"),
     "clip-image-third",
-    *("dit", "judge", "export", "evaluate", "scaling", "restore", "earlier", "all"),
+    *("dit", "judge", "export", "evaluate", "scaling", "restore", "earlier", "photographs", "all"),
 )
+ON_DEMAND = ("restore", "earlier", "photographs")  # no part of all
 DATA = {  # of each training on captioned images
     "autoencoder": PHASE_1, "clip": PHASE_1, "freeze": PHASE_1, "clip-image": PHASE_1, "unet": PHASE_1,
     "clip-image-second": PHASE_2, "unet-second": PHASE_2, "clip-image-third": PHASE_2, "judge": PHASE_2,
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     stages = [options.stage]
     if options.stage == "all":  # the U-Net freezes what it needs, and must not be disturbed on a second call
-        stages = [stage for stage in STAGES if stage not in ("freeze", "restore", "earlier", "all")]
+        stages = [stage for stage in STAGES if stage not in ("freeze", *ON_DEMAND, "all")]
     for stage in stages:
         if stage == "export":
             from zsclib.pocket.export import export
@@ -63,6 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
 
             for path in extract(options.generators):
                 print(path)
+        elif stage == "photographs":
+            _photographs(options)
         elif stage == "evaluate":
             from zsclib.pocket.card import write_cards
             from zsclib.pocket.evaluation import evaluate
@@ -94,10 +97,30 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of the training, not of the pool")
     add("--concept-exponent", type=float, help="of the pool: things are chosen with weight 1 / rank ** this")
     add("--caption-noise", type=float, help="of the pool: share of captions with a wrong fact")
+    add("--vague", type=float, help="photographs: share of captions that name a superclass, or nothing")
+    add("--data", type=Path, help="photographs: your folder of them, see data/photographs/README.md")
+    add("--out", type=Path, help="photographs: where the pool and the sets go")
+    add("--sets", nargs="*", metavar="NAME", help="photographs: which labelled sets (default: all)")
     add("--frozen", action="store_true", help="restore: no U-Net and no image tower, to train a U-Net anew")
     add("--generators", type=Path, default=Path("results/generators"), help="earlier: where the folders go")
     add("--limit", type=int, help="evaluate, scaling: images per measure (default: as many as the page shows)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.stage == "photographs" and not (options.data and options.out):
+        parser.error("photographs: say where your photographs are, --data PATH, and where the pool goes, --out PATH")
+    return options
+
+
+def _photographs(options: argparse.Namespace) -> None:
+    from zsclib.pocket.photograph_captions import Mix
+    from zsclib.pocket.photograph_sets import write_sets
+    from zsclib.pocket.photographs import write_pool
+
+    shares = {"vague": options.vague, "wrong": options.caption_noise}
+    mix = Mix(**{name: share for name, share in shares.items() if share is not None})
+    counts = write_pool(options.data, options.out / "pool.parquet", mix)
+    print(counts.to_string(), f"\n{counts['pool'].sum()} images in {options.out / 'pool.parquet'}\n", flush=True)
+    sets = write_sets(options.data, options.out / "sets", options.sets)
+    print(sets.to_string(), f"\nin {options.out / 'sets'}")
 
 
 def _pool(phase: PoolConfig, options: argparse.Namespace) -> Pool:

@@ -22,13 +22,15 @@ from zsclib.checks import check_images, check_size
 from zsclib.hashing import digest
 from zsclib.images import files as image_files
 from zsclib.images.files import FORMATS, SUFFIXES, encode_png
+from zsclib.images.selection import located
 from zsclib.pools.archives import Archives, from_archives
-from zsclib.pools.folders import TABLES, Files, from_folder
+from zsclib.pools.folders import TABLES, Files, from_class_folders, from_folder
 from zsclib.pools.tables import Table, from_tables
 
 FORMS = {
     "folder:PATH": "images with a table captions.csv (.tsv, .jsonl, .parquet) or with x.txt beside x.jpg",
-    "parquet:PATH": "Parquet files with the columns image and caption (or text)",
+    "classes:PATH": "class folders, whose names become captions",
+    "parquet:PATH": "Parquet files with the columns image and caption (or text); PATH?COLUMN=VALUE for some rows",
     "tar:PATH": "tar shards of k.jpg with k.txt or k.json",
 }
 
@@ -138,22 +140,28 @@ def open_pool(place: str | Path) -> CaptionedPool:
     """Open captioned images; nothing is decoded, unpacked or copied.
 
     Args:
-        place: "folder:PATH", "parquet:PATH" or "tar:PATH", as `from_folder`, `from_tables` and `from_archives` of the
-            modules folders, tables and archives read it; or a bare PATH, whose form is recognised.
+        place: "folder:PATH", "classes:PATH", "parquet:PATH" or "tar:PATH", as `from_folder`, `from_class_folders`,
+            `from_tables` and `from_archives` of the modules folders, tables and archives read it; or a bare PATH, whose
+            form is recognised, but for class folders. Of Parquet files
+            PATH?COLUMN=VALUE opens only the rows with this value in this column (see `zsclib.images.selection`).
 
     Raises:
         FileNotFoundError: there is nothing at the path.
         ValueError: the form is not recognised, images lack captions, or a file is damaged.
     """
     kind, _, rest = str(place).partition(":")
-    if kind not in ("folder", "parquet", "tar") or not rest:
-        kind, rest = _recognised(Path(place).expanduser()), str(place)
-    path = Path(rest).expanduser()
+    if kind not in ("folder", "classes", "parquet", "tar") or not rest:
+        kind, rest = _recognised(located(place)[0]), str(place)
+    path, conditions = located(rest) if kind == "parquet" else (Path(rest).expanduser(), "")
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder; a pool is {_forms()}")
-    open_form = {"folder": from_folder, "parquet": from_tables, "tar": from_archives}[kind]
-    ids, captions, source = open_form(path)
-    return CaptionedPool(name=path.name or str(path), ids=tuple(ids), captions=tuple(captions), source=source)
+    if kind == "parquet":
+        ids, captions, source = from_tables(path, conditions)
+    else:
+        open_form = {"folder": from_folder, "classes": from_class_folders, "tar": from_archives}[kind]
+        ids, captions, source = open_form(path)
+    name = (path.name or str(path)) + f"?{conditions}" * bool(conditions)
+    return CaptionedPool(name=name, ids=tuple(ids), captions=tuple(captions), source=source)
 
 
 def pool_in_memory(name: str, images: np.ndarray, captions: Sequence[str]) -> CaptionedPool:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from zsclib.hashing import digest
 from zsclib.images.image_set import readable
+from zsclib.images.selection import conditions_of, rows_where
 from zsclib.pools.folders import CAPTION, column
 
 IMAGE = ("image", "img", "jpg", "png")
@@ -78,14 +79,16 @@ class Table:
         return digest(repr(facts), np.searchsorted(used, self.places[0]).tobytes(), self.places[1].tobytes())
 
 
-def from_tables(path: Path) -> tuple[list[str], list[str], Table]:
+def from_tables(path: Path, conditions: str = "") -> tuple[list[str], list[str], Table]:
     """List a Parquet file, or a folder of them (its own, else those in its folder `data`): ids, captions, source.
 
     The column `image` holds the bytes of image files, as such or as the Hub's {bytes, path}; `caption` or `text` holds
-    text. An id is FILE:ROW. Only captions are read.
+    text. An id is FILE:ROW. Only captions are read, and the columns of conditions, which select rows (see
+    `zsclib.images.selection`).
 
     Raises:
-        ValueError: no Parquet file, a damaged one, a column missing or of another type, or a row without caption.
+        ValueError: no Parquet file, a damaged one, a column missing or of another type, a row without caption, or no
+            row selected.
     """
     files = (
         [path] if path.is_file() else sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
@@ -94,16 +97,21 @@ def from_tables(path: Path) -> tuple[list[str], list[str], Table]:
     if not files:
         raise ValueError(f"{path}: no Parquet files in this folder, nor in its folder data")
     ids, captions, places = [], [], []
-    for number, file in enumerate(files):
-        own = _captions(file)
+    texts = [_captions(file) for file in files]
+    if conditions:
+        selected = rows_where(files, conditions_of(conditions))
+    else:
+        selected = [np.arange(len(text)) for text in texts]
+    for number, (file, text, rows) in enumerate(zip(files, texts, selected, strict=True)):
+        own = [text[row] for row in rows]
         if None in own:
             raise ValueError(
-                f"{file}: {len(own)} images and {len(own) - own.count(None)} captions; row {own.index(None)} has none; "
-                "drop the rows, or write an empty text for an image without words"
+                f"{file}: {len(own)} images and {len(own) - own.count(None)} captions; row {rows[own.index(None)]} has "
+                "none; drop the rows, or write an empty text for an image without words"
             )
-        ids += [f"{file.name}:{row}" for row in range(len(own))]
+        ids += [f"{file.name}:{row}" for row in rows]
         captions += own
-        places.append(np.stack([np.full(len(own), number), np.arange(len(own))]))
+        places.append(np.stack([np.full(len(own), number), rows]))
     if not ids:
         raise ValueError(f"{path}: the Parquet files have no rows")
     return ids, captions, Table(tuple(map(shard, files)), np.concatenate(places, axis=1).astype(np.int64))

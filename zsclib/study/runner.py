@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from zsclib.hashing import hash_json
+from zsclib.images.selection import located
 from zsclib.paths import ROOT, atomic, locked, remove_unfinished, write_json
 from zsclib.study import kernel
 from zsclib.study.kernel import RunError
@@ -93,17 +94,19 @@ def plan(
 def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, int, int]]:
     """Return path, size and time of change of all files that parameters name, but for those the library's hash reads.
 
-    A parameter names files if it is a path, or `folder:PATH` or `parquet:PATH`, or a list of these. Of a folder's files
+    A parameter names files if it is a path, or `folder:PATH`, `parquet:PATH` or `parquet:PATH?COLUMN=VALUE`, or a list
+    of these. Of a folder's files
     the path within it counts: an image that moves to another class is another set.
     """
     hashed = [root / "data" / folder for folder in DATA_OF_RESULTS]
     listing: list[tuple[str, int, int]] = []
     for value in parameters.values():
         for text in value if isinstance(value, list) else [value]:
-            if not isinstance(text, str) or not text:
+            if not isinstance(text, str) or not text or len(text) >= 4096:
                 continue
             path = root / Path(text.removeprefix("folder:").removeprefix("parquet:")).expanduser()
-            if len(text) >= 4096 or not path.exists():
+            path, _ = located(path)
+            if not path.exists():
                 continue
             if any(path.resolve().is_relative_to(folder) for folder in hashed):
                 continue

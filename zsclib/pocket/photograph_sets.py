@@ -1,0 +1,87 @@
+"""Labelled sets of real photographs, cut by the splits: train (shots), validation, test.
+
+    python -m zsclib.pocket photographs --data PATH --out OUT --sets cifar10 pacs-sketch
+
+writes OUT/sets/NAME/train.parquet, validation.parquet and test.parquet, in the Hub's layout, so that
+`parquet:OUT/sets/NAME` is a data set for every page; and prompts.yml beside them, which asks for its classes with the
+right articles (`-p prompts=OUT/sets/NAME/prompts.yml`). Whether a set's own training images are in the pool,
+`data/photographs/README.md` says. Without --sets all are cut; a set needs the files of its own images only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from zsclib.checks import did_you_mean
+from zsclib.images.image_set import IMAGE_TYPE, ROWS_PER_GROUP
+from zsclib.paths import atomic
+from zsclib.pocket.photographs import Layout, load_layout, read_images
+
+
+def write_sets(
+    data: Path, folder: Path, names: Sequence[str] | None = None, layout: Layout | None = None
+) -> pd.DataFrame:
+    """Write labelled sets, each file whole or not at all, with the images' stored bytes in the order of their hashes.
+
+    Args:
+        data: the folder that holds the files of `sets.yml`.
+        folder: of the sets; each is a folder in it.
+        names: which sets; None: all.
+        layout: default: that of `data/photographs`.
+
+    Returns:
+        A row per set: the images in each split, its classes, and whether its training images are in the pool.
+
+    Raises:
+        FileNotFoundError, ValueError: as `zsclib.pocket.photographs.read_images`; or a set of an unknown name.
+    """
+    layout = layout or load_layout()
+    names = list(layout.sets) if names is None else names
+    for name in names:
+        if name not in layout.sets:
+            raise ValueError(
+                f"there is no set {name!r}{did_you_mean(name, layout.sets)}; there are {', '.join(layout.sets)}"
+            )
+    rows = {}
+    for source in dict.fromkeys(layout.sets[name]["of"] for name in names):
+        files = [file for file, about in layout.files.items() if about["set"] == source]
+        images = pd.concat([read_images(data, file, layout) for file in files], ignore_index=True)
+        for name in names:
+            if layout.sets[name]["of"] == source:
+                rows[name] = _write_set(images, folder / name, name, layout)
+    return pd.DataFrame([rows[name] for name in names], index=list(names))
+
+
+def _write_set(images: pd.DataFrame, folder: Path, name: str, layout: Layout) -> dict[str, int | bool]:
+    about = layout.sets[name]
+    classes = list(layout.words.classes[about["of"]].values())[:: about.get("every", 1)]
+    images = images[(images["domain"] == about["domain"]) & (images["label"] % about.get("every", 1) == 0)]
+    images = images.assign(label=images["label"] // about.get("every", 1))
+    label = {"names": [one.bare for one in classes], "_type": "ClassLabel"}
+    features = {"image": {"_type": "Image"}, "label": label, "domain": {"dtype": "string", "_type": "Value"}}
+    schema = pa.schema(
+        [("image", IMAGE_TYPE), ("label", pa.int64()), ("domain", pa.string())],
+        {"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    counts = {}
+    for split, part in {"train": about.get("train"), "validation": "validation", "test": "test"}.items():
+        own = images[images["split"] == part]
+        counts[split] = len(own)
+        if part is None:
+            continue
+        files = [{"bytes": data, "path": path} for data, path in zip(own["image"], own["path"], strict=True)]
+        table = pa.table([files, own["label"], own["domain"]], schema=schema)
+        with atomic(folder / f"{split}.parquet") as temporary:
+            pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="zstd")
+    prompts = {"about": f"The classes of {name}.", "template": about["template"]}
+    prompts["classes"] = [one.names[0] for one in classes]
+    with atomic(folder / "prompts.yml") as temporary:
+        temporary.write_text(yaml.safe_dump(prompts, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    return counts | {"classes": len(classes), "in pool": about["in_pool"]}
