@@ -16,8 +16,9 @@ from zsclib.models.clip import open_clip
 from zsclib.models.generator import open_generator
 from zsclib.papers.diffusion_classifier import classify
 from zsclib.papers.diffusion_classifier.error_matrix import exhaustive
-from zsclib.pocket.card import CARDS, card
+from zsclib.pocket.card import CARDS
 from zsclib.pretraining.autoencoder import psnr, reconstructed
+from zsclib.pretraining.card import card
 from zsclib.prompts import prompts_of
 
 MODELS = Path(__file__).resolve().parents[1] / "data/models"
@@ -96,7 +97,7 @@ def test_the_cards_are_those_of_the_models_beside_them(name):
     training = json.loads((MODELS / name / "training.json").read_text())
     megabytes = sum(path.stat().st_size for path in (MODELS / name).rglob("*.safetensors")) / 1e6
     text = (MODELS / name / "README.md").read_text()
-    assert text == card(name, training, QUALITY[name], megabytes), "python -m zsclib.pocket evaluate writes it"
+    assert text == card(CARDS[name], training, QUALITY[name], megabytes), "python -m zsclib.pocket evaluate writes it"
 
 
 def test_text_tower_is_shared():
