@@ -30,3 +30,14 @@ def generator(request, folders):
     from zsclib.models.generator import open_generator
 
     return open_generator(folders[request.param])
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """PyTorch on one thread, also where OMP_NUM_THREADS says otherwise: sums in another order are other numbers."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -30,14 +30,7 @@ SIZES = Sizes(
 )
 HELD_OUT = 16
 TINY = Plan("tiny", samples=64, batch=16, warmup=2, log_every=1, validate_every=2, save_minutes=0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -32,14 +32,7 @@ SIZE = {"width": 32, "depth": 2, "patch": 4}
 HELD_OUT = 10
 PLAN = Plan("dit", samples=32, batch=16, warmup=2, log_every=1, validate_every=2, save_minutes=0)
 FACTS = {"set": {"name": "objects", "n": 60}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

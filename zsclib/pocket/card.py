@@ -7,10 +7,12 @@ from pathlib import Path
 
 from zsclib.pretraining.card import About, write_card
 
-LIMITS = (
-    "Made for study: it knows the pocket world's vocabulary and nothing else. Its training images\n"
-    "come from a renderer; no photograph, person or scraped text was used."
-)
+SHIPPED = {
+    "limits": "Made for study: it knows the pocket world's vocabulary and nothing else. Its training images\n"
+    "come from a renderer; no photograph, person or scraped text was used.",
+    "measured_by": "python -m zsclib.pocket evaluate",
+    "license": "mit",
+}
 CARDS = {
     "pocket-clip": About(
         title="Pocket CLIP",
@@ -24,7 +26,7 @@ CARDS = {
             'processor = CLIPProcessor.from_pretrained("data/models/pocket-clip")\n'
         ),
         library="transformers",
-        limits=LIMITS,
+        **SHIPPED,
     ),
     "pocket-sd": About(
         title="Pocket Stable Diffusion",
@@ -39,7 +41,7 @@ CARDS = {
             'pipeline("a photo of a red car", guidance_scale=3).images[0]\n'
         ),
         library="diffusers",
-        limits=LIMITS,
+        **SHIPPED,
     ),
     "pocket-dit": About(
         title="Pocket DiT",
@@ -56,7 +58,7 @@ CARDS = {
             'pipeline(pipeline.get_label_ids(["star", "car"]), guidance_scale=1).images\n'
         ),
         library="diffusers",
-        limits=LIMITS,
+        **SHIPPED,
     ),
     "pocket-judge": About(
         title="Pocket attribute classifier",
@@ -72,7 +74,7 @@ CARDS = {
             'read(classifier, images)["what"]  # uint8 (n, 32, 32, 3) → indices into ATTRIBUTES["what"]\n'
         ),
         library="transformers",
-        limits=LIMITS,
+        **SHIPPED,
     ),
 }
 

@@ -142,8 +142,8 @@ def open_pool(place: str | Path) -> CaptionedPool:
     Args:
         place: "folder:PATH", "classes:PATH", "parquet:PATH" or "tar:PATH", as `from_folder`, `from_class_folders`,
             `from_tables` and `from_archives` of the modules folders, tables and archives read it; or a bare PATH, whose
-            form is recognised, but for class folders. Of Parquet files
-            PATH?COLUMN=VALUE opens only the rows with this value in this column (see `zsclib.images.selection`).
+            form is recognised, but for class folders. Of Parquet files PATH?COLUMN=VALUE opens only the rows with this
+            value in this column (see `zsclib.images.selection`).
 
     Raises:
         FileNotFoundError: there is nothing at the path.

@@ -15,13 +15,21 @@ VALIDATION = ("what", "psnr", "top1_of_256", "top1", "held_out")
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a card says beside numbers: title, a paragraph, code that opens it, its library, and what it cannot."""
+    """What a card says beside numbers.
+
+    Attributes:
+        title, what: a line, and a paragraph. code: opens the model. library: that it is opened with.
+        limits: what it cannot. measured_by: the command that measures it.
+        license: under which it may be passed on; "": the card names none.
+    """
 
     title: str
     what: str
     code: str
     library: str
     limits: str
+    measured_by: str
+    license: str = ""
 
 
 def thinned(history: list[dict], most: int = 300) -> list[dict]:
@@ -46,8 +54,10 @@ def write_card(folder: Path, about: About, quality: Mapping[str, dict]) -> None:
 
 def card(about: About, training: dict[str, dict], quality: Mapping[str, dict], megabytes: float) -> str:
     """Return the text of a model card; `quality` maps a measure to {value, low?, high?, n, about}."""
+    terms = [f"license: {about.license}"] if about.license else []
     lines = [
-        *("---", "license: mit", f"library_name: {about.library}", "---", "", f"# {about.title}", "", about.what, ""),
+        *("---", *terms, f"library_name: {about.library}", "---", ""),
+        *(f"# {about.title}", "", about.what, ""),
         *("```python", about.code.rstrip(), "```", "", f"Weights: {megabytes:.1f} MB, safetensors.", ""),
         *("## Training", ""),
         "| part | samples | steps | batch | hours | on | final loss | held out |",
@@ -70,7 +80,7 @@ def card(about: About, training: dict[str, dict], quality: Mapping[str, dict], m
                 lines += [f"{what} of the {part}: `{json.dumps(facts, ensure_ascii=False)}`", ""]
     lines += ["## Measured quality", ""]
     if not quality:
-        lines += ["Not measured yet: `python -m zsclib.pocket evaluate`.", ""]
+        lines += [f"Not measured yet: `{about.measured_by}`.", ""]
     else:
         lines += ["| measure | value | 95 % interval | n |", "|---|---|---|---|"]
         for row in quality.values():

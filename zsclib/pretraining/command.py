@@ -49,18 +49,23 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    from zsclib.generator_pool import learnt_from
+    from zsclib.generator_pool import WORLD, learnt_from
     from zsclib.pretraining.own_pool import pretrain
     from zsclib.study.progress import ProgressBar
     from zsclib.workers import Execution, Workers
 
     amounts = Amounts(**{name: getattr(options, name) for name in vars(Amounts())})
     sizes = Sizes(**{name: getattr(options, name) for name in vars(Sizes())})
+    if options.images and options.pool != WORLD:
+        raise ValueError(f"pretrain: --images is for the pool {WORLD!r}; of {options.pool} all images are taken")
     pool = learnt_from(options.pool, options.images, str(options.out / "checkpoints"))
     with Workers(options.workers) as workers:
         execution = Execution(progress=ProgressBar(), workers=workers)
         more = {"seed": options.seed, "minutes": options.minutes, "device": options.device}
-        done = pretrain(pool, options.out, amounts, sizes, execution=execution, **more)
+        try:
+            done = pretrain(pool, options.out, amounts, sizes, execution=execution, **more)
+        except FloatingPointError as error:  # a loss that is not finite
+            raise RuntimeError(str(error)) from error
     if done:
         print(f"→ {options.out / 'sd'}, {options.out / 'clip'}: each with its card, README.md")
     else:

@@ -80,7 +80,7 @@ def pretrain(
             raise ValueError(f"{plan.name}: {amount} images are less than a batch of {plan.batch}; give more")
     ends, folder = time.monotonic() + 60 * (minutes or 0), Path(out) / "checkpoints"
     pairs = read_pairs(pool, folder, sizes.image_side, execution)
-    tokenizer = clip.open_tokenizer(folder, pairs.captions[: -pairs.held_out], sizes.prompt_tokens)
+    tokenizer = clip.open_tokenizer(folder, pairs.captions[: len(pairs.captions) - pairs.held_out], sizes.prompt_tokens)
     cut = sum(len(ids) > tokenizer.model_max_length for ids in tokenizer(pairs.captions).input_ids)
     facts = {"pool": pairs.facts | {"captions cut": cut}, "sizes": asdict(sizes), "seed": seed}
     print(
@@ -112,10 +112,9 @@ def pretrain(
     if not (folder / "frozen").exists():
         unet.freeze(pairs.images, folder, sizes, device)
     export_clip(folder, Path(out) / "clip")
-    before = checkpoints(folder, "unet")
     unet.train_unet(pairs.images, pairs.captions, training(unet.PLAN))
     export_generator(folder, Path(out) / "sd", sizes=sizes)
-    if done(unet.PLAN) and (checkpoints(folder, "unet") != before or not (Path(out) / "quality.json").exists()):
+    if done(unet.PLAN) and quality.measured_weights(out) != quality.weights_of(out):
         held_out = slice(len(pairs.captions) - pairs.held_out, None)
         quality.measure(Path(out), pairs.images[held_out], pairs.captions[held_out], device=device)
     quality.write_cards(Path(out), pool.name)
@@ -133,11 +132,7 @@ def read_pairs(pool: CaptionedPool, folder: Path, side: int, execution: Executio
     """
     n = len(pool)
     learn = n - min(HELD_OUT, n // SHARE)
-    if learn < ONE_BATCH:
-        raise ValueError(
-            f"pretrain: {pool.name} has {n} captioned images, {learn} of them to learn from; a batch has {ONE_BATCH}. "
-            "Give a larger pool"
-        )
+    _refuse_fewer_than_a_batch(pool, learn)
     if len(set(pool.captions)) == 1:
         raise ValueError(
             f"pretrain: all {n} captions of {pool.name} are {pool.captions[0]!r}; CLIP learns from what captions tell "
@@ -159,8 +154,17 @@ def read_pairs(pool: CaptionedPool, folder: Path, side: int, execution: Executio
     about = json.loads(table.read_text())
     captions = [pool.captions[row] for row in about.pop("rows")]
     held_out = about.pop("held_out")
+    _refuse_fewer_than_a_batch(pool, len(captions) - held_out)
     images, facts = np.load(pixels, mmap_mode="r"), facts | about | {"held_out": held_out}
     return Pairs(images=images, captions=captions, held_out=held_out, facts=facts)
+
+
+def _refuse_fewer_than_a_batch(pool: CaptionedPool, learn: int) -> None:
+    if learn < ONE_BATCH:
+        raise ValueError(
+            f"pretrain: {pool.name} has {len(pool)} captioned images, {learn} readable ones to learn from; a batch has "
+            f"{ONE_BATCH}. Give a larger pool"
+        )
 
 
 def _decoded(

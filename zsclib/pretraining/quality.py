@@ -11,16 +11,18 @@ import numpy as np
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
+from zsclib.hashing import hash_file
 from zsclib.models.clip import Clip, open_clip
 from zsclib.models.generator import open_generator
 from zsclib.papers.diffusion_classifier import classify, nested
+from zsclib.paths import write_json
 from zsclib.pretraining.autoencoder import psnr, reconstructed
 from zsclib.pretraining.card import About, write_card
 from zsclib.sampling import sample
 from zsclib.seeds import rng, seed_of
 from zsclib.study.stats import accuracy
 
-CAPTIONS = 10  # an image's own and nine others, all different; chance is 1 in 10
+CAPTIONS = 10  # an image's own and others, all different, where there are so many
 TIMESTEPS = 16
 GUIDANCE, STEPS = 3.0, 25
 SHOWN = 8  # pairs
@@ -33,15 +35,13 @@ def share(correct: np.ndarray, about: str) -> dict:
     return accuracy(correct)._asdict() | {"about": about}
 
 
-def candidates(captions: Sequence[str], k: int = CAPTIONS, seed: int = 0) -> tuple[list[str], np.ndarray, np.ndarray]:
+def candidates(captions: Sequence[str], k: int, seed: int = 0) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return different captions, which of them is each image's own, and which k each image has to choose from.
 
-    Returns: texts, C of them; int64 (n,); bool (n, C), k of them set in a row, the image's own among them.
-    Raises: ValueError when there are fewer than k different captions.
+    Returns: texts, C of them, not fewer than k; int64 (n,); bool (n, C), k of them set in a row, the image's own
+        among them.
     """
     texts, own = np.unique(np.array(captions), return_inverse=True)
-    if len(texts) < k:
-        raise ValueError(f"{len(texts)} different captions among {len(captions)}; {k} are needed to choose from")
     offered = np.zeros((len(captions), len(texts)), bool)
     for image, text in enumerate(own.reshape(-1)):
         others = np.setdiff1d(np.arange(len(texts)), text)
@@ -66,21 +66,33 @@ def measure(models: Path, images: np.ndarray, captions: Sequence[str], n: int = 
     generator = open_generator(Path(models) / "sd", device)
     seeds = [seed_of(0, "held-out captions", i) for i in range(min(n, len(captions)))]
     drawn = sample(generator, captions[:n], seeds, GUIDANCE, STEPS)
-    texts, own, offered = candidates(captions[:n])
-    result = classify(generator, images[:n], texts, nested(TIMESTEPS), candidates=offered)
-
-    what = "a held-out image's caption from nine others"
-    by_clip, of_drawn = _chosen_by_clip(clip, images, captions), _chosen_by_clip(clip, drawn, captions[:n])
-    about = f"CLIP tells the caption of a generated image (guidance {GUIDANCE:g}) from nine others"
-    classified = share(result.prediction == own, f"the diffusion classifier ({TIMESTEPS} timesteps) tells {what}")
     decoded = {"value": psnr(vae, images), "n": len(images), "about": "PSNR in dB of decoded held-out images"}
-    measured = {
-        "clip": {"own caption": share(by_clip, f"CLIP tells {what}")},
-        "sd": {"psnr": decoded, "own caption": classified, "generated": share(of_drawn, about)},
-    }
-    (Path(models) / "quality.json").write_text(json.dumps(measured, indent=1) + "\n")
+    measured = {"clip": {}, "sd": {"psnr": decoded}}
+    k = min(CAPTIONS, len(set(captions[:n])))
+    if k > 1:  # else there is nothing to choose from
+        texts, own, offered = candidates(captions[:n], k)
+        result = classify(generator, images[:n], texts, nested(TIMESTEPS), candidates=offered)
+        by_clip, of_drawn = _chosen_by_clip(clip, images, captions, k), _chosen_by_clip(clip, drawn, captions[:n], k)
+        others = f"{k - 1} other{'s' * (k > 2)}"
+        what = f"a held-out image's caption from {others}"
+        about = f"CLIP tells the caption of a generated image (guidance {GUIDANCE:g}) from {others}"
+        classified = share(result.prediction == own, f"the diffusion classifier ({TIMESTEPS} timesteps) tells {what}")
+        measured["clip"] = {"own caption": share(by_clip, f"CLIP tells {what}")}
+        measured["sd"] |= {"own caption": classified, "generated": share(of_drawn, about)}
     _show(Path(models) / "samples.png", images, reconstructed(vae, images[:SHOWN]), drawn, captions)
+    write_json(Path(models) / "quality.json", measured | {"weights": weights_of(models)})
     return measured
+
+
+def measured_weights(models: Path) -> str:
+    """Return the hash of the U-Net that `quality.json` is about, "" where there is no such file."""
+    path = Path(models) / "quality.json"
+    return json.loads(path.read_text())["weights"] if path.exists() else ""
+
+
+def weights_of(models: Path) -> str:
+    """Return the hash of the U-Net in `models`."""
+    return hash_file(Path(models) / "sd" / "unet" / "diffusion_pytorch_model.safetensors")
 
 
 def shortened(tokenizer: CLIPTokenizer, text: str) -> str:
@@ -90,8 +102,8 @@ def shortened(tokenizer: CLIPTokenizer, text: str) -> str:
     return text
 
 
-def _chosen_by_clip(clip: Clip, images: np.ndarray, captions: list[str]) -> np.ndarray:
-    texts, own, offered = candidates(captions)
+def _chosen_by_clip(clip: Clip, images: np.ndarray, captions: list[str], k: int) -> np.ndarray:
+    texts, own, offered = candidates(captions, k)
     cosines = (clip.encode_images(images) @ clip.encode_texts(texts).T).cpu().numpy()
     return np.where(offered, cosines, -np.inf).argmax(1) == own
 
@@ -129,6 +141,7 @@ def abouts(pool: str) -> dict[str, About]:
         f"It knows what the captioned images of {pool} show and say, and nothing else. Whoever passes it on\n"
         "answers for the terms under which these images may be learnt from."
     )
+    more = {"limits": limits, "measured_by": "zsc pretrain, once the U-Net is trained"}
     return {
         "clip": About(
             title=f"A pocket CLIP of {pool}",
@@ -141,7 +154,7 @@ def abouts(pool: str) -> dict[str, About]:
                 'model = CLIPModel.from_pretrained("clip")\nprocessor = CLIPProcessor.from_pretrained("clip")\n'
             ),
             library="transformers",
-            limits=limits,
+            **more,
         ),
         "sd": About(
             title=f"A pocket Stable Diffusion of {pool}",
@@ -157,6 +170,6 @@ def abouts(pool: str) -> dict[str, About]:
                 'pipeline("a caption such as the pool has", guidance_scale=3).images[0]\n'
             ),
             library="diffusers",
-            limits=limits,
+            **more,
         ),
     }

@@ -95,8 +95,7 @@ def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, i
     """Return path, size and time of change of all files that parameters name, but for those the library's hash reads.
 
     A parameter names files if it is a path, or `folder:PATH`, `parquet:PATH` or `parquet:PATH?COLUMN=VALUE`, or a list
-    of these. Of a folder's files
-    the path within it counts: an image that moves to another class is another set.
+    of these. Of a folder's files the path within it counts: an image that moves to another class is another set.
     """
     hashed = [root / "data" / folder for folder in DATA_OF_RESULTS]
     listing: list[tuple[str, int, int]] = []
