@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from matplotlib import pyplot as plt
+from scipy.stats import spearmanr
 
 from tests import tiny
 from tests.worlds import MortalCache
@@ -34,7 +35,7 @@ from zsclib.pools.copies import Traces
 from zsclib.pools.vectors import Embeddings, Vectors
 from zsclib.recipe import Recipe
 from zsclib.study.figures import retrieval_diagram as figures
-from zsclib.study.stats import interval
+from zsclib.study.stats import Estimate, interval
 from zsclib.workers import Execution
 from zsclib.world.targets import target
 
@@ -310,6 +311,39 @@ def test_figures_and_tables_show_a_whole_record_and_one_that_is_not_finished(rec
     assert "37 of 37 points measured, 0.37 hours" in text and "held out: wrong in" in text
     assert "held out" not in figures.report(replace(record, outcomes=record.outcomes[:3]))
     assert figures.report(replace(record, outcomes=[])) == "0 of 37 points measured, 0.00 hours of their workers"
+
+
+def test_what_the_page_says_of_the_diagram_is_what_its_record_says():
+    """The paragraphs below "What the diagram says" have no numbers of their own; these are the ones they rest on."""
+    record = read_record()
+    own = [one for one in record.outcomes if one.point.role != OTHER]
+    objects = [one for one in own if one.point.target.startswith("objects")]
+    gadgets = [one for one in own if one.point.target.startswith("gadgets")]
+
+    def gain(one: Outcome, source: str, rival: str) -> Estimate:
+        return interval(one.correct[source].astype(float) - one.correct[rival].astype(float))
+
+    assert all(gain(one, "retrieval", "prompting").low <= 0 for one in own)
+    searched = [one.measured[POOL] for one in objects]
+    losses = [gain(one, "retrieval", "prompting").value for one in objects]
+    assert spearmanr(searched, losses).statistic > 0.7
+    nearest = [one for one in objects if one.measured[POOL] > 0.9]
+    undecided = [gain(one, "retrieval", "prompting").high >= 0 for one in nearest]
+    assert len(nearest) > 5 and np.mean(undecided) > 0.5
+
+    assert all(gain(one, "personalised", "prompting").low <= 0 for one in objects)
+    assert any(gain(one, "personalised", "prompting").low > 0 for one in gadgets)
+    for one in gadgets:
+        if one.point.shots >= 16:
+            assert all(gain(one, source, "nothing").high < 0 for source in SOURCES if source != "nothing")
+        else:
+            assert all(gain(one, source, "nothing").low <= 0 for source in SOURCES if source != "nothing")
+    rule = figures.fitted_rule(record)
+    tested = evaluate(rule, record.of(FIT), record.of(HELD_OUT), interval)
+    assert tested.majority == "prompting" and tested.wrong.sum() >= tested.majority_wrong.sum()
+    assert any(rule.choice(one.measured[POOL], one.point.shots) == "nothing" for one in objects)
+    drawn = "similarity of prompted"
+    assert max(one.measured[drawn] for one in gadgets) < 0.5 * min(one.measured[drawn] for one in objects)
 
 
 # --- whole comparisons --------------------------------------------------------------------------------------------
