@@ -108,6 +108,34 @@ def test_a_longer_unet_goes_on_and_is_measured_anew(pool, whole, tmp_path):
     assert after["sd"]["psnr"] == before["sd"]["psnr"], "the autoencoder has stayed"
 
 
+def test_models_are_gone_on_from_in_another_folder(pool, whole, tmp_path):
+    on, stopped = tmp_path / "on", tmp_path / "stopped"
+    assert pretrain(pool, on, AMOUNTS, SIZES, begin=whole)
+    while not pretrain(pool, stopped, AMOUNTS, SIZES, begin=whole, minutes=0):
+        pass
+    ours, theirs, before = weights(on), weights(stopped), weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    moved = {name for name in ours if not torch.equal(ours[name], before[name])}
+    assert moved and all("/unet/" in name for name in moved), "autoencoder and CLIP have stayed"
+    trained = json.loads((on / "sd" / "training.json").read_text())
+    assert list(trained) == ["autoencoder", "unet", "unet-2"] and trained["unet-2"]["step"] == 2
+    assert trained["unet-2"]["facts"]["begin"]["part"] == "unet"
+    card = (on / "sd" / "README.md").read_text()
+    assert "| unet | 256 | 2 |" in card and "| unet-2 | 256 | 2 |" in card and "Not measured" not in card
+    assert pretrain(pool, tmp_path / "third", AMOUNTS, SIZES, begin=on)
+    assert list(json.loads((tmp_path / "third" / "sd" / "training.json").read_text()))[-1] == "unet-3"
+    with pytest.raises(ValueError, match="on.checkpoints holds a U-Net that began from other models"):
+        pretrain(pool, on, AMOUNTS, SIZES)
+    for other in (whole, tmp_path / "third"):
+        with pytest.raises(ValueError, match="holds models that did not begin from"):
+            pretrain(pool, other, AMOUNTS, SIZES, begin=stopped if other == whole else whole)
+    with pytest.raises(ValueError, match="its models have the sizes .*'image_side': 16.* say the same ones"):
+        pretrain(pool, tmp_path / "new", AMOUNTS, POCKET, begin=whole)
+    with pytest.raises(FileNotFoundError, match="no models to begin from, sd/training.json is missing"):
+        pretrain(pool, tmp_path / "new", AMOUNTS, SIZES, begin=tmp_path)
+    assert not (tmp_path / "new").exists()
+
+
 def test_few_captions_cost_no_training(whole, tmp_path):
     """Two classes have two captions where both are always called alike: the choice is between these."""
     shutil.copytree(whole, tmp_path / "out")

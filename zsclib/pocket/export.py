@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DiTPipeline, UNet2DConditionModel
-from transformers import CLIPModel
+from diffusers import AutoencoderKL, DiTPipeline
 
 from zsclib.hashing import hash_file
-from zsclib.paths import atomic
 from zsclib.pocket.attributes import new_classifier
 from zsclib.pocket.card import write_cards
-from zsclib.pretraining.checkpoint import checkpoints, read_meta, write_checkpoint
+from zsclib.pretraining.checkpoint import checkpoints, read_meta
 from zsclib.pretraining.clip import IMAGE_PHASES
 from zsclib.pretraining.dit import SIZE, new_dit
-from zsclib.pretraining.export import export_clip, export_generator, write_model
+from zsclib.pretraining.export import export_clip, export_generator, take_up, write_model
 from zsclib.pretraining.loop import load_averaged
 from zsclib.pretraining.sizes import POCKET, Sizes
-from zsclib.pretraining.unet import UNET_PHASES, new_scheduler, write_facts
+from zsclib.pretraining.unet import UNET_PHASES, new_scheduler
 from zsclib.world.targets import CLASSES
 
 
@@ -73,10 +70,7 @@ def export_dit(folder: Path, models: Path, size: dict[str, int] = SIZE) -> None:
 
 
 def restore(models: Path, folder: Path, only_frozen: bool = False) -> None:
-    """Turn exported folders into checkpoints, so that a training that begins from their weights can be run on them.
-
-    The opposite of `export`, for what later trainings build on: what was frozen, the image tower and the U-Net. The
-    optimiser's state was not exported: a training that has ended cannot be prolonged, only followed by another.
+    """Turn the folders that `export` wrote into checkpoints again (`zsclib.pretraining.export.take_up`).
 
     Args:
         models: holds `pocket-sd` and `pocket-clip`.
@@ -85,25 +79,5 @@ def restore(models: Path, folder: Path, only_frozen: bool = False) -> None:
 
     Raises: FileExistsError when there are checkpoints in `folder` already.
     """
-    frozen = Path(folder) / "frozen"
-    if frozen.exists() or any(Path(folder).glob("*.safetensors")):
-        raise FileExistsError(f"restore: {folder} holds checkpoints; give a folder without any")
-    sd, clip = Path(models) / "pocket-sd", CLIPModel.from_pretrained(Path(models) / "pocket-clip")
-    unet = UNet2DConditionModel.from_pretrained(sd / "unet")
-    metas = {}
-    for model, name, phases in ((clip, "pocket-clip", IMAGE_PHASES), (unet, "pocket-sd", UNET_PHASES)):
-        training = json.loads((Path(models) / name / "training.json").read_text())
-        metas |= {name: meta for name, meta in training.items() if not only_frozen or name not in phases}
-        if only_frozen:
-            continue
-        part = [phase for phase in phases if phase in training][-1]
-        tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-        tensors |= {f"ema.{k}": v.clone() for k, v in model.named_parameters()}
-        write_checkpoint(
-            Path(folder) / f"{part}-{training[part]['step']:07d}.safetensors", tensors, training[part]
-        )
-    with atomic(frozen) as temporary:
-        for part in ("vae", "text_encoder", "tokenizer"):
-            shutil.copytree(sd / part, temporary / part)
-        clip.save_pretrained(temporary / "clip")
-        write_facts(temporary, metas)
+    sd, clip = Path(models) / "pocket-sd", Path(models) / "pocket-clip"
+    take_up(sd, clip, folder, IMAGE_PHASES, UNET_PHASES, only_frozen)

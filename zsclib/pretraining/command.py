@@ -33,6 +33,7 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     add("pool", metavar="POOL", help="world, or captioned images as `zsc pool index` takes them")
     add("--out", required=True, type=Path, metavar="OUT", help="for models and checkpoints")
     add("--images", type=int, metavar="N", help="of the made-up world's pool, so many of each phase (default: all)")
+    add("--begin", type=Path, metavar="FOLDER", help="OUT of an earlier call, whose U-Net is trained on")
     for name, amount in vars(Amounts()).items():
         what = f"images that the {name} learns from, one counted as often as it is seen (default: {amount})"
         add(f"--{name}", type=int, default=amount, metavar="N", help=what)
@@ -58,10 +59,10 @@ def _pretrain(options: argparse.Namespace) -> None:
     sizes = Sizes(**{name: getattr(options, name) for name in vars(Sizes())})
     if options.images and options.pool != WORLD:
         raise ValueError(f"pretrain: --images is for the pool {WORLD!r}; of {options.pool} all images are taken")
-    pool = learnt_from(options.pool, options.images, str(options.out / "checkpoints"))
+    pool = learnt_from(options.pool, options.images, str(options.out / "world"))
     with Workers(options.workers) as workers:
         execution = Execution(progress=ProgressBar(), workers=workers)
-        more = {"seed": options.seed, "minutes": options.minutes, "device": options.device}
+        more = {"begin": options.begin, "seed": options.seed, "minutes": options.minutes, "device": options.device}
         try:
             done = pretrain(pool, options.out, amounts, sizes, execution=execution, **more)
         except FloatingPointError as error:  # a loss that is not finite

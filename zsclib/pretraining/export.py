@@ -1,4 +1,4 @@
-"""From checkpoints to the folders that `diffusers` and `transformers` open: averaged weights, safetensors."""
+"""From checkpoints to the folders that `diffusers` and `transformers` open, averaged weights, and back."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from zsclib.paths import atomic
 from zsclib.pretraining.card import thinned
+from zsclib.pretraining.checkpoint import write_checkpoint
 from zsclib.pretraining.clip import new_processor
 from zsclib.pretraining.loop import load_phases
 from zsclib.pretraining.sizes import POCKET, Sizes
-from zsclib.pretraining.unet import new_scheduler, new_unet
+from zsclib.pretraining.unet import new_scheduler, new_unet, write_facts
 
 
 def export_clip(folder: Path, target: Path, phases: Sequence[str] = ()) -> None:
@@ -74,6 +75,48 @@ def export_generator(
         _copy_vocabulary(frozen / "tokenizer", inside / "tokenizer")
 
     write_model(target, trained, save)
+
+
+def take_up(
+    sd: Path,
+    clip: Path,
+    folder: Path,
+    clip_phases: Sequence[str] = (),
+    unet_phases: Sequence[str] = ("unet",),
+    only_frozen: bool = False,
+) -> None:
+    """Turn exported folders into checkpoints, so that a training that begins from their weights can be run on them.
+
+    The opposite of the two above, for what later trainings build on: what was frozen, the image tower and the U-Net.
+    The optimiser's state was not exported: a training that has ended cannot be prolonged, only followed by another.
+
+    Args:
+        sd, clip: the two model folders.
+        folder: where the checkpoints go.
+        clip_phases, unet_phases: names of successive trainings, as above.
+        only_frozen: leave out image tower and U-Net, so that a U-Net is trained anew on what was frozen.
+
+    Raises: FileExistsError when there are checkpoints in `folder` already.
+    """
+    frozen = Path(folder) / "frozen"
+    if frozen.exists() or any(Path(folder).glob("*.safetensors")):
+        raise FileExistsError(f"restore: {folder} holds checkpoints; give a folder without any")
+    both, unet = CLIPModel.from_pretrained(clip), UNet2DConditionModel.from_pretrained(Path(sd) / "unet")
+    metas = {}
+    for model, place, phases in ((both, clip, clip_phases), (unet, sd, unet_phases)):
+        training = json.loads((Path(place) / "training.json").read_text())
+        trained_on = [phase for phase in phases if phase in training]
+        metas |= {name: meta for name, meta in training.items() if not only_frozen or name not in phases}
+        if trained_on and not only_frozen:
+            meta = training[trained_on[-1]]
+            tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+            tensors |= {f"ema.{k}": v.clone() for k, v in model.named_parameters()}
+            write_checkpoint(Path(folder) / f"{trained_on[-1]}-{meta['step']:07d}.safetensors", tensors, meta)
+    with atomic(frozen) as temporary:
+        for part in ("vae", "text_encoder", "tokenizer"):
+            shutil.copytree(Path(sd) / part, temporary / part)
+        both.save_pretrained(temporary / "clip")
+        write_facts(temporary, metas)
 
 
 def write_model(target: Path, trained: dict[str, dict], save: Callable[[Path], object]) -> None:

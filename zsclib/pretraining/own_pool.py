@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from transformers import CLIPTokenizer
 
 from zsclib.hashing import key
 from zsclib.images.files import resize
@@ -25,7 +26,7 @@ from zsclib.pools.captioned import CaptionedPool
 from zsclib.pretraining import autoencoder, clip, quality, unet
 from zsclib.pretraining.arrays import write_rows
 from zsclib.pretraining.checkpoint import checkpoints, read_meta
-from zsclib.pretraining.export import export_clip, export_generator
+from zsclib.pretraining.export import export_clip, export_generator, take_up
 from zsclib.pretraining.plan import Plan, Training
 from zsclib.pretraining.sizes import POCKET, USUAL, Amounts, Sizes
 from zsclib.seeds import rng
@@ -55,6 +56,7 @@ def pretrain(
     amounts: Amounts = USUAL,
     sizes: Sizes = POCKET,
     *,
+    begin: Path | None = None,
     seed: int = 0,
     minutes: float | None = None,
     device: str = "cpu",
@@ -66,21 +68,29 @@ def pretrain(
 
     Args:
         out: where models and checkpoints go.
+        begin: `out` of an earlier call. Its autoencoder and CLIP are taken as they are, and its U-Net is trained on,
+            on `amounts.unet` more pairs, as a training of its own whose rate rises and falls anew.
         seed: of weights, batches and noise.
         minutes: after so many the call ends, between two steps; None: when all is done.
         execution: images are decoded on its workers.
 
     Raises:
         ValueError: the pool is smaller than a batch, has one caption for all images, or `out` holds models of another
-            pool, other sizes or another seed.
+            pool, other sizes, another seed or another beginning.
+        FileNotFoundError: there are no models in `begin`.
         OSError: the disk is full; what was finished is kept.
     """
     for plan in (autoencoder.PLAN, clip.PLAN, unet.PLAN):
         if (amount := getattr(amounts, plan.name)) < plan.batch:
             raise ValueError(f"{plan.name}: {amount} images are less than a batch of {plan.batch}; give more")
     ends, folder = time.monotonic() + 60 * (minutes or 0), Path(out) / "checkpoints"
+    before = _taken_up(begin, folder, sizes)
     pairs = read_pairs(pool, folder, sizes.image_side, execution)
-    tokenizer = clip.open_tokenizer(folder, pairs.captions[: len(pairs.captions) - pairs.held_out], sizes.prompt_tokens)
+    if before:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "frozen" / "tokenizer")
+    else:
+        learn = len(pairs.captions) - pairs.held_out
+        tokenizer = clip.open_tokenizer(folder, pairs.captions[:learn], sizes.prompt_tokens)
     cut = sum(len(ids) > tokenizer.model_max_length for ids in tokenizer(pairs.captions).input_ids)
     facts = {"pool": pairs.facts | {"captions cut": cut}, "sizes": asdict(sizes), "seed": seed}
     print(
@@ -91,34 +101,70 @@ def pretrain(
         flush=True,
     )
 
-    def training(plan: Plan) -> Training:
+    def training(plan: Plan, amount: int, begin: str | None = None) -> Training:
         left = None if minutes is None else max(0.0, (ends - time.monotonic()) / 60)
-        plan = replace(plan, samples=getattr(amounts, plan.name), seed=seed, minutes=left)
+        plan = replace(plan, samples=amount, seed=seed, minutes=left)
         return Training(
-            plan=plan, folder=folder, held_out=pairs.held_out, facts=facts, sizes=sizes, device=device
+            plan=plan, folder=folder, held_out=pairs.held_out, facts=facts, begin=begin, sizes=sizes, device=device
         )
 
     def done(plan: Plan) -> bool:
         steps = [read_meta(path)["step"] for path in checkpoints(folder, plan.name)[-1:]]
-        return steps == [getattr(amounts, plan.name) // plan.batch]
+        return steps == [plan.steps]
 
-    autoencoder.train_autoencoder(pairs.images, training(autoencoder.PLAN))
-    if not done(autoencoder.PLAN):
-        return False
-    clip.train_clip(pairs.images, pairs.captions, training(clip.PLAN))
-    if not done(clip.PLAN):
-        return False
-    _thaw_if_trained_on(folder)
-    if not (folder / "frozen").exists():
-        unet.freeze(pairs.images, folder, sizes, device)
+    if not before:
+        first = training(autoencoder.PLAN, amounts.autoencoder)
+        autoencoder.train_autoencoder(pairs.images, first)
+        if not done(first.plan):
+            return False
+        second = training(clip.PLAN, amounts.clip)
+        clip.train_clip(pairs.images, pairs.captions, second)
+        if not done(second.plan):
+            return False
+        _thaw_if_trained_on(folder)
+        if not (folder / "frozen").exists():
+            unet.freeze(pairs.images, folder, sizes, device)
     export_clip(folder, Path(out) / "clip")
-    unet.train_unet(pairs.images, pairs.captions, training(unet.PLAN))
-    export_generator(folder, Path(out) / "sd", sizes=sizes)
-    if done(unet.PLAN) and quality.measured_weights(out) != quality.weights_of(out):
+    name = f"unet-{len(before) + 1}" if before else "unet"
+    third = training(replace(unet.PLAN, name=name), amounts.unet, before[-1] if before else None)
+    unet.train_unet(pairs.images, pairs.captions, third)
+    export_generator(folder, Path(out) / "sd", (*before, name), sizes)
+    if done(third.plan) and quality.measured_weights(out) != quality.weights_of(out):
         held_out = slice(len(pairs.captions) - pairs.held_out, None)
         quality.measure(Path(out), pairs.images[held_out], pairs.captions[held_out], device=device)
     quality.write_cards(Path(out), pool.name)
-    return done(unet.PLAN)
+    return done(third.plan)
+
+
+def _taken_up(begin: Path | None, folder: Path, sizes: Sizes) -> tuple[str, ...]:
+    """Make checkpoints of the models in `begin`, once; return the names of their U-Net's successive trainings."""
+    known = folder / "frozen" / "meta.json"
+    metas = json.loads(known.read_text()) if known.exists() else {}
+    if begin is None:
+        if any(_is_unet(name) for name in metas):
+            raise ValueError(f"{folder} holds a U-Net that began from other models; say which, or take another folder")
+        return ()
+    earlier = {}
+    for name in ("sd", "clip"):
+        path = Path(begin) / name / "training.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{begin}: no models to begin from, {name}/training.json is missing")
+        earlier |= json.loads(path.read_text())
+    phases = tuple(name for name in earlier if _is_unet(name))
+    theirs = earlier[phases[-1]]["facts"].get("sizes")
+    if theirs != json.loads(json.dumps(asdict(sizes))):
+        raise ValueError(f"{begin}: its models have the sizes {theirs}, not {asdict(sizes)}; say the same ones")
+    if folder.exists():
+        if metas != earlier:
+            raise ValueError(f"{folder} holds models that did not begin from {begin}; take another folder")
+    else:
+        with atomic(folder) as temporary:
+            take_up(Path(begin) / "sd", Path(begin) / "clip", temporary, unet_phases=phases)
+    return phases
+
+
+def _is_unet(training: str) -> bool:
+    return training.partition("-")[0] == unet.PLAN.name
 
 
 def read_pairs(pool: CaptionedPool, folder: Path, side: int, execution: Execution = Execution()) -> Pairs:
