@@ -24,6 +24,7 @@ from zsclib.pretraining.arrays import write_rows
 from zsclib.pretraining.checkpoint import checkpoints
 from zsclib.pretraining.own_pool import pretrain, read_pairs
 from zsclib.pretraining.sizes import POCKET, Amounts, Sizes
+from zsclib.workers import Execution
 
 SIZES = Sizes(
     image_side=16, autoencoder_channels=(8, 8), latent_channels=6, unet_channels=(16,), prompt_tokens=12, width=32,
@@ -201,7 +202,7 @@ def test_models_of_another_pool_or_of_other_sizes_are_not_gone_on_from(pool, who
     with pytest.raises(ValueError, match="belongs to another run: sizes differ"):
         pretrain(pool, whole, AMOUNTS, larger)
     with pytest.raises(ValueError, match="belongs to another run: seed differ"):
-        pretrain(pool, whole, AMOUNTS, SIZES, seed=1)
+        pretrain(pool, whole, AMOUNTS, SIZES, execution=Execution(seed=1))
 
 
 def test_clip_may_be_trained_longer_until_a_unet_reads_it(pool, tmp_path, monkeypatch):

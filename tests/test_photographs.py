@@ -18,15 +18,18 @@ import pytest
 import yaml
 from PIL import Image
 
+from zsclib import cli
 from zsclib.datasets import load
+from zsclib.generator_pool import learnt_from
 from zsclib.images.files import encode_png
 from zsclib.images.parquet import class_names
+from zsclib.paths import PHOTOGRAPHS
 from zsclib.pocket import photograph_sets, photographs
 from zsclib.pocket.photograph_captions import MIX, Mix, Photograph, caption, fill, load_words
 from zsclib.pocket.photograph_sets import write_sets
 from zsclib.pocket.photographs import image_hash
 from zsclib.pools.captioned import open_pool
-from zsclib.prompts import ARTICLE, load_prompts
+from zsclib.prompts import ARTICLE, load_prompts, prompts_of
 from zsclib.prompts import fill as filled
 from zsclib.seeds import rng
 
@@ -562,6 +565,36 @@ def test_prompts_beside_a_set_ask_for_its_classes(original, tmp_path):
         prompts = load_prompts(tmp_path / name / "prompts.yml")
         classes = load(f"parquet:{tmp_path / name}").classes
         assert len(prompts.classes) == len(classes) and filled(prompts.template, prompts.classes)[0] == first
+
+
+def test_a_set_has_words_of_its_own_where_it_says_so(original, tmp_path):
+    write_sets(original.data, tmp_path, ["pacs-sketch", "cifar10"], original.layout())
+    sketch, cifar10 = (load_prompts(tmp_path / name / "prompts.yml") for name in ("pacs-sketch", "cifar10"))
+    assert sketch.templates[:2] == ("a sketch of {}", "a drawing of {}") and cifar10.templates[0] == "a photo of {}"
+    assert len(set(cifar10.templates)) == len(cifar10.templates) and cifar10.bare == "{}"
+    assert sketch.base == cifar10.base == "an image of {}" and "cartoon" in cifar10.domains
+
+
+def test_photographs_are_known_by_name_once_their_folder_is_named(original, tmp_path, monkeypatch):
+    photographs.write_pool(original.data, tmp_path / "pool.parquet", MIX, original.layout())
+    write_sets(original.data, tmp_path / "sets", ["rsscn7"], original.layout())
+    monkeypatch.setenv(PHOTOGRAPHS, str(tmp_path))
+    by_name, by_path = (load(name, n=7, size=4) for name in ("photographs:rsscn7", f"parquet:{tmp_path}/sets/rsscn7"))
+    assert np.array_equal(by_name.images, by_path.images) and by_name.classes == by_path.classes
+    assert prompts_of("photographs:rsscn7", by_name.classes)[1] == "a satellite photo of a field"
+    assert learnt_from("photographs").captions == open_pool(f"parquet:{tmp_path}/pool.parquet").captions
+    with pytest.raises(FileNotFoundError, match=r"sets/cifar10: they do not ship .*cifar10 is not there"):
+        load("photographs:cifar10")
+    monkeypatch.delenv(PHOTOGRAPHS)
+    for reach in (lambda: load("photographs:rsscn7"), lambda: learnt_from("photographs")):
+        with pytest.raises(FileNotFoundError, match="where they are is not said; .*--photographs PATH"):
+            reach()
+
+
+def test_commands_are_told_where_photographs_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(PHOTOGRAPHS, "elsewhere")
+    assert cli.main(["study", "no-such-chapter", "--photographs", str(tmp_path)]) == 2
+    assert os.environ[PHOTOGRAPHS] == str(tmp_path.resolve()) and "no-such-chapter" in capsys.readouterr().err
 
 
 def test_a_set_needs_its_own_files_only_and_an_unknown_one_is_named(made, tmp_path):

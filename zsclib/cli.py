@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zsclib.paths import ROOT
+from zsclib.paths import PHOTOGRAPHS, ROOT
 from zsclib.pretraining.command import add_pretrain
+from zsclib.study.command import add_photographs, add_study, add_workers, where
 from zsclib.study.notebooks import notebook_names
 from zsclib.study.parameters import profile_names
 from zsclib.study.runs import run_names
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "run  make setup  there to have one of its own",
             file=sys.stderr,
         )
+    if place := getattr(options, "photographs", None):
+        os.environ[PHOTOGRAPHS] = str(place.expanduser().resolve())  # kernels and workers have it from here
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kernel is shut down, not left behind
     try:
         code = options.command(options) or 0
@@ -86,33 +89,6 @@ def _book(options: argparse.Namespace) -> None:
     book.build(options.profile, options.root)
 
 
-def _study(options: argparse.Namespace) -> None:
-    from importlib import import_module
-
-    from zsclib.cache import Cache
-    from zsclib.study import freeze, records, verdicts
-    from zsclib.study.progress import ProgressBar
-    from zsclib.workers import Execution, Workers
-
-    chapter, root = options.chapter, options.root
-    if options.freeze:
-        frozen = freeze.write_freeze(chapter, root)
-        print(f"{chapter}: frozen at {frozen.commit[:10]}; commit {freeze.RECORDS}/{chapter}/freeze.yml")
-        return
-    frozen = freeze.read_freeze(chapter, root)
-    package = import_module(f"zsclib.papers.{chapter}.outcomes")
-    with Workers(_where(options)) as workers:
-        cache = Cache(root / "results" / "studies" / chapter / "artefacts")
-        execution = Execution(batch=options.batch, cache=cache, progress=ProgressBar(), workers=workers)
-        done = records.run_study(frozen, package, execution, options.device, root)
-    if done:
-        print(f"{len(done)} jobs measured; commit {freeze.RECORDS}/{chapter}/")
-    print(records.summary(frozen, package, root=root).to_string(index=False, header=False))
-    judgements = records.verdicts(frozen, package, root)
-    print(verdicts.verdict_table(judgements).to_string(index=False))
-    print(verdicts.tally(judgements))
-
-
 def _diagram(options: argparse.Namespace) -> None:
     from zsclib.cache import Cache
     from zsclib.papers.retrieval import diagram
@@ -121,15 +97,11 @@ def _diagram(options: argparse.Namespace) -> None:
     from zsclib.workers import Execution, Workers
 
     folder = options.root / diagram.FOLDER
-    with Workers(_where(options)) as workers:
+    with Workers(where(options)) as workers:
         cache = Cache(options.root / "results" / "diagram" / "artefacts")
         execution = Execution(batch=options.batch, cache=cache, progress=ProgressBar(), workers=workers)
         diagram.run(folder, execution, device=options.device)
     print(report(diagram.read_record(folder)))
-
-
-def _where(options: argparse.Namespace) -> int | str:
-    return int(options.workers) if options.workers.isdigit() else options.workers
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -160,7 +132,7 @@ def _pool_index(options: argparse.Namespace) -> None:
     from zsclib.workers import Execution, Workers
 
     pool = open_pool(options.pool)
-    with Workers(_where(options)) as workers:
+    with Workers(where(options)) as workers:
         execution = Execution(batch=options.batch, progress=ProgressBar(), workers=workers)
         embeddings = embed(pool, options.clip, options.out, execution, options.device)
     kind = build_index(embeddings, options.out, options.kind).kind
@@ -246,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--force", action="store_true", help="run even if the result is up to date")
     run.set_defaults(command=_run)
+    add_photographs(run)
 
     book = commands.add_parser(
         "book",
@@ -255,21 +228,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_profile(book)
     book.set_defaults(command=_book)
 
-    study = commands.add_parser(
-        "study",
-        help="run what a chapter's study lacks, and print its verdicts",
-        description="Measure what the frozen study of a chapter lacks, write each job's outcomes into "
-        "data/records/study/CHAPTER/ as it is finished, and print the verdicts. Stopped, it goes on where it was.",
-    )
-    study.add_argument("chapter", metavar="CHAPTER", help="a folder of data/records/study/")
-    study.add_argument("--freeze", action="store_true", help="fix models, claims, sizes and seeds of its plan.yml")
+    add_study(commands)
     about = "run what the retrieval chapter's diagram lacks, and print its rule and error"
     diagram = commands.add_parser("diagram", help=about, description=f"{about}; stopped, it goes on where it was")
+    add_workers(diagram, "images")
+    diagram.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     diagram.set_defaults(command=_diagram)
-    for parser_of, at_once in ((study, "network evaluations"), (diagram, "images")):
-        _add_workers(parser_of, at_once)
-        parser_of.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    study.set_defaults(command=_study)
 
     _add_pool(commands)
     add_pretrain(commands)
@@ -298,7 +262,7 @@ def _add_pool(commands: argparse._SubParsersAction) -> None:
     place = "a folder of images with captions, Parquet files or tar shards: PATH, folder:PATH, parquet:PATH or tar:PATH"
     index.add_argument("pool", metavar="POOL", help=place)
     index.add_argument("--kind", default="auto", help="of the index: auto, exact or ivf-pq (default: %(default)s)")
-    _add_workers(index, "images")
+    add_workers(index, "images")
     index.set_defaults(command=_pool_index)
 
     query = actions.add_parser(
@@ -325,12 +289,6 @@ def _add_pool(commands: argparse._SubParsersAction) -> None:
         parser.add_argument("--clip", required=True, metavar="FOLDER", help="a CLIP folder, as transformers saves it")
         parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a new folder for the result")
         parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-
-
-def _add_workers(parser: argparse.ArgumentParser, at_once: str) -> None:
-    where = "processes, or the address of a Dask scheduler (default: %(default)s)"
-    parser.add_argument("--workers", default="1", help=where)
-    parser.add_argument("--batch", type=int, default=256, help=f"{at_once} at once (default: %(default)s)")
 
 
 def _add_profile(parser: argparse._ActionsContainer) -> None:

@@ -27,7 +27,8 @@ from zsclib.images.class_folders import Listing, from_folder
 from zsclib.images.files import resize
 from zsclib.images.image_set import ImageSet
 from zsclib.images.parquet import from_parquet, from_table
-from zsclib.prompts import fill, prompts_of
+from zsclib.paths import photographs
+from zsclib.prompts import PHOTOGRAPHS, fill, prompts_of
 from zsclib.seeds import seed_of
 
 WORLD = (
@@ -57,9 +58,9 @@ def load(
 
     Args:
         name: "digits" (real handwriting), a target of the pocket world (`WORLD`; "objects-shift:blurred" is one shift
-            alone, see `zsclib.world.targets.target`), "folder:PATH" (class folders, see
-            `zsclib.images.class_folders.from_folder`), "parquet:PATH" or "parquet:PATH?COLUMN=VALUE" (see
-            `zsclib.images.parquet.from_parquet`), "hub:ID" or "hub:ID@REVISION" (a dataset of the Hugging Face Hub).
+            alone, see `zsclib.world.targets.target`), "photographs:NAME" (see `zsclib.paths.photographs`),
+            "folder:PATH" (`zsclib.images.class_folders.from_folder`), "parquet:PATH", "parquet:PATH?COLUMN=VALUE"
+            (`zsclib.images.parquet.from_parquet`), "hub:ID" or "hub:ID@REVISION" (of the Hugging Face Hub).
         split: "train", "validation" or "test"; a user's own set may have others. "fresh" of "digits": images of
             "test" that no page showed, under any profile, before the first study was frozen. In the pocket world
             another `seed` makes fresh images.
@@ -87,7 +88,7 @@ def load(
 
 
 def open_listing(name: str, split: str = "test", allow_network: bool = False) -> Listing:
-    """Return what "digits" or a set of one's own has, undecoded; arguments and errors as `load`."""
+    """Return what "digits", photographs or a set of one's own has, undecoded; arguments and errors as `load`."""
     kind, _, place = name.partition(":")
     if name == "digits":
         return _digits(split)
@@ -95,6 +96,8 @@ def open_listing(name: str, split: str = "test", allow_network: bool = False) ->
         if kind == "hub":
             return _hub(place, split, allow_network)
         return from_folder(Path(place).expanduser(), split) if kind == "folder" else from_parquet(place, split)
+    if kind == PHOTOGRAPHS and place:
+        return from_parquet(str(photographs(f"sets/{place}")), split)
     known = ("digits", *WORLD)
     raise ValueError(
         f"load: there is no dataset {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}; "
@@ -329,8 +332,7 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
 def _hub(ident: str, split: str, allow_network: bool) -> Listing:
     if not allow_network:
         raise ValueError(
-            f"load: 'hub:{ident}' needs the network; say allow_network=True, or download the set and use "
-            "parquet:PATH"
+            f"load: 'hub:{ident}' needs the network; say allow_network=True, or download the set and use parquet:PATH"
         )
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise ValueError(f"load: 'hub:{ident}' needs the network; unset HF_HUB_OFFLINE, which forbids it")

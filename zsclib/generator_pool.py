@@ -1,4 +1,4 @@
-"""The captioned pool that a generator learnt from: that of the made-up world, both phases, or one of the user's own.
+"""The captioned pool that a generator learnt from: that of the made-up world, of photographs, or one of the user's own.
 
     pool = learnt_from("tar:/data/pool")
     place = place_of_features(Path("results"), pool, clip)          # for `zsclib.pools.embeddings.embed`
@@ -15,8 +15,10 @@ import pandas as pd
 
 from zsclib.hashing import key
 from zsclib.models.clip import Clip
+from zsclib.paths import photographs
 from zsclib.pools.captioned import CaptionedPool, open_pool, pool_in_memory
 from zsclib.pools.model import model_fingerprint
+from zsclib.prompts import PHOTOGRAPHS
 from zsclib.workers import Workers
 from zsclib.world.pool import PHASE_1, PHASE_2, PoolConfig, load_pool
 
@@ -27,10 +29,13 @@ def learnt_from(pool: str, images: int | None = None, cache: str | None = None) 
     """Open the pool that a generator learnt from.
 
     Args:
-        pool: "world", or a place as `zsclib.pools.captioned.open_pool` takes it.
+        pool: "world"; "photographs", the real ones (see `zsclib.paths.photographs`); or a place as
+            `zsclib.pools.captioned.open_pool` takes it.
         images: of the world's pool only so many of each phase. cache: a folder for it, or None.
     """
-    return world_pool(images, cache)[0] if pool == WORLD else _own(pool)
+    if pool == WORLD:
+        return world_pool(images, cache)[0]
+    return _own(f"parquet:{photographs('pool.parquet')}" if pool == PHOTOGRAPHS else pool)
 
 
 _own = functools.lru_cache(maxsize=1)(open_pool)

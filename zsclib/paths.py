@@ -13,12 +13,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # the clone: notebooks/, data/, results/ and zsclib/ lie here
 DATA = ROOT / "data"
+PHOTOGRAPHS = "ZSC_PHOTOGRAPHS"  # the environment variable that says where the user's real photographs are
 
 
 def run_folder() -> Path:
     """Return the folder of the current run; outside a run (plain papermill, Jupyter) `results/interactive`."""
     run = os.environ.get("ZSC_RUN_DIR")
     return Path(run) if run else ROOT / "results" / "interactive"
+
+
+def photographs(part: str) -> Path:
+    """Return where a part of the real photographs lies, which do not ship: in the folder that `ZSC_PHOTOGRAPHS` names.
+
+    Args:
+        part: a path in the folder that `python -m zsclib.pocket photographs` writes, such as "sets/rsscn7".
+
+    Raises:
+        FileNotFoundError: no folder is named, or it has no such part.
+    """
+    folder = os.environ.get(PHOTOGRAPHS, "")
+    path = Path(folder).expanduser() / part
+    if not folder or not path.exists():
+        where = f"{path} is not there" if folder else "where they are is not said"
+        raise FileNotFoundError(
+            f"photographs, {part}: they do not ship with this project, and {where}; data/photographs/README.md says "
+            f"how to make them from files of your own; give their folder by --photographs PATH, or as {PHOTOGRAPHS}"
+        )
+    return path
 
 
 @contextmanager

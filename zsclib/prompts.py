@@ -10,10 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from zsclib.paths import DATA
+from zsclib.paths import DATA, photographs
 
 ARTICLE = re.compile(r"^(a|an|the) ", re.IGNORECASE)
 FOLDER = DATA / "prompts"
+PHOTOGRAPHS = "photographs"  # of these a set has its prompts beside its images
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def load_prompts(name: str | os.PathLike[str]) -> Prompts:
 
     Args:
         name: a dataset's name ("digits"), for `data/prompts/digits.yml`, or that of a part of it
-            ("objects-shift:blurred"); or the path of a .yml file of your own with `template`, `classes`, `about` and,
-            if you like, `templates`, `base` (otherwise the template), `bare` (otherwise "{}") and `domains`.
+            ("objects-shift:blurred"), or of real photographs ("photographs:rsscn7"); or the path of a .yml file of your
+            own with `template`, `classes`, `about` and, if you like, `templates`, `base` (otherwise the template),
+            `bare` (otherwise "{}") and `domains`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -109,6 +111,9 @@ def load_prompts(name: str | os.PathLike[str]) -> Prompts:
 
 def _shipped(name: str) -> Path:
     """Return where the prompts of a set would lie; a part of a set, named after a colon, has those of the whole."""
+    kind, _, part = name.partition(":")
+    if kind == PHOTOGRAPHS and part:
+        return photographs(f"sets/{part}") / "prompts.yml"
     return FOLDER / f"{name.partition(':')[0]}.yml"
 
 

@@ -3,8 +3,8 @@
     python -m zsclib.pocket photographs --data PATH --out OUT --sets cifar10 pacs-sketch
 
 writes OUT/sets/NAME/train.parquet, validation.parquet and test.parquet, in the Hub's layout, so that
-`parquet:OUT/sets/NAME` is a data set for every page; and prompts.yml beside them, which asks for its classes with the
-right articles (`-p prompts=OUT/sets/NAME/prompts.yml`). Whether a set's own training images are in the pool,
+`photographs:NAME` is a data set for every page (`--photographs OUT`); and prompts.yml beside them, which asks for its
+classes with the right articles. Whether a set's own training images are in the pool,
 `data/photographs/README.md` says. Without --sets all are cut; a set needs the files of its own images only.
 """
 
@@ -80,8 +80,10 @@ def _write_set(images: pd.DataFrame, folder: Path, name: str, layout: Layout) ->
         table = pa.table([files, own["label"], own["domain"]], schema=schema)
         with atomic(folder / f"{split}.parquet") as temporary:
             pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="zstd")
-    prompts = {"about": f"The classes of {name}.", "template": about["template"]}
-    prompts["classes"] = [one.names[0] for one in classes]
+    words = dict(layout.prompts) | {part: about[part] for part in layout.prompts if part in about}
+    prompts = {"about": f"The classes of {name}.", "template": about["template"]} | words
+    prompts |= {"templates": list(dict.fromkeys([about["template"], *words["templates"]]))}
+    prompts |= {"classes": [one.names[0] for one in classes]}
     with atomic(folder / "prompts.yml") as temporary:
         temporary.write_text(yaml.safe_dump(prompts, allow_unicode=True, sort_keys=False), encoding="utf-8")
     return counts | {"classes": len(classes), "in pool": about["in_pool"]}

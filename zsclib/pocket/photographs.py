@@ -49,6 +49,7 @@ class Layout:
     Args:
         splits: set, domain, hash and split of every image that is listed, `splits.parquet`.
         files, pool, sets: the user's files, what of them is learnt from, and what sets are cut, `sets.yml`.
+        prompts: in what words all sets are asked for, unless a set says otherwise.
         words: what captions are made of, `captions.yml`.
     """
 
@@ -56,6 +57,7 @@ class Layout:
     files: Mapping[str, Mapping]
     pool: Mapping[str, Mapping]
     sets: Mapping[str, Mapping]
+    prompts: Mapping[str, object]
     words: Words
 
 

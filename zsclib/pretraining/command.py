@@ -61,8 +61,8 @@ def _pretrain(options: argparse.Namespace) -> None:
         raise ValueError(f"pretrain: --images is for the pool {WORLD!r}; of {options.pool} all images are taken")
     pool = learnt_from(options.pool, options.images, str(options.out / "world"))
     with Workers(options.workers) as workers:
-        execution = Execution(progress=ProgressBar(), workers=workers)
-        more = {"begin": options.begin, "seed": options.seed, "minutes": options.minutes, "device": options.device}
+        execution = Execution(seed=options.seed, progress=ProgressBar(), workers=workers)
+        more = {"begin": options.begin, "minutes": options.minutes, "device": options.device}
         try:
             done = pretrain(pool, options.out, amounts, sizes, execution=execution, **more)
         except FloatingPointError as error:  # a loss that is not finite

@@ -57,7 +57,6 @@ def pretrain(
     sizes: Sizes = POCKET,
     *,
     begin: Path | None = None,
-    seed: int = 0,
     minutes: float | None = None,
     device: str = "cpu",
     execution: Execution = Execution(),
@@ -70,9 +69,8 @@ def pretrain(
         out: where models and checkpoints go.
         begin: `out` of an earlier call. Its autoencoder and CLIP are taken as they are, and its U-Net is trained on,
             on `amounts.unet` more pairs, as a training of its own whose rate rises and falls anew.
-        seed: of weights, batches and noise.
         minutes: after so many the call ends, between two steps; None: when all is done.
-        execution: images are decoded on its workers.
+        execution: images are decoded on its workers; its seed is that of weights, batches and noise.
 
     Raises:
         ValueError: the pool is smaller than a batch, has one caption for all images, or `out` holds models of another
@@ -92,7 +90,7 @@ def pretrain(
         learn = len(pairs.captions) - pairs.held_out
         tokenizer = clip.open_tokenizer(folder, pairs.captions[:learn], sizes.prompt_tokens)
     cut = sum(len(ids) > tokenizer.model_max_length for ids in tokenizer(pairs.captions).input_ids)
-    facts = {"pool": pairs.facts | {"captions cut": cut}, "sizes": asdict(sizes), "seed": seed}
+    facts = {"pool": pairs.facts | {"captions cut": cut}, "sizes": asdict(sizes), "seed": execution.seed}
     print(
         f"{pool.name}: {len(pairs.captions)} captioned images, {pairs.held_out} of them held out; "
         f"{pairs.facts['unreadable']} others are not readable, {pairs.facts['enlarged']} are smaller than "
@@ -103,7 +101,7 @@ def pretrain(
 
     def training(plan: Plan, amount: int, begin: str | None = None) -> Training:
         left = None if minutes is None else max(0.0, (ends - time.monotonic()) / 60)
-        plan = replace(plan, samples=amount, seed=seed, minutes=left)
+        plan = replace(plan, samples=amount, seed=execution.seed, minutes=left)
         return Training(
             plan=plan, folder=folder, held_out=pairs.held_out, facts=facts, begin=begin, sizes=sizes, device=device
         )
