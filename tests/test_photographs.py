@@ -26,10 +26,10 @@ from zsclib.images.parquet import class_names
 from zsclib.paths import PHOTOGRAPHS
 from zsclib.pocket import photograph_sets, photographs
 from zsclib.pocket.photograph_captions import MIX, Mix, Photograph, caption, fill, load_words
-from zsclib.pocket.photograph_sets import write_sets
+from zsclib.pocket.photograph_sets import words_of, write_sets
 from zsclib.pocket.photographs import image_hash
 from zsclib.pools.captioned import open_pool
-from zsclib.prompts import ARTICLE, load_prompts, prompts_of
+from zsclib.prompts import ARTICLE, FOLDER, load_prompts, prompts_of
 from zsclib.prompts import fill as filled
 from zsclib.seeds import rng
 
@@ -573,6 +573,15 @@ def test_a_set_has_words_of_its_own_where_it_says_so(original, tmp_path):
     assert sketch.templates[:2] == ("a sketch of {}", "a drawing of {}") and cifar10.templates[0] == "a photo of {}"
     assert len(set(cifar10.templates)) == len(cifar10.templates) and cifar10.bare == "{}"
     assert sketch.base == cifar10.base == "an image of {}" and "cartoon" in cifar10.domains
+
+
+def test_the_prompts_that_ship_are_those_beside_the_sets():
+    layout = photographs.load_layout()
+    shipped = {path.stem: path.read_text(encoding="utf-8") for path in (FOLDER / "photographs").glob("*.yml")}
+    assert shipped == {name: words_of(name, layout) for name in layout.sets}, "write them anew by words_of"
+    assert load_prompts("photographs:caltech101").classes[3] == "an accordion"
+    with pytest.raises(FileNotFoundError, match="there is no .*photographs/nothing.yml"):
+        load_prompts("photographs:nothing")
 
 
 def test_photographs_are_known_by_name_once_their_folder_is_named(original, tmp_path, monkeypatch):

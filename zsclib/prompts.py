@@ -10,11 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from zsclib.paths import DATA, photographs
+from zsclib.paths import DATA
 
 ARTICLE = re.compile(r"^(a|an|the) ", re.IGNORECASE)
 FOLDER = DATA / "prompts"
-PHOTOGRAPHS = "photographs"  # of these a set has its prompts beside its images
+PHOTOGRAPHS = "photographs"  # "photographs:rsscn7" is no part of a set, but a set of them
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,7 @@ def load_prompts(name: str | os.PathLike[str]) -> Prompts:
 def _shipped(name: str) -> Path:
     """Return where the prompts of a set would lie; a part of a set, named after a colon, has those of the whole."""
     kind, _, part = name.partition(":")
-    if kind == PHOTOGRAPHS and part:
-        return photographs(f"sets/{part}") / "prompts.yml"
-    return FOLDER / f"{name.partition(':')[0]}.yml"
+    return FOLDER / PHOTOGRAPHS / f"{part}.yml" if kind == PHOTOGRAPHS else FOLDER / f"{kind}.yml"
 
 
 def shipped_prompts(name: str, classes: Sequence[str]) -> Prompts | None:

@@ -22,6 +22,7 @@ import yaml
 from zsclib.checks import did_you_mean
 from zsclib.images.image_set import IMAGE_TYPE, ROWS_PER_GROUP
 from zsclib.paths import atomic
+from zsclib.pocket.photograph_captions import Class
 from zsclib.pocket.photographs import Layout, load_layout, read_images
 
 
@@ -60,8 +61,7 @@ def write_sets(
 
 
 def _write_set(images: pd.DataFrame, folder: Path, name: str, layout: Layout) -> dict[str, int | bool]:
-    about = layout.sets[name]
-    classes = list(layout.words.classes[about["of"]].values())[:: about.get("every", 1)]
+    about, classes = layout.sets[name], _classes(name, layout)
     images = images[(images["domain"] == about["domain"]) & (images["label"] % about.get("every", 1) == 0)]
     images = images.assign(label=images["label"] // about.get("every", 1))
     label = {"names": [one.bare for one in classes], "_type": "ClassLabel"}
@@ -80,10 +80,24 @@ def _write_set(images: pd.DataFrame, folder: Path, name: str, layout: Layout) ->
         table = pa.table([files, own["label"], own["domain"]], schema=schema)
         with atomic(folder / f"{split}.parquet") as temporary:
             pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="zstd")
-    words = dict(layout.prompts) | {part: about[part] for part in layout.prompts if part in about}
-    prompts = {"about": f"The classes of {name}.", "template": about["template"]} | words
-    prompts |= {"templates": list(dict.fromkeys([about["template"], *words["templates"]]))}
-    prompts |= {"classes": [one.names[0] for one in classes]}
     with atomic(folder / "prompts.yml") as temporary:
-        temporary.write_text(yaml.safe_dump(prompts, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        temporary.write_text(words_of(name, layout), encoding="utf-8")
     return counts | {"classes": len(classes), "in pool": about["in_pool"]}
+
+
+def words_of(name: str, layout: Layout) -> str:
+    """Return the prompts of a set as YAML, as `zsclib.prompts.load_prompts` reads them.
+
+    They ship as well, in `data/prompts/photographs`, so that what was measured can be shown where no photograph is.
+    """
+    about = layout.sets[name]
+    own = {part: about.get(part, common) for part, common in layout.prompts.items()}
+    own["templates"] = list(dict.fromkeys([about["template"], *own["templates"]]))
+    content = {"about": f"The classes of {name}.", "template": about["template"]} | own
+    content["classes"] = [one.names[0] for one in _classes(name, layout)]
+    return yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
+
+
+def _classes(name: str, layout: Layout) -> list[Class]:
+    about = layout.sets[name]
+    return list(layout.words.classes[about["of"]].values())[:: about.get("every", 1)]
