@@ -107,11 +107,32 @@ def outcomes() -> dict[str, dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def found(outcomes) -> dict[str, dict[str, np.ndarray]]:
-    return contrasts.contrasts(outcomes)
+    return contrasts.contrasts(on_photographs(outcomes)) | contrasts.contrasts(outcomes)
+
+
+def on_photographs(outcomes: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """Return outcomes of the same arms on the sets of photographs that have the roles of two of ours."""
+    roles = {HARD: contrasts.PHOTOGRAPHS, "objects-many": contrasts.MANY_PHOTOGRAPHS}
+    return {
+        arm: {name: by_set[role] for role, names in roles.items() if role in by_set for name in names}
+        for arm, by_set in outcomes.items()
+    }
+
+
+def test_claims_about_no_set_in_particular_are_put_to_photographs_too(outcomes):
+    deep = {arm: {name + contrasts.DEPTH: rows for name in contrasts.PHOTOGRAPHS} for arm, rows in (
+        (arms.SPREAD, first(0.7)), (arms.CROWDED, first(0.6)), (arms.TEST, first(0.7)), (arms.EVERY, first(0.8)),
+    )}  # fmt: skip
+    again = contrasts.contrasts(on_photographs(outcomes) | deep)
+    assert {"DC-H10", "DC-H12-huber", "DC-H13", "DC-H16-sequential-2"} < set(again)
+    for claim in ("DC-H10", "DC-H16-sequential-2"):
+        assert list(again[claim]) == [name + contrasts.DEPTH for name in contrasts.PHOTOGRAPHS]
+    assert list(again["DC-H13"]) == list(contrasts.PHOTOGRAPHS)
+    assert "DC-H12-digits" not in again and "DC-H3-objects-hard" not in again
 
 
 def test_every_testable_claim_has_its_contrast_and_no_other(found):
-    claims = {name: claim for name, claim in load_claims().items() if claim.paper == "diffusion_classifier"}
+    claims = {name: claim for name, claim in load_claims().items() if name.startswith("DC-")}
     testable = {name for name, claim in claims.items() if not claim.not_testable}
     assert set(found) | set(contrasts.CHECKPOINTS) == testable
     assert set(found) == set(contrasts.KNOWN)

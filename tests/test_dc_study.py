@@ -30,7 +30,7 @@ from zsclib.papers.diffusion_classifier.contrasts import (
     UNSHIFTED,
 )
 from zsclib.papers.diffusion_classifier.experiments import PAPER
-from zsclib.papers.diffusion_classifier.rivals import part_of, shorter, trained, with_labels
+from zsclib.papers.diffusion_classifier.rivals import part_of, shorter, trained, with_images, with_labels
 from zsclib.papers.diffusion_classifier.study_parts import parts_of
 from zsclib.papers.diffusion_classifier.study_plan import Study
 from zsclib.paths import ROOT
@@ -66,6 +66,16 @@ def test_a_set_has_its_parts_and_each_arm_a_file_of_its_own():
     assert [arm for arm, name, _ in jobs if name == HARD + DIT_DEPTH] == [DIT, contrasts_room.DIT_BOUND]
     with pytest.raises(ValueError, match="nothing to ask about 'gadgets'"):
         parts_of("gadgets")
+
+
+def test_photographs_are_asked_about_without_labels():
+    """On these claims against networks on generated images and against CLIP are put again; heads learn from labels."""
+    few, many = contrasts_room.PHOTOGRAPHS[0], contrasts_room.MANY_PHOTOGRAPHS[0]
+    plan = read_plan("diffusion_classifier") | {"sets": {few: 10, few + contrasts_room.DEPTH: 5, many: 10}}
+    by_set = {name: [arm for arm, own, _ in outcomes.jobs(plan) if own == name] for name in plan["sets"]}
+    assert {DIFFUSION, CLIP_ONE, arms.HUBER, trained(with_images(SIZES[0]), 1)} <= set(by_set[few])
+    assert not any("labels" in arm for arm in by_set[few]) and by_set[many] == [DIFFUSION, CLIP_ONE, CLIP_ENSEMBLE]
+    assert arms.STAGES in by_set[few + contrasts_room.DEPTH]
 
 
 def test_networks_beside_the_dit_are_trained_long_and_short():

@@ -1,4 +1,4 @@
-"""The contrast of every claim of `data/claims/diffusion_classifier.yml`, computed as it is worded there.
+"""The contrast of every claim on the diffusion classifier in `data/claims`, computed as it is worded there.
 
     differences = contrasts(outcomes, choices)              # claim → set → paired differences of correctness
     differences["DC-H9-low-digits"]["digits"]               # (1, images)
@@ -34,6 +34,8 @@ TEN = ("objects-hard", "digits", "aerial-hard")  # ten classes or fewer, scored 
 RIVALLED = (*TEN, "objects-fine-hard")  # where networks and heads are trained
 ZERO_SHOT = (*RIVALLED, "objects-many")
 MANY = ("objects-fine-hard", "objects-many")  # dozens of classes, scored by the paper's stages
+PHOTOGRAPHS = tuple(f"photographs:{name}" for name in ("cifar10", "tiny-imagenet-20", "pacs-sketch", "rsscn7"))
+MANY_PHOTOGRAPHS = tuple(f"photographs:{name}" for name in ("caltech101", "tiny-imagenet"))
 DEPTH, OTHER_NOISE, DIT_DEPTH = ", in depth", ", other noise", ", DiT in depth"
 UNSHIFTED, HARD, RESAMPLED = "objects-shift:none", "objects-hard", "objects-hard:0.3"
 CAMERA = tuple(f"objects-shift:{shift}" for shift in ("small", "turned", "cropped"))
@@ -65,6 +67,7 @@ def _in(sets: Sequence[str], part: str) -> tuple[str, ...]:
     return tuple(name + part for name in sets)
 
 
+FEW, DOZENS = (*TEN, *PHOTOGRAPHS), (*MANY, *MANY_PHOTOGRAPHS)
 _RIVALS = {
     **{f"DC-H1-{name}-weak": (DIFFUSION, PAPER, (name,)) for name in RIVALLED},
     **{f"DC-H1-{name}-equal": (DIFFUSION, with_images(EQUAL), (name,)) for name in RIVALLED},
@@ -77,31 +80,44 @@ _RIVALS = {
     **{claim: (DIT, network, (RESAMPLED,)) for claim, network in NETWORKS.items()},
     **{f"{claim}-hard": (DIT, network, (HARD,)) for claim, network in NETWORKS.items()},
 }
+_ON_PHOTOGRAPHS = {
+    claim.format(name.partition(":")[2]): (DIFFUSION, rival, (name,))
+    for claim, rival, sets in (
+        ("DC-H1-{}-equal", with_images(EQUAL), PHOTOGRAPHS),
+        ("DC-H3-{}", CLIP_ENSEMBLE, (*PHOTOGRAPHS, *MANY_PHOTOGRAPHS)),
+        ("DC-H4-{}", CLIP_ONE, (*PHOTOGRAPHS, *MANY_PHOTOGRAPHS)),
+    )
+    for name in sets
+}
 VARIED = ("objects-hard", "digits")  # where other measures and kinds of noise are tried
 _PARTS = {
-    "DC-H8": (arms.SHARED, arms.APART, _in(TEN, OTHER_NOISE)),
-    "DC-H10": (arms.SPREAD, arms.CROWDED, _in(TEN, DEPTH)),
-    "DC-H11": (arms.EVERY, arms.VARIATIONAL, _in(TEN, DEPTH)),
+    "DC-H8": (arms.SHARED, arms.APART, _in(FEW, OTHER_NOISE)),
+    "DC-H10": (arms.SPREAD, arms.CROWDED, _in(FEW, DEPTH)),
+    "DC-H11": (arms.EVERY, arms.VARIATIONAL, _in(FEW, DEPTH)),
     "DC-H11-dit": (DIT, DIT_BOUND, _in((HARD,), DIT_DEPTH)),
     "DC-H12-objects-hard": (arms.L1, DIFFUSION, ("objects-hard",)),
     "DC-H12-digits": (arms.L1, DIFFUSION, ("digits",)),
     "DC-H12-dit": (DIT_L1, DIT, (HARD,)),
-    "DC-H12-huber": (arms.HUBER, DIFFUSION, TEN),
-    "DC-H13": (arms.FILTERED, DIFFUSION, TEN),
+    "DC-H12-huber": (arms.HUBER, DIFFUSION, FEW),
+    "DC-H13": (arms.FILTERED, DIFFUSION, FEW),
     "DC-H14-guidance": (arms.GUIDED, DIFFUSION, VARIED),
     "DC-H14-crop": (arms.CROPPED, DIFFUSION, VARIED),
     **{
         f"DC-H14-{claim}": (arms.KINDS[kind], arms.KINDS["normal"], _in(VARIED, OTHER_NOISE))
         for claim, kind in (("zero", "zero"), ("truncated", "truncated"), ("truncated-wide", "truncated-2.5"))
     },
-    "DC-H16": (arms.STAGES, arms.EVERY, _in(TEN, DEPTH)),
-    "DC-H16-many": (arms.STAGES, arms.EVERY, _in(MANY, DEPTH)),
-    "DC-H16-sequential-2": (arms.TEST, arms.EVERY, _in(TEN, DEPTH)),
-    "DC-H16-sequential-prefix": (arms.TEST, arms.FEWER, _in(TEN, DEPTH)),
-    "DC-H16-sequential-staged": (arms.TEST, arms.SHORTER, _in(TEN, DEPTH)),
+    "DC-H16": (arms.STAGES, arms.EVERY, _in(FEW, DEPTH)),
+    "DC-H16-many": (arms.STAGES, arms.EVERY, _in(DOZENS, DEPTH)),
+    "DC-H16-sequential-2": (arms.TEST, arms.EVERY, _in(FEW, DEPTH)),
+    "DC-H16-sequential-prefix": (arms.TEST, arms.FEWER, _in(FEW, DEPTH)),
+    "DC-H16-sequential-staged": (arms.TEST, arms.SHORTER, _in(FEW, DEPTH)),
 }  # fmt: skip
-PAIRS: dict[str, tuple[str, str, tuple[str, ...]]] = _RIVALS | _PARTS  # claim -> arm, rival, sets
-ALONE = {f"DC-H9-{where}-{name}": (0.5, share, name) for where, share in (("low", 0.05), ("high", 0.9)) for name in TEN}
+PAIRS: dict[str, tuple[str, str, tuple[str, ...]]] = _RIVALS | _ON_PHOTOGRAPHS | _PARTS  # claim -> arm, rival, sets
+ALONE = {
+    f"DC-H9-{where}-{name.removeprefix('photographs:')}": (0.5, share, name)
+    for where, share in (("low", 0.05), ("high", 0.9))
+    for name in FEW
+}
 BINDING = {"DC-H5": "all", "DC-H5-object": "object", "DC-H5-relation": "relation", "DC-H5-both": "both"}
 COSTS = {"DC-H16-sequential-cost": 1 / 10, "DC-H16-sequential-staged-cost": 1 / 3}
 KNOWN = (  # but for H15
@@ -272,7 +288,7 @@ def _shared(outcomes: Outcomes) -> Differences:
 
 def _costs(outcomes: Outcomes) -> Differences:
     test, stages = (outcomes.get(arm, {}) for arm in (arms.TEST_COST, arms.STAGES_COST))
-    names = [name for name in _in(TEN, DEPTH) if name in test and name in stages]
+    names = [name for name in _in(FEW, DEPTH) if name in test and name in stages]
     of_staged = COSTS["DC-H16-sequential-staged-cost"]
     return {
         "DC-H16-sequential-cost": {name: test[name] - COSTS["DC-H16-sequential-cost"] for name in names},

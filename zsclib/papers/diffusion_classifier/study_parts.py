@@ -22,7 +22,9 @@ from zsclib.papers.diffusion_classifier.contrasts import (
     DEPTH,
     DIT_DEPTH,
     IMAGE,
+    MANY_PHOTOGRAPHS,
     OTHER_NOISE,
+    PHOTOGRAPHS,
     RAW,
     RIVALLED,
     SHIFTED,
@@ -63,13 +65,14 @@ def parts_of(name: str) -> list[Part]:
     if name.endswith(DIT_DEPTH):
         return [DIT_IN_DEPTH]
     parts = [PAIRS] if name == "pairs" else []
-    parts += [AT_ONCE] if name in ZERO_SHOT else [UNDER_SHIFT] if name in SHIFTED else []
-    parts += [BY_CLIP] if name in ZERO_SHOT else []
-    parts += [GENERATED] if name in RIVALLED else []
+    unaided = (*ZERO_SHOT, *PHOTOGRAPHS, *MANY_PHOTOGRAPHS)
+    parts += [AT_ONCE] if name in unaided else [UNDER_SHIFT] if name in SHIFTED else []
+    parts += [BY_CLIP] if name in unaided else []
+    parts += [GENERATED] if name in (*RIVALLED, *PHOTOGRAPHS) else []
     parts += [LABELLED] if name in (*RIVALLED, *SHIFTED) else []
     parts += [WITH_CLASSES, NETWORKS] if name in CONDITIONAL else []
     if not parts:
-        known = ", ".join((*ZERO_SHOT, *CONDITIONAL, "pairs"))
+        known = ", ".join((*unaided, *CONDITIONAL, "pairs"))
         raise ValueError(f"the study has nothing to ask about {name!r}; it has: {known}")
     return parts
 
