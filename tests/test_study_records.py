@@ -431,10 +431,15 @@ def test_image_keys_follow_pixels_and_labels() -> None:
 # The studies of this project
 
 
-CHAPTERS = freezing.chapters()
+CHAPTERS, PAPERS = freezing.chapters(), ROOT / "zsclib" / "papers"
 FROZEN = [chapter for chapter in CHAPTERS if (ROOT / RECORDS / chapter / "freeze.yml").is_file()]
 OF_MEASURES = {f"DIV-D9-{name}" for name in ("vendi", "recall", "distance", "frechet")}
 NOTED = {"DD-H9"} | OF_MEASURES  # judged from what is noted beside outcomes, too
+
+
+def test_a_chapter_is_a_paper_or_a_paper_on_other_sets() -> None:
+    assert freezing.paper_of("retrieval-photographs") == freezing.paper_of("retrieval") == "retrieval"
+    assert {freezing.paper_of(chapter) for chapter in CHAPTERS} <= {path.name for path in PAPERS.iterdir()}
 
 
 def a_freeze(chapter: str) -> Freeze:
@@ -448,7 +453,7 @@ def a_freeze(chapter: str) -> Freeze:
 def test_a_plan_has_arms_for_its_claims(chapter: str) -> None:
     from importlib import import_module
 
-    plan, package = read_plan(chapter), import_module(f"zsclib.papers.{chapter}.outcomes")
+    plan, package = read_plan(chapter), import_module(f"zsclib.papers.{freezing.paper_of(chapter)}.outcomes")
     todo = package.jobs(plan)
     assert len(set(todo)) == len(todo)
     most = {name: np.tile(np.arange(n) % 10 > 0, (2, 1)).astype(float) for name, n in plan["sets"].items()}
@@ -463,7 +468,7 @@ def test_a_plan_has_arms_for_its_claims(chapter: str) -> None:
 def test_a_study_is_not_stale_and_its_record_holds_its_own_jobs_alone(chapter: str) -> None:
     from importlib import import_module
 
-    freeze, package = read_freeze(chapter), import_module(f"zsclib.papers.{chapter}.outcomes")
+    freeze, package = read_freeze(chapter), import_module(f"zsclib.papers.{freezing.paper_of(chapter)}.outcomes")
     assert stale_because(freeze) is None
     jobs = package.jobs(freeze.plan())
     missing = records.missing(freeze, jobs)  # a study that is under way lacks some

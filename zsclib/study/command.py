@@ -54,7 +54,7 @@ def _study(options: argparse.Namespace) -> None:
         print(f"{chapter}: frozen at {frozen.commit[:10]}; commit {freeze.RECORDS}/{chapter}/freeze.yml")
         return
     frozen = freeze.read_freeze(chapter, root)
-    package = import_module(f"zsclib.papers.{chapter}.outcomes")
+    package = import_module(f"zsclib.papers.{freeze.paper_of(chapter)}.outcomes")
     with Workers(where(options)) as workers:
         cache = Cache(root / "results" / "studies" / chapter / "artefacts")
         execution = Execution(batch=options.batch, cache=cache, progress=ProgressBar(), workers=workers)

@@ -1,13 +1,14 @@
 """The freeze of a chapter's study: what will be measured and judged, fixed before its first outcome is there.
 
-`data/records/study/<chapter>/plan.yml` is written by hand:
+`data/records/study/<chapter>/plan.yml` is written by hand; a chapter is a paper ("retrieval"), or a paper on other sets
+("retrieval-photographs"):
 
     models: [data/models/pocket-sd]  # folders
     claims: [DC-H8]                  # ids of data/claims/
     sets: {digits: 40}               # set → test images
     images_seed: 1                   # of these images; pages show those of seed 0 until the freeze
     seeds: [0]                       # of noise, generated images, trainings
-    settings: {K: 8, few: 4}         # all else that the chapter's `zsclib.papers.<chapter>.outcomes` takes
+    settings: {K: 8, few: 4}         # all else that `zsclib.papers.<paper>.outcomes` takes
 
 `write_freeze` adds commit, date and the hashes of models and claims, and writes `freeze.yml` beside it.
 """
@@ -37,7 +38,7 @@ class Freeze:
     """What a study is: the fields of its plan, with the hashes that make its outcomes those of these models and claims.
 
     Attributes:
-        chapter: the package `zsclib.papers.<chapter>`. commit: of the clone it was frozen in. date: YYYY-MM-DD.
+        chapter: see `paper_of`. commit: of the clone it was frozen in. date: YYYY-MM-DD.
         models: folder → fingerprint. claims: id → {"hash": of its wording, "margin": in the claim's units}.
         sets: name → number of test images. images_seed: which ones. seeds: of the runs, one repetition each.
         settings: what else the chapter's `outcomes` takes.
@@ -74,6 +75,11 @@ class Freeze:
 def chapters(root: Path = ROOT) -> list[str]:
     """Return the chapters that have a plan, sorted."""
     return sorted(path.parent.name for path in (root / RECORDS).glob("*/plan.yml"))
+
+
+def paper_of(chapter: str) -> str:
+    """Return the package of `zsclib.papers` that a chapter's study is about: of "retrieval-photographs", retrieval."""
+    return chapter.partition("-")[0]
 
 
 def read_plan(chapter: str, root: Path = ROOT) -> dict[str, object]:

@@ -43,6 +43,7 @@ from zsclib.papers.diversity.experiments import (
     run,
 )
 from zsclib.papers.diversity.training_sets import SINGLE, Cell, Setting, target_images
+from zsclib.prompts import load_prompts
 from zsclib.recipe import Recipe
 from zsclib.workers import Execution
 
@@ -122,7 +123,7 @@ def differences(
 
 def guessing(targets: Iterable[str]) -> dict[str, float]:
     """Return target → the accuracy of guessing, one over its number of classes."""
-    return {target: 1 / len(datasets.load(target, "test", 1).classes) for target in targets}
+    return {target: 1 / len(load_prompts(target).classes) for target in targets}
 
 
 def table_of(outcomes: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
