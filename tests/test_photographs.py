@@ -591,7 +591,8 @@ def test_photographs_are_known_by_name_once_their_folder_is_named(original, tmp_
     by_name, by_path = (load(name, n=7, size=4) for name in ("photographs:rsscn7", f"parquet:{tmp_path}/sets/rsscn7"))
     assert np.array_equal(by_name.images, by_path.images) and by_name.classes == by_path.classes
     assert prompts_of("photographs:rsscn7", by_name.classes)[1] == "a satellite photo of a field"
-    assert learnt_from("photographs").captions == open_pool(f"parquet:{tmp_path}/pool.parquet").captions
+    pool = learnt_from("photographs")
+    assert pool.captions == open_pool(f"parquet:{tmp_path}/pool.parquet").captions and pool.name == "photographs"
     with pytest.raises(FileNotFoundError, match=r"sets/cifar10: they do not ship .*cifar10 is not there"):
         load("photographs:cifar10")
     monkeypatch.delenv(PHOTOGRAPHS)

@@ -35,7 +35,9 @@ def learnt_from(pool: str, images: int | None = None, cache: str | None = None) 
     """
     if pool == WORLD:
         return world_pool(images, cache)[0]
-    return _own(f"parquet:{photographs('pool.parquet')}" if pool == PHOTOGRAPHS else pool)
+    if pool == PHOTOGRAPHS:
+        return replace(_own(f"parquet:{photographs('pool.parquet')}"), name=PHOTOGRAPHS)
+    return _own(pool)
 
 
 _own = functools.lru_cache(maxsize=1)(open_pool)

@@ -28,7 +28,7 @@ RETRIEVED, BOTH = "retrieved", "retrieved and DataDream"
 VARIANTS = (BY_CLASS, ALL_CLASSES)
 RIVAL, RIVALS = "best rival", (SHOTS, PROMPTED, GUIDED, DISEF)
 CHOICES = {CHOSEN: VARIANTS, RIVAL: RIVALS}  # for each target and seed the one that is best on validation images
-ABSENT = ("gadgets", "gadgets-hard")  # targets whose classes the made-up world's pool does not know
+ABSENT = ("gadgets", "gadgets-hard", "photographs:rsscn7")  # targets whose classes their pool does not know
 COLUMNS = ("target", "arm", "shots", "n", "with_shots", "classifier", "seed", "correct", "held_out")
 # what may be changed in an arm; its name stands behind the arm's
 QUARTER, FOURFOLD, RANK_4, UNET_ALONE = "a quarter of the steps", "four times the steps", "rank 4", "U-Net alone"

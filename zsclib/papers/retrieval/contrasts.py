@@ -56,7 +56,7 @@ PAIRS = {  # claim -> arm, rival
     "RET-A-zero-shot": (RETRIEVED, "CLIP, zero-shot"),
     "RET-A-probe": (RETRIEVED, "linear probe"),
 }
-ABSENT = ("gadgets", "gadgets-hard")  # targets whose classes the made-up world's pool does not know
+ABSENT = ("gadgets", "gadgets-hard", "photographs:rsscn7")  # targets whose classes their pool does not know
 AGAINST_BEST = {"RET-R5": RETRIEVED, "RET-R6-generated": "twice the real"}  # rival: the best generative arm
 
 Differences = dict[str, dict[str, np.ndarray]]  # claim -> target -> (seeds, images)
