@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
+from zsclib.papers.retrieval.contrasts import ABSENT
 from zsclib.papers.retrieval.design import FIT, HELD_OUT, OTHER
 from zsclib.papers.retrieval.diagram import SOURCES, Outcome, Record
 from zsclib.papers.retrieval.rule import LEAST, Rule, evaluate, fit, winner
@@ -159,9 +160,10 @@ def report(record: Record) -> str:
 def phase_diagram(record: Record) -> Figure:
     """Show the winner of every point over pool similarity and shots, and where the rule changes its mind.
 
-    A point without a winner is grey; one that the rule was not fitted on has a ring.
+    A point without a winner is grey, one whose classes the pool lacks a square; one that the rule was not fitted on has
+    a ring.
     """
-    figure, axes = plt.subplots(figsize=(plots.WIDTH, 4.2))
+    figure, axes = plt.subplots(figsize=(plots.WIDTH, 4.4))
     own = [one for one in record.outcomes if one.point.role != OTHER]
     levels = sorted({one.point.shots for one in own})
     for one in own:
@@ -169,9 +171,10 @@ def phase_diagram(record: Record) -> Figure:
         y = level + 0.5 * ((one.point.number * 0.618) % 1 - 0.5)  # beside one another
         held_out = one.point.role == HELD_OUT
         colour = COLOURS.get(winner(one, interval), TIE)
-        axes.plot(x, y, "o", color=colour, markersize=8, zorder=3)
+        marker, size = ("s", 7) if _classes(one) in ABSENT else ("o", 8)
+        axes.plot(x, y, marker, color=colour, markersize=size, zorder=3)
         if held_out:
-            axes.plot(x, y, "o", color=plots.INK, fillstyle="none", markersize=12, markeredgewidth=1, zorder=3)
+            axes.plot(x, y, "o", color=plots.INK, fillstyle="none", markersize=13.5, markeredgewidth=1, zorder=3)
     axes.set_yticks(range(len(levels)), [str(level) for level in levels])
     axes.set(xlabel="pool similarity (0: images of the pool at random, 1: the real shots)", ylabel="shots per class")
     axes.set_ylim(-0.5, len(levels) - 0.5)
@@ -180,7 +183,9 @@ def phase_diagram(record: Record) -> Figure:
         _thresholds(axes, rule, levels)
     marks = [Line2D([], [], color=c, marker="o", ls="", markersize=8, label=name) for name, c in COLOURS.items()]
     marks.append(Line2D([], [], color=TIE, marker="o", ls="", markersize=8, label="no clear winner"))
-    figure.legend(handles=marks, loc="outside lower center", ncols=5, handletextpad=0.2, columnspacing=1)
+    square = {"color": plots.INK, "fillstyle": "none", "ls": "", "marker": "s", "markersize": 7}
+    marks.append(Line2D([], [], label="not in the pool", **square))
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, handletextpad=0.2, columnspacing=2)
     plots.title(
         axes,
         "Which source of images is best, by what is known before any training",
@@ -200,7 +205,8 @@ def _thresholds(axes: Axes, rule: Rule, levels: list[int]) -> None:
 def gains_by_dial(record: Record, source: str = "retrieval", rival: str = "prompting") -> Figure:
     """Show the difference of two sources' accuracies over each dial of the pool, and over the target's shift."""
     own = [one for one in record.outcomes if one.point.role != OTHER]
-    figure, axes = plt.subplots(1, len(DIALS), figsize=(plots.WIDTH, 3.2), sharey=True)
+    apart = {"wspace": 0.06}  # "100 %" is as wide as a usual gap
+    figure, axes = plt.subplots(1, len(DIALS), figsize=(plots.WIDTH, 3.2), sharey=True, gridspec_kw=apart)
     for ax, (dial, label) in zip(axes, DIALS.items(), strict=True):
         for one in own:
             value, low, high, _ = _difference(one, source, rival)
@@ -253,6 +259,11 @@ def generators_table(record: Record, source: str = "prompting", rival: str = "no
         cells = [gain.points() for gain in gains]
         rows.append([_name(folder), len(gains), "; ".join(cells) or None])
     return table(rows, ["generator", "points", f"{source} over {rival}, point by point"])
+
+
+def _classes(outcome: Outcome) -> str:
+    """Return the target's name without how far it is shifted."""
+    return outcome.point.target.partition(":")[0]
 
 
 def _difference(outcome: Outcome, source: str, rival: str) -> Estimate:
