@@ -621,6 +621,71 @@ def test_a_set_needs_its_own_files_only_and_an_unknown_one_is_named(made, tmp_pa
         write_sets(made.data, tmp_path / "sets", ["pacs-skech"], made.layout())
 
 
+# --- what models make of them ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Tiny random models that read long prompts, in the layout of `zsc pretrain`."""
+    from tests import tiny
+
+    root = tmp_path_factory.mktemp("models")
+    with tiny.long_prompts():
+        tiny.stable_diffusion_1(root / "sd")
+        tiny.clip(root / "clip")
+    (root / "sd" / "training.json").write_text(json.dumps({"unet": {}}))
+    return root
+
+
+def test_models_are_measured_on_every_image_and_what_is_measured_stays(original, models, tmp_path, monkeypatch):
+    from zsclib.pocket import photograph_quality as quality
+    from zsclib.recipe import Recipe
+
+    write_sets(original.data, tmp_path / "sets", ["cifar10", "rsscn7"], original.layout())
+    monkeypatch.setenv(PHOTOGRAPHS, str(tmp_path))
+    monkeypatch.setattr(quality, "TIMESTEPS", 2)
+    monkeypatch.setattr(quality, "STEPS", 2)
+    path, few = tmp_path / "quality.json", Recipe(steps=2, batch=4, checkpoints=1)
+    rows = quality.measure(models, 7, sets=["cifar10", "rsscn7"], path=path, reader=few)
+    assert set(rows["rsscn7"]) == {"reconstruction", "CLIP", "CLIP, ensemble", "diffusion classifier"}
+    assert set(rows["cifar10"]) - set(rows["rsscn7"]) == {"real, read", "generated, read"}
+    assert {len(values) for own in rows.values() for values in own.values()} == {7}
+    outcomes = [values for own in rows.values() for what, values in own.items() if what != "reconstruction"]
+    assert {value for values in outcomes for value in values} <= {0, 1}
+    images = quality.images_of("rsscn7", "test", 7, 16)
+    assert images.classes[0] == "grass" and len(quality.images_of("rsscn7", "test", 10**6, 16)) > 7
+
+    monkeypatch.setattr(quality, "classify", lambda *_, **__: pytest.fail("measured again"))
+    assert quality.measure(models, 7, sets=["cifar10", "rsscn7"], path=path, reader=few) == rows
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        quality.measure(models, 6, sets=["rsscn7"], path=path, reader=few)
+
+
+def test_growth_asks_every_unet_that_a_training_has_left_once(original, models, tmp_path, monkeypatch):
+    from zsclib.models.generator import open_generator
+    from zsclib.pocket import photograph_quality as quality
+    from zsclib.pretraining.checkpoint import write_checkpoint
+    from zsclib.recipe import Recipe
+
+    write_sets(original.data, tmp_path / "sets", ["cifar10"], original.layout())
+    monkeypatch.setenv(PHOTOGRAPHS, str(tmp_path))
+    monkeypatch.setattr(quality, "TIMESTEPS", 2)
+    monkeypatch.setattr(quality, "STEPS", 2)
+    weights = dict(open_generator(models / "sd").unet.named_parameters())
+    write_checkpoint(tmp_path / "unet-ema-000000020.safetensors", weights, {"samples": 20})
+    history = [{"samples": samples, "held_out": 1 / samples} for samples in (20, 40)]
+    meta = {"step": 4, "plan": {"batch": 10}, "facts": {}, "history": history}
+    moved = {f"ema.{name}": 1.1 * value for name, value in weights.items()}
+    write_checkpoint(tmp_path / "unet-0000004.safetensors", moved, meta)
+    few = Recipe(steps=2, batch=4, checkpoints=1)
+    rows = quality.growth(tmp_path, models, tmp_path / "growth.json", 5, reader=few)
+    assert [(row["samples"], row["held_out"]) for row in rows] == [(20, 1 / 20), (40, 1 / 40)]
+    assert all(len(row["recognised"]) == len(row["generated"]) == 5 for row in rows)
+    for path in tmp_path.glob("unet-*"):
+        path.unlink()  # long ago
+    assert quality.growth(tmp_path, models, tmp_path / "growth.json", 5, reader=few) == rows
+
+
 # --- the command, and what is committed -----------------------------------------------------------
 
 

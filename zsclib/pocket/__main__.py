@@ -22,9 +22,10 @@ from zsclib.world.pool import PHASE_1, PHASE_2, Pool, PoolConfig, load_pool
 STAGES = (
     *("autoencoder", "clip", "freeze", "clip-image", "unet", "clip-image-second", "unet-second"),
     "clip-image-third",
-    *("dit", "judge", "export", "evaluate", "scaling", "restore", "earlier", "photographs", "all"),
+    *("dit", "judge", "export", "evaluate", "scaling", "restore", "earlier", "photographs", "photograph-quality"),
+    "all",
 )
-ON_DEMAND = ("restore", "earlier", "photographs")  # no part of all
+ON_DEMAND = ("restore", "earlier", "photographs", "photograph-quality")  # no part of all
 DATA = {  # of each training on captioned images
     "autoencoder": PHASE_1, "clip": PHASE_1, "freeze": PHASE_1, "clip-image": PHASE_1, "unet": PHASE_1,
     "clip-image-second": PHASE_2, "unet-second": PHASE_2, "clip-image-third": PHASE_2, "judge": PHASE_2,
@@ -66,6 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
                 print(path)
         elif stage == "photographs":
             _photographs(options)
+        elif stage == "photograph-quality":
+            _photograph_quality(options)
         elif stage == "evaluate":
             from zsclib.pocket.card import write_cards
             from zsclib.pocket.evaluation import evaluate
@@ -99,11 +102,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--caption-noise", type=float, help="of the pool: share of captions with a wrong fact")
     add("--vague", type=float, help="photographs: share of captions that name a superclass, or nothing")
     add("--data", type=Path, help="photographs: your folder of them, see data/photographs/README.md")
-    add("--out", type=Path, help="photographs: where the pool and the sets go")
+    add("--out", type=Path, help="photographs: where the pool and the sets go; photograph-quality: where they are")
     add("--sets", nargs="*", metavar="NAME", help="photographs: which labelled sets (default: all)")
     add("--frozen", action="store_true", help="restore: no U-Net and no image tower, to train a U-Net anew")
     add("--generators", type=Path, default=Path("results/generators"), help="earlier: where the folders go")
-    add("--limit", type=int, help="evaluate, scaling: images per measure (default: as many as the page shows)")
+    add("--limit", type=int, help="images per measure (default: as many as the page shows)")
     options = parser.parse_args(arguments)
     if options.stage == "photographs" and not (options.data and options.out):
         parser.error("photographs: say where your photographs are, --data PATH, and where the pool goes, --out PATH")
@@ -121,6 +124,25 @@ def _photographs(options: argparse.Namespace) -> None:
     print(counts.to_string(), f"\n{counts['pool'].sum()} images in {options.out / 'pool.parquet'}\n", flush=True)
     sets = write_sets(options.data, options.out / "sets", options.sets)
     print(sets.to_string(), f"\nin {options.out / 'sets'}")
+
+
+def _photograph_quality(options: argparse.Namespace) -> None:
+    from zsclib.paths import PHOTOGRAPHS
+    from zsclib.pocket.photograph_quality import growth, measure
+    from zsclib.workers import Execution
+
+    if options.out:
+        os.environ[PHOTOGRAPHS] = str(options.out.resolve())
+    folder, execution = options.records / "photographs", Execution(workers=Workers(os.cpu_count() or 1))
+    rows = measure(options.models, options.limit or 500, path=folder / "quality.json", execution=execution)
+    for name, measures in rows.items():
+        print(f"{name}: " + ", ".join(f"{what} {np.mean(values):.3f}" for what, values in measures.items()))
+    if checkpoints(options.checkpoints, "unet"):
+        grown = growth(
+            options.checkpoints, options.models, folder / "growth.json", options.limit or 300, execution
+        )
+        for row in grown:
+            print(f"{row['samples']:,} pairs: {np.mean(row['recognised']):.3f}, {np.mean(row['generated']):.3f}")
 
 
 def _pool(phase: PoolConfig, options: argparse.Namespace) -> Pool:

@@ -83,9 +83,14 @@ def quality_rows(quality: Mapping[str, Mapping[str, dict]]) -> list[list]:
 
 
 def psnr_of(images: np.ndarray, decoded: np.ndarray) -> float:
-    """Return the mean peak signal-to-noise ratio, in dB, of decoded images against the originals, both uint8."""
+    """Return the mean of `decibels`."""
+    return float(decibels(images, decoded).mean())
+
+
+def decibels(images: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Return the peak signal-to-noise ratio of each decoded image against its original, both uint8 (n, h, w, 3)."""
     mse = ((decoded.astype(np.float64) - images) ** 2).mean((1, 2, 3)) / 255**2            # (n,)
-    return float(-10 * np.log10(np.maximum(mse, 1e-10)).mean())
+    return -10 * np.log10(np.maximum(mse, 1e-10))
 
 
 def held_out_pairs(model: Path, part: str, n: int) -> list[Pair]:

@@ -92,10 +92,12 @@ def read_by_another_classifier(rows: Sequence[dict]) -> list[dict]:
     return [row for row in rows if row["judge"] != rows[-1]["judge"]]
 
 
-def saved_weights(folder: Path) -> Iterator[tuple[int, str, float, Path]]:
-    """Yield pairs in all, training, validation loss and path of the weights that U-Net trainings have saved."""
+def saved_weights(
+    folder: Path, trainings: Sequence[str] = UNET_PHASES
+) -> Iterator[tuple[int, str, float, Path]]:
+    """Yield pairs in all, training, validation loss and path of the weights that successive trainings have saved."""
     ends = {}  # training → pairs by its end
-    for training in UNET_PHASES:
+    for training in trainings:
         for newest in checkpoints(folder, training)[-1:]:
             meta = read_meta(newest)
             batch, begin = meta["plan"]["batch"], meta["facts"].get("begin")
