@@ -345,6 +345,12 @@ def test_what_the_page_says_of_the_diagram_is_what_its_record_says():
     drawn = "similarity of prompted"
     assert max(one.measured[drawn] for one in gadgets) < 0.5 * min(one.measured[drawn] for one in objects)
 
+    others, shipped = record.of(OTHER), {one.point.like: one for one in own}
+    assert len({one.point.generator for one in others}) == 4 and len({one.point.like for one in others}) == 2
+    for one in others:
+        assert one.accuracy("prompting") < shipped[one.point.like].accuracy("prompting")
+        assert gain(one, "prompting", "retrieval").value > 0
+
 
 # --- whole comparisons --------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
