@@ -23,7 +23,7 @@ from zsclib.datasets import load
 from zsclib.generator_pool import learnt_from
 from zsclib.images.files import encode_png
 from zsclib.images.parquet import class_names
-from zsclib.paths import PHOTOGRAPHS
+from zsclib.paths import WHERE_PHOTOGRAPHS_ARE
 from zsclib.pocket import photograph_sets, photographs
 from zsclib.pocket.photograph_captions import MIX, Mix, Photograph, caption, fill, load_words
 from zsclib.pocket.photograph_sets import words_of, write_sets
@@ -32,6 +32,7 @@ from zsclib.pools.captioned import open_pool
 from zsclib.prompts import ARTICLE, FOLDER, load_prompts, prompts_of
 from zsclib.prompts import fill as filled
 from zsclib.seeds import rng
+from zsclib.study.runner import own_files
 
 SPLITS = Path(__file__).resolve().parents[1] / "data" / "photographs" / "splits.parquet"
 
@@ -587,7 +588,7 @@ def test_the_prompts_that_ship_are_those_beside_the_sets():
 def test_photographs_are_known_by_name_once_their_folder_is_named(original, tmp_path, monkeypatch):
     photographs.write_pool(original.data, tmp_path / "pool.parquet", MIX, original.layout())
     write_sets(original.data, tmp_path / "sets", ["rsscn7"], original.layout())
-    monkeypatch.setenv(PHOTOGRAPHS, str(tmp_path))
+    monkeypatch.setenv(WHERE_PHOTOGRAPHS_ARE, str(tmp_path))
     by_name, by_path = (load(name, n=7, size=4) for name in ("photographs:rsscn7", f"parquet:{tmp_path}/sets/rsscn7"))
     assert np.array_equal(by_name.images, by_path.images) and by_name.classes == by_path.classes
     assert prompts_of("photographs:rsscn7", by_name.classes)[1] == "a satellite photo of a field"
@@ -595,16 +596,20 @@ def test_photographs_are_known_by_name_once_their_folder_is_named(original, tmp_
     assert pool.captions == open_pool(f"parquet:{tmp_path}/pool.parquet").captions and pool.name == "photographs"
     with pytest.raises(FileNotFoundError, match=r"sets/cifar10: they do not ship .*cifar10 is not there"):
         load("photographs:cifar10")
-    monkeypatch.delenv(PHOTOGRAPHS)
+    named = {"datasets": ["digits", "photographs:rsscn7"], "pool": "photographs"}
+    files = [name for name, *_ in own_files(named, tmp_path)]
+    assert files == ["prompts.yml", "test.parquet", "train.parquet", "validation.parquet", "pool.parquet"]
+    monkeypatch.delenv(WHERE_PHOTOGRAPHS_ARE)
+    assert own_files(named, tmp_path) == []
     for reach in (lambda: load("photographs:rsscn7"), lambda: learnt_from("photographs")):
         with pytest.raises(FileNotFoundError, match="where they are is not said; .*--photographs PATH"):
             reach()
 
 
 def test_commands_are_told_where_photographs_are(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv(PHOTOGRAPHS, "elsewhere")
+    monkeypatch.setenv(WHERE_PHOTOGRAPHS_ARE, "elsewhere")
     assert cli.main(["study", "no-such-chapter", "--photographs", str(tmp_path)]) == 2
-    assert os.environ[PHOTOGRAPHS] == str(tmp_path.resolve()) and "no-such-chapter" in capsys.readouterr().err
+    assert os.environ[WHERE_PHOTOGRAPHS_ARE] == str(tmp_path.resolve()) and "no-such-chapter" in capsys.readouterr().err
 
 
 def test_a_set_needs_its_own_files_only_and_an_unknown_one_is_named(made, tmp_path):
@@ -642,7 +647,7 @@ def test_models_are_measured_on_every_image_and_what_is_measured_stays(original,
     from zsclib.recipe import Recipe
 
     write_sets(original.data, tmp_path / "sets", ["cifar10", "rsscn7"], original.layout())
-    monkeypatch.setenv(PHOTOGRAPHS, str(tmp_path))
+    monkeypatch.setenv(WHERE_PHOTOGRAPHS_ARE, str(tmp_path))
     monkeypatch.setattr(quality, "TIMESTEPS", 2)
     monkeypatch.setattr(quality, "STEPS", 2)
     path, few = tmp_path / "quality.json", Recipe(steps=2, batch=4, checkpoints=1)
@@ -668,7 +673,7 @@ def test_growth_asks_every_unet_that_a_training_has_left_once(original, models, 
     from zsclib.recipe import Recipe
 
     write_sets(original.data, tmp_path / "sets", ["cifar10"], original.layout())
-    monkeypatch.setenv(PHOTOGRAPHS, str(tmp_path))
+    monkeypatch.setenv(WHERE_PHOTOGRAPHS_ARE, str(tmp_path))
     monkeypatch.setattr(quality, "TIMESTEPS", 2)
     monkeypatch.setattr(quality, "STEPS", 2)
     weights = dict(open_generator(models / "sd").unet.named_parameters())

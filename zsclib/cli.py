@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zsclib.paths import PHOTOGRAPHS, ROOT
+from zsclib.paths import ROOT, WHERE_PHOTOGRAPHS_ARE
 from zsclib.pretraining.command import add_pretrain
-from zsclib.study.command import add_photographs, add_study, add_workers, where
+from zsclib.study.command import add_photographs, add_study, add_workers, workers_of
 from zsclib.study.notebooks import notebook_names
 from zsclib.study.parameters import profile_names
 from zsclib.study.runs import run_names
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     if place := getattr(options, "photographs", None):
-        os.environ[PHOTOGRAPHS] = str(place.expanduser().resolve())  # kernels and workers have it from here
+        os.environ[WHERE_PHOTOGRAPHS_ARE] = str(place.expanduser().resolve())  # kernels and workers have it from here
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kernel is shut down, not left behind
     try:
         code = options.command(options) or 0
@@ -97,7 +97,7 @@ def _diagram(options: argparse.Namespace) -> None:
     from zsclib.workers import Execution, Workers
 
     folder = options.root / diagram.FOLDER
-    with Workers(where(options)) as workers:
+    with Workers(workers_of(options)) as workers:
         cache = Cache(options.root / "results" / "diagram" / "artefacts")
         execution = Execution(batch=options.batch, cache=cache, progress=ProgressBar(), workers=workers)
         diagram.run(folder, execution, device=options.device)
@@ -132,7 +132,7 @@ def _pool_index(options: argparse.Namespace) -> None:
     from zsclib.workers import Execution, Workers
 
     pool = open_pool(options.pool)
-    with Workers(where(options)) as workers:
+    with Workers(workers_of(options)) as workers:
         execution = Execution(batch=options.batch, progress=ProgressBar(), workers=workers)
         embeddings = embed(pool, options.clip, options.out, execution, options.device)
     kind = build_index(embeddings, options.out, options.kind).kind

@@ -35,7 +35,7 @@ WORLD = (
     *("objects", "objects-fine", "aerial", "gadgets", "pairs", "objects-shift", "printed-digits"),
     *("objects-hard", "objects-fine-hard", "objects-many", "aerial-hard", "gadgets-hard"),
 )
-OWN, PREFIXES = ("folder", "parquet", "hub"), ("folder:PATH", "parquet:PATH", "hub:ID")
+OWN, PREFIXES = ("folder", "parquet", "hub"), ("folder:PATH", "parquet:PATH", "hub:ID", "photographs:NAME")
 DIGIT_SPLITS = {"test": 300, "validation": 100, "train": 100}  # images per class, of 500
 FRESH_DIGITS = 190  # images per class of the split "fresh": those of "test" that had not been used when studies began
 USED_DIGITS = {0: 1000, 1: 100}  # seed of the order: how many of the first images of "test" are not fresh

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # the clone: notebooks/, data/, results/ and zsclib/ lie here
 DATA = ROOT / "data"
-PHOTOGRAPHS = "ZSC_PHOTOGRAPHS"  # the environment variable that says where the user's real photographs are
+WHERE_PHOTOGRAPHS_ARE = "ZSC_PHOTOGRAPHS"  # an environment variable
 
 
 def run_folder() -> Path:
@@ -31,13 +31,14 @@ def photographs(part: str) -> Path:
     Raises:
         FileNotFoundError: no folder is named, or it has no such part.
     """
-    folder = os.environ.get(PHOTOGRAPHS, "")
+    folder = os.environ.get(WHERE_PHOTOGRAPHS_ARE, "")
     path = Path(folder).expanduser() / part
     if not folder or not path.exists():
         where = f"{path} is not there" if folder else "where they are is not said"
         raise FileNotFoundError(
             f"photographs, {part}: they do not ship with this project, and {where}; data/photographs/README.md says "
-            f"how to make them from files of your own; give their folder by --photographs PATH, or as {PHOTOGRAPHS}"
+            "how to make them from files of your own; give their folder by --photographs PATH, or as "
+            f"{WHERE_PHOTOGRAPHS_ARE}"
         )
     return path
 

@@ -127,12 +127,12 @@ def _photographs(options: argparse.Namespace) -> None:
 
 
 def _photograph_quality(options: argparse.Namespace) -> None:
-    from zsclib.paths import PHOTOGRAPHS
+    from zsclib.paths import WHERE_PHOTOGRAPHS_ARE
     from zsclib.pocket.photograph_quality import growth, measure
     from zsclib.workers import Execution
 
     if options.out:
-        os.environ[PHOTOGRAPHS] = str(options.out.resolve())
+        os.environ[WHERE_PHOTOGRAPHS_ARE] = str(options.out.resolve())
     folder, execution = options.records / "photographs", Execution(workers=Workers(os.cpu_count() or 1))
     rows = measure(options.models, options.limit or 500, path=folder / "quality.json", execution=execution)
     for name, measures in rows.items():

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from diffusers import AutoencoderKL
 
 from zsclib.datasets import hold_out, load, open_listing
 from zsclib.hashing import hash_file
@@ -25,10 +24,10 @@ from zsclib.models.clip import open_clip
 from zsclib.models.generator import Generator, open_generator
 from zsclib.models.networks import new_network
 from zsclib.papers.diffusion_classifier import classify, nested, sequential
+from zsclib.papers.diffusion_classifier.study_plan import FEW_CLASSES
 from zsclib.paths import atomic
 from zsclib.pocket.evaluation import GUIDANCE, STEPS, TIMESTEPS, decibels
 from zsclib.pocket.scaling import load_averages, saved_weights
-from zsclib.pretraining.autoencoder import reconstructed
 from zsclib.prompts import PHOTOGRAPHS, fill, load_prompts
 from zsclib.recipe import Recipe
 from zsclib.sampling import sample
@@ -38,7 +37,6 @@ from zsclib.workers import Execution
 
 SETS = ("cifar10", "tiny-imagenet-20", "tiny-imagenet", "caltech101", "pacs-sketch", "rsscn7")
 JUDGED = "cifar10"  # whose classes are generated: of this set there are enough real images to learn from
-FEW = 20  # classes, up to which all are scored at all timesteps
 READER = Recipe(steps=3000, batch=64, checkpoints=10)  # of the network that reads generated images
 
 Rows = dict[str, dict[str, list[float]]]  # set → measure → one outcome per image
@@ -68,15 +66,14 @@ def measure(
         FileNotFoundError: there are no models, or no photographs.
     """
     generator, clip = open_generator(Path(models) / "sd"), open_clip(Path(models) / "clip")
-    vae = AutoencoderKL.from_pretrained(Path(models) / "sd" / "vae").eval()
     about = {"split": split, "n": n, "weights": _weights(models)}
     rows = _rows_in(path, about)
     for name in sets:
         if name in rows:
             continue
         images, prompts = images_of(name, split, n, generator.image_size), load_prompts(f"{PHOTOGRAPHS}:{name}")
-        left = decibels(images.images, reconstructed(vae, images.images))
-        own: dict[str, list[float]] = {"reconstruction": np.round(left, 2).tolist()}
+        decoded = generator.decode(generator.encode_images(images.images))
+        own: dict[str, list[float]] = {"reconstruction": np.round(decibels(images.images, decoded), 2).tolist()}
         for what, templates in (("CLIP", [prompts.template]), ("CLIP, ensemble", prompts.templates)):
             scores = clip.zero_shot(prompts.classes, templates).scores(images.images)
             own[what] = (scores.argmax(1) == images.labels).astype(int).tolist()
@@ -142,7 +139,7 @@ def read_by(name: str, size: int, recipe: Recipe = READER) -> TrainedNetwork:
 
 def _recognised(generator: Generator, name: str, images: ImageSet, execution: Execution) -> list[int]:
     prompts = load_prompts(f"{PHOTOGRAPHS}:{name}")
-    few = len(prompts.classes) <= FEW
+    few = len(prompts.classes) <= FEW_CLASSES  # all are scored at all timesteps
     rule = nested(TIMESTEPS, generator.T) if few else sequential(TIMESTEPS, T=generator.T)
     texts = fill(prompts.template, prompts.classes)
     result = classify(generator, images.images, texts, rule, execution=execution)
@@ -167,6 +164,7 @@ def _rows_in(path: Path | None, about: dict) -> Rows:
 
 
 def _write(path: Path, content: dict | list) -> None:
+    """Write JSON in one line: thousands of zeros and ones would have a line each."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(content) + "\n")
 

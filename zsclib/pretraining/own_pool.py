@@ -149,6 +149,8 @@ def _taken_up(begin: Path | None, folder: Path, sizes: Sizes) -> tuple[str, ...]
             raise FileNotFoundError(f"{begin}: no models to begin from, {name}/training.json is missing")
         earlier |= json.loads(path.read_text())
     phases = tuple(name for name in earlier if _is_unet(name))
+    if not phases:
+        raise ValueError(f"{begin}: by its training.json, sd has no U-Net that could be trained on")
     theirs = earlier[phases[-1]]["facts"].get("sizes")
     if theirs != json.loads(json.dumps(asdict(sizes))):
         raise ValueError(f"{begin}: its models have the sizes {theirs}, not {asdict(sizes)}; say the same ones")

@@ -23,7 +23,7 @@ def add_study(commands: argparse._SubParsersAction) -> None:
 
 
 def add_workers(parser: argparse.ArgumentParser, at_once: str) -> None:
-    """Add the options that say who computes, and how much at once; `where` reads the first."""
+    """Add the options that say who computes, and how much at once; `workers_of` reads the first."""
     where = "processes, or the address of a Dask scheduler (default: %(default)s)"
     parser.add_argument("--workers", default="1", help=where)
     parser.add_argument("--batch", type=int, default=256, help=f"{at_once} at once (default: %(default)s)")
@@ -35,7 +35,7 @@ def add_photographs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photographs", type=Path, metavar="PATH", help=what)
 
 
-def where(options: argparse.Namespace) -> int | str:
+def workers_of(options: argparse.Namespace) -> int | str:
     """Return the workers that were asked for."""
     return int(options.workers) if options.workers.isdigit() else options.workers
 
@@ -55,7 +55,7 @@ def _study(options: argparse.Namespace) -> None:
         return
     frozen = freeze.read_freeze(chapter, root)
     package = import_module(f"zsclib.papers.{freeze.paper_of(chapter)}.outcomes")
-    with Workers(where(options)) as workers:
+    with Workers(workers_of(options)) as workers:
         cache = Cache(root / "results" / "studies" / chapter / "artefacts")
         execution = Execution(batch=options.batch, cache=cache, progress=ProgressBar(), workers=workers)
         done = records.run_study(frozen, package, execution, options.device, root)

@@ -20,7 +20,8 @@ from typing import NamedTuple, TextIO
 
 from zsclib.hashing import hash_json
 from zsclib.images.selection import located
-from zsclib.paths import ROOT, atomic, locked, remove_unfinished, write_json
+from zsclib.paths import ROOT, atomic, locked, photographs, remove_unfinished, write_json
+from zsclib.prompts import PHOTOGRAPHS
 from zsclib.study import kernel
 from zsclib.study.kernel import RunError
 from zsclib.study.notebooks import (
@@ -94,8 +95,9 @@ def plan(
 def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, int, int]]:
     """Return path, size and time of change of all files that parameters name, but for those the library's hash reads.
 
-    A parameter names files if it is a path, or `folder:PATH`, `parquet:PATH` or `parquet:PATH?COLUMN=VALUE`, or a list
-    of these. Of a folder's files the path within it counts: an image that moves to another class is another set.
+    A parameter names files if it is a path, or `folder:PATH`, `parquet:PATH` or `parquet:PATH?COLUMN=VALUE`, or real
+    photographs, or a list of these. Of a folder's files the path within it counts: an image that moves to another class
+    is another set.
     """
     hashed = [root / "data" / folder for folder in DATA_OF_RESULTS]
     listing: list[tuple[str, int, int]] = []
@@ -103,8 +105,7 @@ def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, i
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str) or not text or len(text) >= 4096:
                 continue
-            path = root / Path(text.removeprefix("folder:").removeprefix("parquet:")).expanduser()
-            path, _ = located(path)
+            path = _place_of(text, root)
             if not path.exists():
                 continue
             if any(path.resolve().is_relative_to(folder) for folder in hashed):
@@ -114,6 +115,17 @@ def own_files(parameters: Mapping[str, object], root: Path) -> list[tuple[str, i
                 place = file.relative_to(path).as_posix() if path.is_dir() else file.name
                 listing.append((place, file.stat().st_size, file.stat().st_mtime_ns))
     return listing
+
+
+def _place_of(text: str, root: Path) -> Path:
+    """Return where the files lie that a parameter names, if it names some."""
+    kind, _, name = text.partition(":")
+    if kind == PHOTOGRAPHS:
+        try:
+            return photographs(f"sets/{name}" if name else "pool.parquet")
+        except FileNotFoundError:
+            return root / text
+    return located(root / Path(text.removeprefix("folder:").removeprefix("parquet:")).expanduser())[0]
 
 
 def stale_because(
