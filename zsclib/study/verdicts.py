@@ -170,8 +170,8 @@ def verdict_table(judgements: Mapping[str, Judgement], percent: bool = True) -> 
     for judged in judgements.values():
         claim = judged.claim
         points = percent and claim.unit == "points"
-        shown = [f"{name} {_difference(e, points)}" for name, e in judged.effects.items()]
-        mean = [_difference(judged.pooled, points)] if len(shown) > 1 else []
+        shown = [f"{name} {shown_difference(e, points)}" for name, e in judged.effects.items()]
+        mean = [shown_difference(judged.pooled, points)] if len(shown) > 1 else []
         mean += [str(judged.heterogeneity)] if judged.heterogeneity else []
         rows.append(
             {
@@ -245,16 +245,25 @@ def _judgement(claim: Claim, differences: Mapping[str, ArrayLike | Estimate]) ->
     )
 
 
-def _effect(claim: Claim, name: str, values: ArrayLike | Estimate) -> Effect:
-    try:
-        if not isinstance(values, Estimate):
-            return effect(values)
-        if not -math.inf < values.low <= values.high < math.inf:
-            raise ValueError(f"[{values.low}, {values.high}] is not an interval")
-    except ValueError as error:
-        raise ValueError(f"judge: claim {claim.id}, set {name}: {error}") from None
+def effect_of(values: ArrayLike | Estimate) -> Effect:
+    """Return the effect on one set: of paired differences (`effect`), or of an estimate with its 95 % interval.
+
+    Raises:
+        ValueError: differences that `effect` does not take, or an interval that is none.
+    """
+    if not isinstance(values, Estimate):
+        return effect(values)
+    if not -math.inf < values.low <= values.high < math.inf:
+        raise ValueError(f"[{values.low}, {values.high}] is not an interval")
     se = (values.high - values.low) / (2 * stats.norm.ppf(0.975))
     return Effect(values.value, (values.low + values.high) / 2, float(se), math.inf, values.n)
+
+
+def _effect(claim: Claim, name: str, values: ArrayLike | Estimate) -> Effect:
+    try:
+        return effect_of(values)
+    except ValueError as error:
+        raise ValueError(f"judge: claim {claim.id}, set {name}: {error}") from None
 
 
 def _overall(claim: Claim, estimates: Mapping[str, Estimate], by_set: Mapping[str, str], mean: str) -> str:
@@ -325,7 +334,8 @@ def _signed(value: float) -> str:
     return f"{value:+.4g}".replace("-", "−")
 
 
-def _difference(estimate: Estimate, points: bool) -> str:
+def shown_difference(estimate: Estimate, points: bool = True) -> str:
+    """Return a difference with its interval as text, in percentage points or as a plain number."""
     scale, digits = (100, 1) if points else (1, 3)
     value, low, high = (f"{scale * x:+.{digits}f}".replace("-", "−") for x in estimate[:3])
     return f"{value} ({low} to {high})"

@@ -241,7 +241,8 @@ def rule_table(record: Record) -> HTML:
         chosen = [o.accuracy(one.choice(o.measured[POOL], o.point.shots)) for o in held_out]
         decided = accuracy(tested.wrong[tested.decided]) if tested.decided.any() else None
         numbers = np.mean(chosen), tested.gain.mean(), np.mean(best) - np.mean(chosen)
-        rows.append([name, accuracy(tested.wrong), decided, *(100 * float(number) for number in numbers)])
+        percent = [f"{100 * number:.1f}".replace("-", "−") for number in numbers]
+        rows.append([name, accuracy(tested.wrong), decided, *percent])
     heads = ["choice", "wrong", "wrong where one wins", "mean accuracy, %", "over the majority, points"]
     heads += ["below the best at each point, points"]
     return table(rows, heads)
