@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from zsclib.pretraining.sizes import Amounts, Sizes
+from zsclib.study.command import add_photographs
 
 SIZES = {
     "image_side": "side of images in pixels",
@@ -46,6 +47,7 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     add("--minutes", type=float, metavar="M", help="stop after so many, to be resumed")
     add("--workers", type=int, default=1, metavar="N", help="processes that decode images (default: %(default)s)")
     add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add_photographs(parser)
     parser.set_defaults(command=_pretrain)
 
 
