@@ -18,7 +18,8 @@ ROLES = {  # what a network was trained on, or what else classifies; all others 
     **dict.fromkeys(("real images", "real only", "twice the real", "oversampled", "classical", "shots only"), "real"),
     **dict.fromkeys(("retrieved by text", "retrieved by images", "retrieved by both", "random pool"), "retrieved"),
     **dict.fromkeys(("retrieved", "retrieved and DataDream"), "retrieved"),
-    **dict.fromkeys(("CLIP, zero-shot", "linear probe"), "clip"),
+    **dict.fromkeys(("CLIP, zero-shot", "linear probe", "CLIP", "CLIP, ensemble"), "clip"),
+    "diffusion classifier": "diffusion",
 }
 Estimates = Mapping[str, Mapping[str, Estimate]]  # target -> name -> estimate
 
