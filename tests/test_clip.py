@@ -113,6 +113,8 @@ def test_bad_class_names_and_templates(clip):
             clip.zero_shot(classes, templates)
     with pytest.raises(ValueError, match="cannot tell them apart"):
         clip.zero_shot(CLASSES, ["a very long story about nothing at all that ends with a {}"])
+    with pytest.raises(ValueError, match="'F-16A' and 'F-16a' are the same words to this model"):
+        clip.zero_shot(["F-16A", "cat", "F-16a"], ["a photo of a {}"])
     with pytest.raises(ValueError, match="one or more texts"):
         clip.encode_texts([])
 

@@ -29,8 +29,8 @@ from zsclib.sampling import sample
 from zsclib.workers import Execution
 
 SIZE = 16
-OWN = Own(classes={"a": "F-16A/B", "b": "F-16a/b", "c": "cat"}, template="an aircraft photo of a {}")
-FOLDERS = ["0 F-16A-B", "1 F-16a-b", "cat"]
+OWN = Own(classes={"a": "F-16A/B", "b": "F-16A-B", "c": "cat"}, template="an aircraft photo of a {}")
+FOLDERS = ["0 F-16A-B", "1 F-16A-B", "cat"]
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +80,20 @@ def run(setting, target, execution, tmp_path_factory) -> tuple[Path, pd.DataFram
 
 def test_what_is_read_is_shown_first(setting, target):
     table = classes_read(setting, target)
-    assert table["class"].tolist() == ["F-16A/B", "F-16a/b", "cat"]
+    assert table["class"].tolist() == ["F-16A/B", "F-16A-B", "cat"]
     assert table["prompt"].tolist()[::2] == ["an aircraft photo of a F-16A/B", "an aircraft photo of a cat"]
     assert [table[name].tolist() for name in ("shots", "validation", "test")] == [[2] * 3, [2] * 3, [3] * 3]
     with pytest.raises(ValueError, match="'F-16A/B' 4"):
         classes_read(replace(setting, shots=3), target)
+    in_case_only = replace(OWN, classes={"a": "F-16A", "b": "F-16a", "c": "cat"})
+    with pytest.raises(ValueError, match="classes 'F-16A' and 'F-16a' are the same words to this model"):
+        classes_read(replace(setting, own=in_case_only), target)
 
 
 def test_every_class_has_an_adapter_in_a_folder_of_its_own(run):
     folder, left, _ = run
     assert left["scope"].tolist() == ["by class"] * 3 + ["all classes"]
-    assert left["class"].tolist() == ["F-16A/B", "F-16a/b", "cat", "all"]
+    assert left["class"].tolist() == ["F-16A/B", "F-16A-B", "cat", "all"]
     assert left["folder"].tolist() == [f"adapters/planes/by class/{name}" for name in FOLDERS] + [
         "adapters/planes/all classes"
     ]
@@ -99,7 +102,7 @@ def test_every_class_has_an_adapter_in_a_folder_of_its_own(run):
     assert left["samples"].tolist() == [16] * 3 + [48] and left["adapter"].nunique() == 4
     assert (left["loss after"] < left["loss before"]).any() and left["loss after"].notna().all()
     about = json.loads((folder / "adapters/planes/by class/about.json").read_text())
-    assert about["classes"] == dict(zip(["F-16A/B", "F-16a/b", "cat"], FOLDERS, strict=True))
+    assert about["classes"] == dict(zip(["F-16A/B", "F-16A-B", "cat"], FOLDERS, strict=True))
     assert about["prompts"]["cat"] == "an aircraft photo of a cat"
 
 
@@ -123,7 +126,7 @@ def test_adapters_that_were_left_are_opened_again_by_class(run, setting, target,
     folder, left, _ = run
     base = open_tuning(setting)
     by_class = open_adapters(base, folder / "adapters/planes/by class")
-    assert list(by_class) == ["F-16A/B", "F-16a/b", "cat"]
+    assert list(by_class) == ["F-16A/B", "F-16A-B", "cat"]
     assert [adapter_hash(generator) for generator in by_class.values()] == left["adapter"].tolist()[:3]
     tuned = adapted(setting, shots(setting, target, 0), execution, "by class")
     for name in by_class:
@@ -164,7 +167,7 @@ def test_generated_sets_are_left_as_folders_of_images(run, setting):
     assert again.classes == tuple(FOLDERS) and len(again) == 6
     manifest = pd.read_csv(place / "manifest.csv")
     assert manifest["file"].tolist() == [f"{name}/00000{i}.png" for name in FOLDERS for i in range(2)]
-    assert manifest["class"].tolist()[::2] == ["F-16A/B", "F-16a/b", "cat"] and manifest["seed"].nunique() == 6
+    assert manifest["class"].tolist()[::2] == ["F-16A/B", "F-16A-B", "cat"] and manifest["seed"].nunique() == 6
     assert manifest["adapter"].tolist()[::2] == left["adapter"].tolist()[:3]
     base = open_tuning(setting)
     first = manifest.iloc[0]

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, CLIPModel
 
 from zsclib.checks import check_images, check_prompts
-from zsclib.models.folders import check_truncation, find_folder, open_part, quietly
+from zsclib.models.folders import check_told_apart, check_truncation, find_folder, open_part, quietly
 from zsclib.prompts import fill
 
 AT_ONCE = 256  # images or texts in one pass
@@ -96,9 +96,13 @@ class Clip:
         Args:
             classes: class names in label order, all different.
             templates: one or more sentences with {} for the name.
+
+        Raises:
+            ValueError: no templates, or two classes whose prompts are the same tokens.
         """
         if isinstance(templates, str) or not templates:
             raise ValueError(f"templates must be a list of one or more sentences, got {templates!r}")
+        check_told_apart([self.tokenizer], fill(templates[0], classes), classes)
         prompts = [prompt for template in templates for prompt in fill(template, classes)]
         embedded = self.encode_texts(prompts).view(len(templates), len(classes), -1)
         classifier = copy.copy(self)

@@ -28,7 +28,7 @@ from zsclib.checks import check_prompts, is_integer
 from zsclib.images.image_set import ImageSet
 from zsclib.images.strong_augmentation import strong_augmentation, weak_augmentation
 from zsclib.models.clip import Clip
-from zsclib.models.folders import check_truncation
+from zsclib.models.folders import check_told_apart, check_truncation
 from zsclib.models.personalised import sharing_copy
 from zsclib.recipe import Recipe, cutmix, learning_rate_at, mixed_indices
 from zsclib.seeds import own_randomness, rng, seed_of, torch_generator
@@ -267,6 +267,7 @@ def _checked(
     check_truncation([clip.tokenizer], prompts)
     if len(prompts) != len(classes):
         raise ValueError(f"tune_clip: {len(classes)} classes need as many prompts, got {len(prompts)}")
+    check_told_apart([clip.tokenizer], prompts, classes)
     for name, one in sets.items():
         if one.classes != classes:
             raise ValueError(f"tune_clip: {name} has the classes {one.classes}, others {classes}")

@@ -139,6 +139,21 @@ def check_truncation(tokenizers: Sequence[Any], prompts: Sequence[str]) -> None:
             )
 
 
+def check_told_apart(tokenizers: Sequence[Any], prompts: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise ValueError where the prompts of two classes are the same tokens to every tokenizer.
+
+    CLIP's reads no capitals, so that to it "F-16A" and "F-16a" are one class.
+    """
+    first: dict[tuple, str] = {}
+    for prompt, name in zip(prompts, classes, strict=True):
+        tokens = tuple(tuple(tokenizer(prompt, verbose=False).input_ids) for tokenizer in tokenizers)
+        if tokens and (other := first.setdefault(tokens, name)) != name:
+            raise ValueError(
+                f"the classes {other!r} and {name!r} are the same words to this model, which reads {prompt!r} without "
+                "capitals or the like, so it cannot tell them apart; give one of them another name"
+            )
+
+
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Hold back what transformers prints to stderr (bars, notes) while something is imported or opened."""

@@ -19,12 +19,13 @@ import pandas as pd
 
 from zsclib.extra import counts
 from zsclib.images.class_folders import ABOUT, folder_names, to_folder
+from zsclib.models.folders import check_told_apart
 from zsclib.models.generator import Generator
 from zsclib.models.lora import load_adapter, save_adapter
 from zsclib.own_sets import set_name
 from zsclib.papers.datadream.arms import make_set
 from zsclib.papers.datadream.generated_arms import BY_CLASS, SCOPES, adapted, adapter_hash
-from zsclib.papers.datadream.training_sets import Setting, class_prompts, shots
+from zsclib.papers.datadream.training_sets import Setting, class_prompts, open_filter, shots
 from zsclib.paths import run_folder, write_json
 from zsclib.workers import Execution
 
@@ -35,11 +36,14 @@ def classes_read(setting: Setting, target: str, seed: int = 0) -> pd.DataFrame:
     """Return a row per class: its name, its prompt, and how many images are shots, validation and test images.
 
     Raises:
-        FileNotFoundError, ValueError: the set is not there, or not fit (`zsclib.papers.datadream.training_sets.shots`).
+        FileNotFoundError, ValueError: the set is not there, or not fit (`zsclib.papers.datadream.training_sets.shots`),
+            or two of its classes are the same words to the CLIP.
     """
     one = shots(setting, target, seed)
+    prompts = class_prompts(setting, one)
+    check_told_apart([open_filter(setting).tokenizer], prompts, one.real.classes)
     columns = {"shots": one.real, "validation": one.validation, "test": one.test}
-    facts = {"class": one.real.classes, "prompt": class_prompts(setting, one)}
+    facts = {"class": one.real.classes, "prompt": prompts}
     return pd.DataFrame(facts | {name: counts(images) for name, images in columns.items()})
 
 
