@@ -14,6 +14,7 @@ from zsclib.images.image_set import ImageSet
 from zsclib.models import clip_lora
 from zsclib.models.clip import Clip, open_clip
 from zsclib.models.clip_lora import ClipRecipe, add_adapters, tune_clip
+from zsclib.papers.datadream.method import two_sources
 from zsclib.recipe import Recipe, learning_rate_at
 
 CLASSES = ("red", "green", "blue")
@@ -367,3 +368,19 @@ def test_a_loss_that_is_not_finite(clip, real):
 def test_recipes_that_cannot_be(name, value):
     with pytest.raises(ValueError, match=f"ClipRecipe: {name} must be"):
         ClipRecipe(**{name: value})
+
+
+def test_a_step_minimises_the_loss_that_the_paper_has_on_its_own_augmented_batch(clip, real, synthetic):
+    """`method.two_sources`, which fits a screen, is what is tuned."""
+    recipe = replace(SHORT, dropout=0.0, mix=0.0, real_weight=0.7, crop=0.6, strong=False)
+    sources, when = clip_lora._sources(real, synthetic, recipe), (3, 1)
+    batches = [
+        (clip_lora._augmented(clip, images.images[index], recipe, name, when), torch.from_numpy(images.labels[index]))
+        for name, index in clip_lora._batch(sources, recipe, when).items()
+        for images in [sources[name].images]
+    ]
+    texts = clip.encode_texts(PROMPTS)
+    slow = two_sources(lambda x: clip.logits(clip.image_features(x), texts), *batches, 0.7)
+    fast = clip_lora._loss(clip, clip.tokens(PROMPTS), sources, recipe, when)
+    assert len(batches[0][1]) == len(batches[1][1]) == 4
+    assert float(fast) == pytest.approx(float(slow), rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from types import SimpleNamespace
 
@@ -424,6 +425,8 @@ def test_each_of_the_ten_sets_has_a_run_with_the_published_numbers_beside_it():
         assert tuple(run.parameters["arms"]) == ARMS
         assert run.parameters["allow_network"] is True and run.parameters["device"] == "cuda"
         assert run.parameters["shots"] == 16 and run.parameters["per_class"] == 500 and run.parameters["rank"] == 16
+        assert run.parameters["tuning_rate"] == 1e-4 and run.parameters["tuning_samples"] == 16 * 200
+        assert run.parameters["real_weight"] == 0.8 and run.parameters["strong"] is True
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
@@ -438,6 +441,15 @@ def test_hours_are_those_of_the_stated_arithmetic(path):
     seconds = p.seeds * (generating + tuning) + 15 * (p.seeds + 2) * p.classifier_steps * step + 10_000_000 / 500
     assert run.hours == pytest.approx(seconds / 3600, rel=0.01, abs=0.6)
     assert p.classifier_steps == min(round(10 * 2 * p.per_class * classes / 64), 20_000)
+    held, adapters = re.search(r"= ([\d.]+) GB of the machine's; .* = ([\d.]+) GB of the card's", said(path)).groups()
+    images = len(p.arms) * p.per_class * classes * p.size**2 * 3
+    assert float(held) == pytest.approx(images / 1e9, rel=0.03, abs=0.06)
+    assert float(adapters) == pytest.approx(classes * (3_319_808 + 3_014_656) * (4 + 2) / 1e9, rel=0.05, abs=0.06)
+
+
+def said(path) -> str:
+    """Return a file's comments as one line."""
+    return " ".join(line.lstrip("# ") for line in path.read_text("utf-8").splitlines() if line.startswith("#"))
 
 
 def test_the_table_s_columns_are_those_that_the_module_describes():

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from zsclib.extra import Extra
+from zsclib.images.image_set import ImageSet
 from zsclib.papers.datadream.contrasts import BY_CLASS, EPOCH_BY_TEST, PROMPTED, SHOTS, ZERO_SHOT, changed
 from zsclib.study.figures import datadream as figures
 from zsclib.study.stats import interval
@@ -55,6 +57,18 @@ def test_costs_stand_beside_gains(outcomes):
     costs = pd.DataFrame({"arm": [PROMPTED, "retrieved"], "denoiser evaluations": [320.0, 0.0]})
     html = figures.costs_table(costs, gains).data
     assert gains[figures.ALONE][PROMPTED].points() in html and "320" in html
+
+
+def test_to_how_many_images_arms_are_cut_is_said_in_words():
+    def extra(*delivered: int) -> Extra:
+        labels = np.repeat(np.arange(3), delivered)
+        images = ImageSet(np.zeros((len(labels), 2, 2, 3), np.uint8), labels, ("a", "b", "c"))
+        report = pd.DataFrame({"wanted": [4] * 3})
+        return Extra(images=images, report=report, evaluations=0.0, tuning_samples=0, seconds=0.0)
+
+    assert figures.cut({PROMPTED: extra(4, 4, 4)}) == "Every arm has 4 images of every class."
+    text = figures.cut({PROMPTED: extra(4, 4, 4), "retrieved": extra(4, 0, 3)})
+    assert "Of 2 of 3 classes" in text and "b 0 (retrieved), c 3 (retrieved)." in text and "Of 1 none is left" in text
 
 
 def test_a_learning_curve_counts_the_adapters_that_have_turned_up():

@@ -58,11 +58,22 @@ def test_a_choice_stands_with_all_that_it_was_made_among_and_with_every_seed(cho
     ]
 
 
+def test_accuracies_at_every_check_are_those_of_the_middle_rate(choices):
+    rows = rows_of(figures.checks_table(choices).data)
+    assert rows == [
+        [f"{SHOTS}, alone, CLIP", "50, 60, 80", "50, 60, 80"],
+        [f"{PROMPTED}, alone, CLIP", "50, 60, 80", "–"],
+    ]
+
+
 def test_costs_are_means_and_deliveries_the_fewest(choices):
     rows = {row[0]: row[1:] for row in rows_of(figures.sets_table(choices).data)}
     assert rows["prompted; 16 shots"] == ["16", "0", "200", "–", "–", "4", "–"]
     assert rows[f"{DISEF}; 16 shots"][2:5] == ["400", "2", "10 %"]
-    assert rows[f"{BY_CLASS}; 16 shots"][1] == "800"
+    assert rows[f"{BY_CLASS}; 16 shots"][1] == "400"  # of each of two classes
+    gained = {"prompted; 16 shots": ("+1.0 points", None)}
+    beside = {row[0]: row[1:] for row in rows_of(figures.sets_table(choices, gained).data)}
+    assert beside["prompted; 16 shots"][5:7] == ["+1.0 points", "–"] and beside[f"{DISEF}; 16 shots"][5:7] == ["–", "–"]
     fewer = {"digits": {"sets-0": {"prompted; 1 shots": made(1.0, delivered=[9, 9])}}}
     assert rows_of(figures.sets_table(fewer).data)[0][-1] == "9 / 4"
 
@@ -77,7 +88,7 @@ def test_losses_are_those_of_the_adapters_one_for_all_classes_or_one_for_each(ch
 
 @pytest.mark.parametrize("nothing", [{}, {"digits": {}}])
 def test_with_nothing_on_record_there_are_no_rows(nothing):
-    for table in (figures.choices_table, figures.sets_table, figures.losses_table):
+    for table in (figures.choices_table, figures.checks_table, figures.sets_table, figures.losses_table):
         assert rows_of(table(nothing).data) == []
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import yaml
 
 from zsclib.papers.datadream.classifiers import Cell
 from zsclib.papers.datadream.contrasts import (
+    ALL_CLASSES,
     BY_CLASS,
     DISEF,
     PROMPTED,
@@ -20,8 +23,9 @@ from zsclib.papers.datadream.contrasts import (
     changed,
 )
 from zsclib.papers.datadream.experiments import CHANGES, name_of
+from zsclib.paths import DATA
 from zsclib.study.figures import datadream_study as figures
-from zsclib.study.stats import interval
+from zsclib.study.stats import effect, interval, mean_effect
 
 TARGETS, RANK = ("digits", "gadgets-hard"), next(iter(CHANGES))
 
@@ -44,6 +48,7 @@ def outcomes() -> dict:
         put(Cell("", BY_CLASS, n=n, with_shots=both), 0.6, TARGETS[:1])
     put(Cell("", changed(BY_CLASS, RANK)), 0.6, TARGETS[1:])
     put(Cell("", changed(SHOTS, TWICE), n=0), 0.7)
+    put(Cell("", changed(SHOTS, TWICE), n=0, classifier="scratch"), 0.5)
     for arm, n in ((SHOTS, 0), (PROMPTED, 64)):
         put(Cell("", arm, n=n, classifier="scratch"), 0.5)
     return every
@@ -56,7 +61,13 @@ def dots(ax, fill: str) -> list:
 def test_each_arm_has_a_dot_alone_and_an_open_one_with_the_shots(outcomes):
     figure = figures.study_gains(outcomes)
     first, second = figure.axes
-    assert [label.get_text() for label in first.get_yticklabels()] == [PROMPTED, DISEF, BY_CLASS, RETRIEVED, ZERO_SHOT]
+    assert [label.get_text() for label in first.get_yticklabels()] == [
+        PROMPTED,
+        DISEF,
+        BY_CLASS,
+        RETRIEVED,
+        ZERO_SHOT,
+    ]
     assert [len(dots(ax, "full")) for ax in (first, second)] == [5, 4]  # DISEF was measured on one of them
     assert [len(dots(ax, "none")) for ax in (first, second)] == [3, 3]
     base = outcomes[name_of(Cell("", SHOTS, n=0))]["digits"]
@@ -75,13 +86,65 @@ def test_curves_go_through_what_was_measured(outcomes):
     plt.close(figure)
     figure = figures.over_shots(outcomes, with_shots=False)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
-    assert all(lines[arm].get_xdata().tolist() == [1, 4, 16] for arm in (SHOTS, PROMPTED, BY_CLASS, RETRIEVED))
+    assert all(
+        lines[arm].get_xdata().tolist() == [1, 4, 16] for arm in (SHOTS, PROMPTED, BY_CLASS, RETRIEVED)
+    )
     assert len(set(lines[PROMPTED].get_ydata())) == 1 and len(set(lines[BY_CLASS].get_ydata())) == 3
     plt.close(figure)
     figure = figures.over_images(outcomes)
     drawn = [ax for ax in figure.axes if ax.axison]
     assert len(drawn) == 1 and drawn[0].lines[0].get_xdata().tolist() == [16, 64, 256]
     plt.close(figure)
+
+
+def test_where_adapters_of_all_classes_alone_were_measured_at_several_shots_they_are_drawn(outcomes):
+    for k in (4, 16):
+        for arm, n, both in ((SHOTS, 0, False), (ALL_CLASSES, 64, False), (ALL_CLASSES, 64, True)):
+            name = name_of(Cell("", arm, shots=k, n=n, with_shots=both))
+            outcomes.setdefault(name, {})["objects-fine-hard"] = np.full((3, 60), 0.5)
+    figure = figures.over_shots(outcomes, with_shots=False)
+    assert [ax.get_title() for ax in figure.axes if ax.axison] == [*TARGETS, "objects-fine-hard"]
+    assert {line.get_label() for line in figure.axes[2].lines} == {SHOTS, ALL_CLASSES}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {BY_CLASS, ALL_CLASSES}
+    plt.close(figure)
+
+
+def test_published_differences_stand_beside_ours_where_a_target_has_the_role(outcomes):
+    outcomes[name_of(Cell("", ALL_CLASSES, with_shots=True))] = {"gadgets-hard": np.ones((3, 60))}
+    published = yaml.safe_load((DATA / "published/datadream.yml").read_text("utf-8"))
+    rows = re.findall("<tr>(.*?)</tr>", figures.published_table(outcomes, published).data.replace("\n", ""))[
+        0:
+    ]
+    cells = {
+        tuple(re.findall("<td>(.*?)</td>", row)[:2]): re.findall("<td>(.*?)</td>", row)[2:] for row in rows
+    }
+    (aircraft,) = (own for (what, name), own in cells.items() if name == "Aircraft" and what.startswith("16"))
+    ours = interval(1 - outcomes[name_of(Cell("", SHOTS, n=0))]["gadgets-hard"]).points()
+    assert aircraft == ["72.3 \N{MINUS SIGN} 59.3 = +13.0", "gadgets-hard", ours]
+    (textures,) = (own for (what, name), own in cells.items() if name == "DTD" and what.startswith("4"))
+    assert textures == ["56.0 \N{MINUS SIGN} 60.1 = \N{MINUS SIGN}4.1", "–", "–"]
+    assert len(cells) == 10 + 7
+
+
+def test_gains_are_means_over_the_targets_that_have_the_arm(outcomes):
+    gains = figures.mean_gains(outcomes)
+    base = outcomes[name_of(Cell("", SHOTS, n=0))]
+    alone, both = (outcomes[name_of(Cell("", PROMPTED, with_shots=way))] for way in (False, True))
+    expected = mean_effect([effect(alone[target] - base[target]) for target in TARGETS]).interval().points()
+    assert gains[f"{PROMPTED}; 16 shots"][0] == expected and gains[f"{PROMPTED}; 4 shots"][0] is None
+    assert gains[f"{DISEF}; 16 shots"] == (
+        interval(outcomes[name_of(Cell("", DISEF))]["digits"] - base["digits"]).points(),
+        None,
+    )
+    assert both and set(gains) >= {f"{BY_CLASS}; {k} shots" for k in (1, 4, 16)}
+
+
+def test_levels_have_names_that_a_record_takes(outcomes):
+    levels = figures.study_levels(outcomes)
+    alone = outcomes[name_of(Cell("", SHOTS, n=0))]["gadgets-hard"]
+    assert levels["study_gadgets_hard_shots_only"].value == pytest.approx(alone.mean())
+    assert "study_digits_prompted_with_shots" in levels and "study_digits_clip_zero_shot" in levels
+    assert all(name.isidentifier() for name in levels)
 
 
 def test_a_change_stands_against_the_same_arm_and_a_gap_where_nothing_was_measured(outcomes):
@@ -91,7 +154,7 @@ def test_a_change_stands_against_the_same_arm_and_a_gap_where_nothing_was_measur
     assert interval(other - usual).points() in html and html.count("points") == 1 + 2  # and of the shots
     assert html.count("<tr>") == 2 and ">–<" in html  # beside the head
     scratch = figures.scratch_table(outcomes).data
-    assert scratch.count("<tr>") == 2 and PROMPTED in scratch
+    assert scratch.count("<tr>") == 3 and PROMPTED in scratch and changed(SHOTS, TWICE) in scratch
 
 
 def test_classes_are_drawn_where_all_was_kept(outcomes):
@@ -107,10 +170,12 @@ def test_classes_are_drawn_where_all_was_kept(outcomes):
 def test_a_record_of_some_arms_is_shown_as_far_as_it_goes(outcomes):
     some = {name: by_target for name, by_target in outcomes.items() if name.startswith(f"{SHOTS}; 16")}
     assert figures.targets_of(some) == list(TARGETS)
-    drawn = (figures.over_images(some), figures.over_shots(some, False), figures.classes(some, {"digits": {}}))
-    for figure in drawn:
-        assert not any(ax.axison for ax in figure.axes)
-        plt.close(figure)
+    drawn = (
+        figures.over_images(some),
+        figures.over_shots(some, False),
+        figures.classes(some, {"digits": {}}),
+    )
+    assert drawn == (None, None, None)
     assert "<tr>" not in figures.changes_table(some).data
 
 

@@ -179,6 +179,8 @@ def test_another_base_model_and_broken_files_are_refused(sd, folders, file, tmp_
     save_file(tensors, foreign, metadata)
     with pytest.raises(ValueError, match="foreign.safetensors: the adapter does not fit the network: .* got \\(1,\\)"):
         load_adapter(sd, foreign)
+    with pytest.raises(ValueError, match=r"tuned on a base model in float32, and this one is in torch.bfloat16"):
+        load_adapter(open_generator(folders["stable_diffusion_1"], dtype=torch.bfloat16), file)
     with pytest.raises(FileNotFoundError, match="no adapter at"):
         load_adapter(sd, tmp_path / "nothing")
     with pytest.raises(ValueError, match="has no adapter"):

@@ -155,6 +155,26 @@ def test_notebooks_are_kept_without_outputs(path):
     )
 
 
+def unworded(cells: list[dict]) -> list[int]:
+    """Return the code cells that draw and are shown, but have no caption or no words for those who do not see."""
+    wrong = []
+    for i, cell in enumerate(cells):
+        text, shown = "".join(cell["source"]).rstrip(), cell["metadata"].get("mystnb", {})
+        draws = cell["cell_type"] == "code" and ("plt.show()" in text or text.endswith(";"))
+        words = shown.get("image", {}).get("alt") and shown.get("figure", {}).get("caption")
+        if draws and not words and "remove-cell" not in cell["metadata"].get("tags", []):
+            wrong.append(i)
+    return wrong
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_whatever_a_cell_may_draw_has_a_caption(path):
+    """Also where a record does not have it yet: the book refuses the figure on the day that it is there."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert not unworded(cells), f"cells {unworded(cells)} draw without caption or alt text"
+    assert not [i for i, cell in enumerate(cells) if "".join(cell["source"]).count("plt.show()") > 1]
+
+
 def hidden(cell: dict) -> bool:
     return any(tag == "hide-input" or tag.startswith("remove-") for tag in cell["metadata"].get("tags", []))
 

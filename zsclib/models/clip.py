@@ -40,6 +40,11 @@ class Clip:
         self.classes: tuple[str, ...] = ()
         self.class_embeddings: Tensor | None = None
 
+    @property
+    def image_size(self) -> int:
+        """The side, in pixels, of the images that its tower reads."""
+        return self.model.config.vision_config.image_size
+
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> Tensor:
         """Return unit-length embeddings of images, prepared (size, crop, mean, deviation) as the folder says.

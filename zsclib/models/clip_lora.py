@@ -312,7 +312,7 @@ def _augmented(
     clip: Clip, images: np.ndarray, recipe: ClipRecipe, source: str, when: tuple[int, int]
 ) -> Tensor:
     """Return images as the model reads them, each augmented by a stream of its own: float32 (b, 3, s, s)."""
-    side, (seed, step) = clip.model.config.vision_config.image_size, when
+    side, (seed, step) = clip.image_size, when
     streams = [rng(seed, "strong augmentation", source, step, i) for i in range(len(images))]
     change, options = weak_augmentation, (recipe.crop, recipe.flip)
     if recipe.strong:

@@ -192,8 +192,14 @@ def load_adapter(generator: Generator, path: Path | str) -> Generator:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is cut short, was not written by `save_adapter`, or is for another base model.
+        ValueError: it is cut short, was not written by `save_adapter`, or is for another base model; or the generator
+            is opened in another precision than float32, in which adapters are tuned.
     """
+    if generator.dtype != torch.float32:
+        raise ValueError(
+            f"{path}: adapters are tuned on a base model in float32, and this one is in {generator.dtype}: open it in "
+            "float32, load the adapter, and give it to the model in the other precision by `with_adapter`"
+        )
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no adapter at {path}")

@@ -23,13 +23,30 @@ from zsclib.models.folders import check_told_apart
 from zsclib.models.generator import Generator
 from zsclib.models.lora import load_adapter, save_adapter
 from zsclib.own_sets import set_name
-from zsclib.papers.datadream.arms import make_set
+from zsclib.papers.datadream.arms import check_arm, make_set
 from zsclib.papers.datadream.generated_arms import BY_CLASS, SCOPES, adapted, adapter_hash
 from zsclib.papers.datadream.training_sets import Setting, class_prompts, open_filter, shots
 from zsclib.paths import run_folder, write_json
 from zsclib.workers import Execution
 
 ADAPTERS, IMAGES = "adapters", "training sets"  # in the folder of the run
+
+
+def adapted_arms(arms: Sequence[str]) -> dict[str, str]:
+    """Return the arms of a comparison whose images and adapters are left, and whose adapters each has.
+
+    Raises:
+        ValueError: an arm that is none, or "DataDream, by class" is not among them: of it adapters are shown, and
+            the released code's shortcuts are measured.
+    """
+    for arm in arms:
+        check_arm(arm)
+    known = {f"DataDream, {scope}": scope for scope in SCOPES}
+    if f"DataDream, {BY_CLASS}" not in arms:
+        raise ValueError(
+            f"arms must have 'DataDream, {BY_CLASS}' among them, got {', '.join(arms) or 'none'}"
+        )
+    return {arm: known[arm] for arm in arms if arm in known}
 
 
 def classes_read(setting: Setting, target: str, seed: int = 0) -> pd.DataFrame:
@@ -74,7 +91,10 @@ def leave_adapters(
         generators = adapted(setting, one, execution, scope)
         place = Path(ADAPTERS) / set_name(target) / scope
         inner = folder_names(one.real.classes) if scope == BY_CLASS else ["."] * len(one.real.classes)
-        left = {name: generators[name] for name in (one.real.classes if scope == BY_CLASS else one.real.classes[:1])}
+        left = {
+            name: generators[name]
+            for name in (one.real.classes if scope == BY_CLASS else one.real.classes[:1])
+        }
         for (name, generator), where in zip(left.items(), inner, strict=False):
             save_adapter(generator, root / place / where)
             history = generator.history
@@ -82,7 +102,12 @@ def leave_adapters(
             facts |= {"adapter": adapter_hash(generator), "samples": int(history["samples"].iloc[-1])}
             losses = {"loss before": history["held_out"].iloc[0], "loss after": history["held_out"].iloc[-1]}
             rows.append({"scope": scope, **facts, **losses})
-        about = {"data set": set_name(target), "model": Path(setting.model).name, "shots": setting.shots, "seed": seed}
+        about = {
+            "data set": set_name(target),
+            "model": Path(setting.model).name,
+            "shots": setting.shots,
+            "seed": seed,
+        }
         about["classes"] = dict(zip(one.real.classes, inner, strict=True))
         about["prompts"] = dict(zip(one.real.classes, prompts, strict=True))
         write_json(root / place / ABOUT, about)

@@ -10,6 +10,7 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
+from zsclib.extra import Extra, counts
 from zsclib.papers.datadream.contrasts import SHOTS, ZERO_SHOT
 from zsclib.study import plots
 from zsclib.study.panels import level
@@ -17,6 +18,7 @@ from zsclib.study.stats import Estimate, interval
 from zsclib.study.tables import table
 
 ALONE, POOLED = "images alone", "with the shots"
+NAMED = 10  # classes in a sentence
 
 
 def adapting(history: pd.DataFrame, detail: str) -> Figure:
@@ -34,7 +36,10 @@ def adapting(history: pd.DataFrame, detail: str) -> Figure:
     ax.plot(mean.index, mean, color=plots.COLOURS["diffusion"], linewidth=2.5, marker="o")
     ax.axhline(0, color=plots.INK, linewidth=0.8, zorder=0)
     ax.set(xlabel="samples learnt from, with repeats", ylabel="validation loss, change in %")
-    worse, end = int((relative.iloc[-1] > relative.min()).sum()), f"{mean.iloc[-1]:+.1f}".replace("-", "\N{MINUS SIGN}")
+    worse, end = (
+        int((relative.iloc[-1] > relative.min()).sum()),
+        f"{mean.iloc[-1]:+.1f}".replace("-", "\N{MINUS SIGN}"),
+    )
     plots.title(
         ax,
         f"Loss on validation images {end} %;\nof {len(relative.columns)} adapters {worse} end above their lowest point",
@@ -70,10 +75,35 @@ def choices_table(table_of: pd.DataFrame) -> HTML:
 
 def costs_table(costs: pd.DataFrame, gain: Mapping[str, Mapping[str, Estimate]]) -> HTML:
     """Return a row per arm: what its images took, beside what they gained over the shots, alone and with them."""
-    shown = costs.drop(columns="images", errors="ignore")  # the fewest of a class say more, and the page is narrow
+    shown = costs.drop(
+        columns="images", errors="ignore"
+    )  # the fewest of a class say more, and the page is narrow
     for way, by_arm in gain.items():
         shown[way] = [by_arm[arm].points() if arm in by_arm else None for arm in costs["arm"]]
     return table(shown)
+
+
+def cut(extra: Mapping[str, Extra]) -> str:
+    """Return in words to how many images of a class compared arms are cut, and which arm a class has fewest of.
+
+    Args:
+        extra: arm → its images, one number of them being asked for.
+    """
+    wanted = max(int(one.report["wanted"].iloc[0]) for one in extra.values())
+    by_arm = {arm: counts(one.images) for arm, one in extra.items()}
+    left = np.min(list(by_arm.values()), axis=0)
+    classes = next(iter(extra.values())).images.classes
+    if (left == wanted).all():
+        return f"Every arm has {wanted} images of every class."
+    short = [
+        f"{name} {left[y]} ({min(by_arm, key=lambda arm: by_arm[arm][y])})"
+        for y, name in enumerate(classes)
+        if left[y] < wanted
+    ]
+    text = f"Of {len(short)} of {len(classes)} classes some arm has fewer than {wanted} images; all are cut to that: "
+    text += f"{', '.join(short[:NAMED])}{', …' * (len(short) > NAMED)}."
+    lost = int((left == 0).sum())
+    return f"{text} Of {lost} none is left, so that only the shots can teach these." if lost else text
 
 
 def audit_table(table_of: pd.DataFrame, target: str, arm: str, faults: Sequence[str]) -> HTML:

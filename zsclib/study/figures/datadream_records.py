@@ -10,7 +10,7 @@ Each is a table without rows where nothing is on record yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +21,9 @@ from zsclib.papers.datadream.experiments import name_of
 from zsclib.papers.datadream.outcomes import by_seed
 from zsclib.study.tables import table
 
-Choices = Mapping[str, Mapping[str, Mapping]]  # target -> "choices", "sets-0", "classifiers-0" … -> what was noted
+Choices = Mapping[
+    str, Mapping[str, Mapping]
+]  # target -> "choices", "sets-0", "classifiers-0" … -> what was noted
 
 
 def choices_table(choices: Choices, shots: int = 16, n: int = 64) -> HTML:
@@ -37,15 +39,38 @@ def choices_table(choices: Choices, shots: int = 16, n: int = 64) -> HTML:
         for name, chosen in notes.get("choices", {}).items():
             of = tuple(name.removeprefix(f"{target}; ").split("; "))
             rows.setdefault(of, {})[target] = _choice(notes, of, chosen, shots, n)
-    shown = [[f"{arm}, {way}", classifier, *map(own.get, choices)] for (arm, way, classifier), own in rows.items()]
+    shown = [
+        [f"{arm}, {way}", classifier, *map(own.get, choices)] for (arm, way, classifier), own in rows.items()
+    ]
     return table(shown, ["arm", "classifier", *choices])
 
 
-def sets_table(choices: Choices) -> HTML:
+def checks_table(choices: Choices) -> HTML:
+    """Return how accuracy on validation images rose while classifiers learnt: a row per arm and way.
+
+    A cell has the accuracies of the middle learning rate, first seed, at every check, from CLIP before any step on.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for target, notes in choices.items():
+        for name, chosen in notes.get("choices", {}).items():
+            arm, way, classifier = name.removeprefix(f"{target}; ").split("; ")
+            middle = chosen["trials"][len(chosen["trials"]) // 2]
+            shown = ", ".join(f"{100 * each:.0f}" for each in middle["accuracies"])
+            rows.setdefault(f"{arm}, {way}, {classifier}", {})[target] = shown
+    return table(
+        [[name, *map(own.get, choices)] for name, own in rows.items()], ["arm and classifier", *choices]
+    )
+
+
+def sets_table(choices: Choices, gains: Mapping[str, Sequence[str | None]] | None = None) -> HTML:
     """Return what arms delivered and took: a row per arm and K, then images of a class at their fewest, by target.
 
-    Costs are means over targets and seeds; of DISEF also how many attempts an image took, and the share that CLIP takes
-    for another class all the same. Behind a stroke stands to how many of a class compared arms were cut, where fewer.
+    Costs are means over targets and seeds, of tuning for one class; of DISEF also how many attempts an image took, and
+    the share that CLIP takes for another class all the same. Behind a stroke stands to how many of a class compared
+    arms were cut, where fewer.
+
+    Args:
+        gains: "arm; K shots" → what it gained, alone and with the shots, beside what it took.
     """
     made = {target: by_seed(notes, "sets") for target, notes in choices.items()}
     rows = []
@@ -59,14 +84,21 @@ def sets_table(choices: Choices) -> HTML:
         rows.append([
             arm,
             sum(each["evaluations"] for each in own) / images,
-            float(np.mean([each["tuning_samples"] for each in own])),
+            float(np.mean([each["tuning_samples"] / len(each["delivered"]) for each in own])),
             1000 * sum(each["seconds"] for each in own) / images,
             attempts,
             None if unfiltered is None else f"{100 * unfiltered:.0f} %",
+            *(() if gains is None else gains.get(arm, (None, None))),
             *(_fewest(seeds, arm) for seeds in made.values()),
         ])  # fmt: skip
-    costs = ["network evaluations an image", "samples tuned on", "milliseconds an image", "attempts", "unfiltered"]
-    return table(rows, ["arm", *costs, *choices])
+    heads = [
+        "network evaluations an image",
+        "samples tuned on, of a class",
+        "milliseconds an image",
+        "attempts",
+    ]
+    heads += ["unfiltered", *(() if gains is None else ("gain alone", "gain with the shots"))]
+    return table(rows, ["arm", *heads, *choices])
 
 
 def losses_table(choices: Choices) -> HTML:
@@ -78,7 +110,10 @@ def losses_table(choices: Choices) -> HTML:
     arms = dict.fromkeys(
         arm for seeds in made.values() for sets in seeds for arm, one in sets.items() if "loss after" in one
     )
-    rows = [[arm, *(_change([sets[arm] for sets in seeds if arm in sets]) for seeds in made.values())] for arm in arms]
+    rows = [
+        [arm, *(_change([sets[arm] for sets in seeds if arm in sets]) for seeds in made.values())]
+        for arm in arms
+    ]
     return table(rows, ["arm", *choices])
 
 
@@ -90,7 +125,9 @@ def _choice(notes: Mapping[str, Mapping], of: tuple, chosen: Mapping, shots: int
     names = [name_of(replace(cell, n=images)) for images in (n, 0)]  # the shots alone have none
     noted = [trained[name] for trained in by_seed(notes, "classifiers") for name in names if name in trained]
     stars = ["*" if one["learning_rate"] < chosen["learning_rate"] else "" for one in noted]
-    accuracies = ", ".join(f"{100 * one['held_out']:.0f}{star}" for one, star in zip(noted, stars, strict=True))
+    accuracies = ", ".join(
+        f"{100 * one['held_out']:.0f}{star}" for one, star in zip(noted, stars, strict=True)
+    )
     return f"{text}: {accuracies}" if accuracies else text
 
 
@@ -106,7 +143,11 @@ def _change(own: list[Mapping]) -> str | None:
     if not own:
         return None
     # one adapter of all classes stands there for each class
-    losses = [pair for each in own for pair in dict.fromkeys(zip(each["loss before"], each["loss after"], strict=True))]
+    losses = [
+        pair
+        for each in own
+        for pair in dict.fromkeys(zip(each["loss before"], each["loss after"], strict=True))
+    ]
     change = np.array([100 * (after / before - 1) for before, after in losses])
     numbers = (change.mean(), change.min(), change.max())
     mean, low, high = (f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") for value in numbers)

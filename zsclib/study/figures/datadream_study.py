@@ -32,6 +32,8 @@ from zsclib.papers.datadream.contrasts import (
     PROMPTED,
     RETRIEVED,
     SHOTS,
+    TWICE,
+    VARIANTS,
     ZERO_SHOT,
     changed,
 )
@@ -40,14 +42,17 @@ from zsclib.papers.datadream.gap import class_accuracy
 from zsclib.papers.datadream.outcomes import alignment_of, narrowing_of
 from zsclib.study import plots
 from zsclib.study.panels import ROLES, columns, level
-from zsclib.study.stats import Estimate, interval
+from zsclib.study.record import short_name
+from zsclib.study.stats import Estimate, effect, interval, mean_effect
 from zsclib.study.tables import table
 
 ARMS = (PROMPTED, GUIDED, DISEF, BY_CLASS, ALL_CLASSES, RETRIEVED, BOTH)
 ROW, PANEL = 0.3, 2.3  # inches: height of an arm, and of a panel of curves
-DRAWN = (SHOTS, PROMPTED, BY_CLASS, RETRIEVED)  # in curves, on targets that have them all
-OF_NO_SHOTS = (PROMPTED, RETRIEVED)  # images that are the same at every K, and so is what learns from them alone
-LINES = {PROMPTED: (0, (4, 2))}
+OF_NO_SHOTS = (
+    PROMPTED,
+    RETRIEVED,
+)  # images that are the same at every K, and so is what learns from them alone
+LINES = {PROMPTED: (0, (4, 2)), ALL_CLASSES: (0, (1, 1.5))}
 Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
 
 
@@ -63,34 +68,119 @@ def study_gains(outcomes: Outcomes, shots: int = 16, n: int = 64) -> Figure:
     """
     base = outcomes.get(name_of(Cell("", SHOTS, shots=shots, n=0)), {})
     places = {
-        arm: [name_of(Cell("", arm, shots=shots, n=n, with_shots=both)) for both in (False, True)] for arm in ARMS
+        arm: [name_of(Cell("", arm, shots=shots, n=n, with_shots=both)) for both in (False, True)]
+        for arm in ARMS
     } | {ZERO_SHOT: [name_of(Cell("", ZERO_SHOT, shots=0, n=0))]}
 
     def gain(name: str, target: str) -> Estimate | None:
         own = outcomes.get(name, {})
         return interval(own[target] - base[target]) if target in own else None
 
-    rows = {arm: names for arm, names in places.items() if any({*outcomes.get(name, ())} & {*base} for name in names)}
-    gains = {target: {arm: [gain(name, target) for name in names] for arm, names in rows.items()} for target in base}
+    rows = {
+        arm: names
+        for arm, names in places.items()
+        if any({*outcomes.get(name, ())} & {*base} for name in names)
+    }
+    gains = {
+        target: {arm: [gain(name, target) for name in names] for arm, names in rows.items()}
+        for target in base
+    }
     heads = {target: f"{target}\n{SHOTS} {100 * correct.mean():.0f} %" for target, correct in base.items()}
-    return columns(gains, heads, ROW, f"points over {SHOTS}, with 95 % intervals\n● images alone   ○ with the shots")
+    return columns(
+        gains, heads, ROW, f"points over {SHOTS}, with 95 % intervals\n● images alone   ○ with the shots"
+    )
 
 
-def over_shots(outcomes: Outcomes, with_shots: bool, n: int = 64) -> Figure:
+def study_levels(outcomes: Outcomes, shots: int = 16, n: int = 64) -> dict[str, Estimate]:
+    """Return the accuracy of each arm on each target, by names for a record: study_digits_prompted_with_shots."""
+    cells = [Cell("", SHOTS, shots=shots, n=0), Cell("", ZERO_SHOT, shots=0, n=0)]
+    cells += [Cell("", arm, shots=shots, n=n, with_shots=both) for arm in ARMS for both in (False, True)]
+    return {
+        f"study_{short_name(target)}_{short_name(cell.arm)}{'_with_shots' * cell.with_shots}": level(correct)
+        for cell in cells
+        for target, correct in outcomes.get(name_of(cell), {}).items()
+    }
+
+
+def mean_gains(outcomes: Outcomes, n: int = 64) -> dict[str, tuple[str | None, str | None]]:
+    """Return "arm; K shots" → what it gains over as many shots alone, as images alone and with the shots, in points.
+
+    Each is the equally weighted mean over the targets where both were measured; None where there is none.
+    """
+
+    def mean(cell: Cell) -> str | None:
+        own, base = (outcomes.get(name_of(one), {}) for one in (cell, Cell("", SHOTS, shots=cell.shots, n=0)))
+        effects = [effect(own[target] - base[target]) for target in own if target in base]
+        return mean_effect(effects).interval().points() if effects else None
+
+    cells = [cell_of(name, "", 0) for name in outcomes]
+    places = dict.fromkeys(
+        (cell.arm, cell.shots) for cell in cells if cell.n == n and cell.classifier == "CLIP"
+    )
+    return {
+        f"{arm}; {k} shots": tuple(
+            mean(Cell("", arm, shots=k, n=n, with_shots=both)) for both in (False, True)
+        )
+        for arm, k in places
+    }
+
+
+def published_table(outcomes: Outcomes, published: Mapping) -> HTML:
+    """Return the published differences, each beside ours on the target that plays its set's role, in points.
+
+    Args:
+        published: `data/published/datadream.yml`, all of whose numbers are second-hand.
+    """
+    roles = {name: target for target, names in published["roles"].items() for name in names}
+    compared = {  # heading -> rows of the file, arm and rival in it; the same two cells here
+        "16 shots, all classes, with the shots, over the shots alone": (
+            published["with_16_shots"]["rows"],
+            (ALL_CLASSES, SHOTS),
+            (Cell("", ALL_CLASSES, with_shots=True), Cell("", SHOTS, n=0)),
+        ),
+        "4 shots, by class, images alone, over real guidance": (
+            published["with_4_shots"]["rows"],
+            (BY_CLASS, GUIDED),
+            (Cell("", BY_CLASS, shots=4), Cell("", GUIDED, shots=4)),
+        ),
+    }
+    rows = []
+    for what, (theirs, (arm, rival), cells) in compared.items():
+        own, other = (outcomes.get(name_of(cell), {}) for cell in cells)
+        for name in (name for name in theirs[arm] if name != "mean"):
+            higher, lower, target = theirs[arm][name], theirs[rival][name], roles.get(name)
+            gain = f"{higher:.1f} − {lower:.1f} = {higher - lower:+.1f}".replace("-", "\N{MINUS SIGN}")
+            ours = (
+                interval(own[target] - other[target]).points() if target in own and target in other else None
+            )
+            rows.append([what, name, gain, target, ours])
+    return table(rows, ["compared", "published set", "second-hand", "target in its role", "here"])
+
+
+def over_shots(outcomes: Outcomes, with_shots: bool, n: int = 64) -> Figure | None:
     """Draw accuracy against the number of shots, a panel per target, with the shots or without; bands are intervals.
 
-    Images that take no shots were measured alone at one K, and stand there at every other.
+    Images that take no shots were measured alone at one K, and stand there at every other. Where adapters by class were
+    not measured at several K, those of all classes are shown. None where nothing was.
     """
     at = {"n": n, "with_shots": with_shots}
-    targets = [t for t in targets_of(outcomes) if len(_series(outcomes, t, BY_CLASS, "shots", **at)) > 1]
+    adapted = {
+        target: next(
+            (arm for arm in VARIANTS if len(_series(outcomes, target, arm, "shots", **at)) > 1), None
+        )
+        for target in targets_of(outcomes)
+    }
+    if not (targets := [target for target, arm in adapted.items() if arm]):
+        return None
     figure, axes = _panels(targets)
     for ax, target in zip(axes, targets, strict=True):
-        every = _series(outcomes, target, BY_CLASS, "shots", **at)
-        for arm in DRAWN:
+        every = _series(outcomes, target, adapted[target], "shots", **at)
+        for arm in (SHOTS, PROMPTED, adapted[target], RETRIEVED):
             series = _series(outcomes, target, arm, "shots", **({"n": 0} if arm == SHOTS else at))
             if arm in OF_NO_SHOTS and not with_shots:
                 series = {k: own for own in series.values() for k in every}
-            _curve(ax, series, arm)
+            if series:
+                _curve(ax, series, arm)
         plots.log_ticks(ax.xaxis, (1, 2, 4, 8, 16))
         plots.percent(ax.yaxis)
         ax.set_title(target, fontsize=10)
@@ -98,11 +188,15 @@ def over_shots(outcomes: Outcomes, with_shots: bool, n: int = 64) -> Figure:
     return figure
 
 
-def over_images(outcomes: Outcomes, shots: int = 16) -> Figure:
+def over_images(outcomes: Outcomes, shots: int = 16) -> Figure | None:
     """Draw accuracy against the number of images of a class, at equal steps: images of adapted generators, alone and
-    with the shots."""
+    with the shots. None where it was measured at one number only."""
     ways = {"images alone": False, "with the shots": True}
-    targets = [t for t in targets_of(outcomes, shots) if len(_series(outcomes, t, BY_CLASS, "n", shots=shots)) > 1]
+    targets = [
+        t for t in targets_of(outcomes, shots) if len(_series(outcomes, t, BY_CLASS, "n", shots=shots)) > 1
+    ]
+    if not targets:
+        return None
     figure, axes = _panels(targets)
     for ax, target in zip(axes, targets, strict=True):
         for label, both in ways.items():
@@ -123,7 +217,9 @@ def changes_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
         other, usual = (
             outcomes.get(name_of(one), {}) for one in (replace(cell, arm=changed(cell.arm, what)), cell)
         )
-        cells = [interval(other[t] - usual[t]).points() if t in other and t in usual else None for t in targets]
+        cells = [
+            interval(other[t] - usual[t]).points() if t in other and t in usual else None for t in targets
+        ]
         if any(cells):
             rows.append([cell.arm, "–" if cell.n == 0 else "yes" if cell.with_shots else "no", what, *cells])
     return table(rows, ["arm", "with the shots", "changed", *targets])
@@ -132,7 +228,7 @@ def changes_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
 def scratch_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
     """Return what arms do for a network from scratch: accuracy by target, alone and with the shots."""
     at, rows = {"shots": shots, "classifier": SCRATCH}, []
-    cells = [Cell("", SHOTS, n=0, **at)]
+    cells = [Cell("", arm, n=0, **at) for arm in (SHOTS, changed(SHOTS, TWICE))]
     cells += [Cell("", arm, n=n, with_shots=both, **at) for arm in ARMS for both in (False, True)]
     targets = list(outcomes.get(name_of(cells[0]), {}))
     for cell in cells:
@@ -143,14 +239,22 @@ def scratch_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
     return table(rows, ["arm", "with the shots", *targets])
 
 
-def classes(outcomes: Outcomes, choices: Mapping[str, Mapping[str, Mapping]]) -> Figure:
-    """Draw H9: for each class by how much adapting brought it nearer to real images, and what its accuracy gained."""
-    relations = {target: one for target, notes in choices.items() if (one := alignment_of(outcomes, target, notes))}
+def classes(outcomes: Outcomes, choices: Mapping[str, Mapping[str, Mapping]]) -> Figure | None:
+    """Draw H9: for each class by how much adapting brought it nearer to real images, and what its accuracy gained.
+
+    None where that was not measured.
+    """
+    relations = {
+        target: one for target, notes in choices.items() if (one := alignment_of(outcomes, target, notes))
+    }
+    if not relations:
+        return None
     figure, axes = _panels(list(relations))
     for ax, (target, relation) in zip(axes, relations.items(), strict=True):
         labels = choices[target]["labels"]["labels"]
         adapted, frozen = (
-            class_accuracy(outcomes[name_of(Cell("", arm))][target], labels).mean(0) for arm in (BY_CLASS, PROMPTED)
+            class_accuracy(outcomes[name_of(Cell("", arm))][target], labels).mean(0)
+            for arm in (BY_CLASS, PROMPTED)
         )
         narrowing = np.mean(narrowing_of(choices[target]), axis=0)
         ax.plot(narrowing, 100 * (adapted - frozen), "o", color=plots.COLOURS["synthetic"], alpha=0.8)
@@ -170,7 +274,11 @@ def _series(outcomes: Outcomes, target: str, arm: str, along: str, **where: obje
     series = {}
     for name, by_target in outcomes.items():
         cell = cell_of(name, target, 0)
-        if cell.arm == arm and target in by_target and all(getattr(cell, key) == v for key, v in wanted.items()):
+        if (
+            cell.arm == arm
+            and target in by_target
+            and all(getattr(cell, key) == v for key, v in wanted.items())
+        ):
             series[getattr(cell, along)] = by_target[target]
     return dict(sorted(series.items()))
 
@@ -194,5 +302,5 @@ def _panels(targets: Iterable[str]) -> tuple[Figure, list[Axes]]:
 def _legend(figure: Figure, axes: Iterable[Axes], label: str) -> None:
     axes = list(axes)
     figure.supxlabel(label, fontsize=9.5)
-    if axes:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    drawn = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=4 if len(drawn) < 5 else 3)
