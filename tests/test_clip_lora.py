@@ -361,8 +361,8 @@ def test_a_loss_that_is_not_finite(clip, real):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("rank", 0), ("steps", 1.5), ("batch", True), ("checks", 0), ("alpha", 0), ("dropout", 1), ("warm_up", 1)],
-        *[("learning_rate", 0), ("weight_decay", -1), ("real_weight", 1.1), ("mix", -0.1), ("crop", 0)],
+        *[("rank", 0), ("steps", 1.5), ("batch", True), ("checks", 0), ("checks", 121), ("alpha", 0), ("dropout", 1)],
+        *[("warm_up", 1), ("learning_rate", 0), ("weight_decay", -1), ("real_weight", 1.1), ("mix", -0.1), ("crop", 0)],
     ],
 )
 def test_recipes_that_cannot_be(name, value):

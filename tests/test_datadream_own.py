@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,13 +23,16 @@ from zsclib.cache import Cache
 from zsclib.images.class_folders import folder_names, to_folder
 from zsclib.images.image_set import ImageSet
 from zsclib.models import denoising
+from zsclib.models.clip import open_clip
 from zsclib.models.generator import open_generator
 from zsclib.models.lora import Lora
 from zsclib.own_sets import Own
 from zsclib.papers.datadream.generated_arms import adapted, adapter_hash
 from zsclib.papers.datadream.own import classes_read, leave_adapters, leave_images, open_adapters
 from zsclib.papers.datadream.training_sets import Setting, open_tuning, shots
+from zsclib.paths import ROOT
 from zsclib.sampling import sample
+from zsclib.study import runner
 from zsclib.workers import Execution
 
 SIZE = 16
@@ -201,3 +208,43 @@ def test_folders_of_classes_are_told_apart_on_any_file_system():
     assert folder_names(["ü", "u\u0308"]) == ["0 ü", "1 u\u0308"], "one name on some file systems"
     with pytest.raises(ValueError, match="cannot be folders of their own; give names that differ"):
         folder_names(["a", "A", "0 a"])
+
+
+def test_the_page_of_a_run_file_is_about_ones_own_set(tmp_path, tmp_path_factory):
+    """The file's own parameters, but for places, and sizes that make it short."""
+    root, draws = tmp_path / "clone", np.random.default_rng(2)
+    for name in ("data/profiles", "data/runs/datadream"):
+        shutil.copytree(ROOT / name, root / name)
+    (root / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks/datadream.ipynb", root / "notebooks")
+    for (split, n), (label, name) in product((("train", 4), ("test", 3)), enumerate(("Abyssinian", "Beagle", "pug"))):
+        (tmp_path / "pets" / split / name).mkdir(parents=True)
+        for i in range(n):
+            image = draws.integers(0, 120, (SIZE + i, SIZE, 3), dtype=np.uint8)
+            image[:, :, label] += 100
+            Image.fromarray(image).save(tmp_path / "pets" / split / name / f"{i}.png")
+    (tmp_path / "pool").mkdir()
+    captions = [f"a photo of a {name}" for name in ("pug", "beagle", "cat") * 4]
+    for i, caption in enumerate(captions):
+        Image.fromarray(draws.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)).save(tmp_path / "pool" / f"{i}.png")
+        (tmp_path / "pool" / f"{i}.txt").write_text(caption)
+    model, clip = tiny.generator_and_clip(tmp_path_factory.mktemp("models"))
+    places = {
+        "model": str(model), "clip": str(clip), "dataset": f"folder:{tmp_path / 'pets'}",
+        "pool": f"{tmp_path / 'pool'}", "template": "a pet {}", "splits": ["train", "test"],
+        "size": None, "shots": 2, "per_class": 2, "sampling_steps": 2,
+        "tuning_samples": 16, "classifier_steps": 4, "classifier_batch": 4, "rates": [1e-3], "checks": 1, "seeds": 1,
+        "arms": ["prompted", "DataDream, by class", "DataDream, all classes", "retrieved"], "device": "cpu",
+        "precision": "float32", "allow_network": False, "batch": 8,
+    }  # fmt: skip
+    folder = runner.run("datadream", places, root=root, run="pets", stream=io.StringIO())
+    assert folder == root / "results/pets/datadream"
+    left = folder / "adapters/pets"
+    assert {path.name for path in (left / "by class").iterdir() if path.is_dir()} == {"Abyssinian", "Beagle", "pug"}
+    assert list((left / "all classes").glob("*.safetensors"))
+    for arm in ("DataDream, by class", "DataDream, all classes"):
+        images = folder / "training sets/pets" / arm
+        assert {path.parent.name for path in images.glob("*/*.png")} == {"Abyssinian", "Beagle", "pug"}
+        assert Image.open(next(images.glob("*/*.png"))).size == (open_clip(clip).image_size,) * 2
+    text = json.dumps(nbformat.read(folder / "executed.ipynb", as_version=4))
+    assert "What is compared" in text and str(tmp_path_factory.getbasetemp()) not in text.replace(str(tmp_path), "")

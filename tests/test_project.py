@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib import import_module
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from zsclib.study.freeze import read_freeze
+from zsclib.study.records import missing
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("pyproject.toml", "requirements.lock", "environment.yml", "Makefile")
@@ -153,6 +157,35 @@ def test_notebooks_are_kept_without_outputs(path):
     assert "{{" not in "".join(map("".join, words)), (
         "numbers of other notebooks: read_records, shown by a cell"
     )
+
+
+def state_of_study(chapter: str) -> str:
+    """Return how far a chapter's study is, in the words that reader's pages use."""
+    try:
+        frozen = read_freeze(chapter)
+    except FileNotFoundError:
+        return "its study is planned"
+    jobs = import_module(f"zsclib.papers.{chapter}.outcomes").jobs(frozen.plan())
+    lacking = len(missing(frozen, jobs))
+    if lacking == len(jobs):
+        return "its study is frozen, not yet run"
+    return "its study has begun" if lacking else "its study is done"
+
+
+@pytest.mark.parametrize(
+    ("chapter", "arxiv", "cited"),
+    [
+        ("diffusion_classifier", "2303.16203", "li2023diffusion"),
+        ("diversity", "2302.03298", "shipard2023diversity"),
+        ("datadream", "2407.10910", "kim2024datadream"),
+        ("retrieval", "2304.10253", "burg2023retrieval"),
+    ],
+)
+def test_how_far_a_study_is_said_to_be_is_how_far_it_is(chapter, arxiv, cited):
+    for file, key in (("README.md", arxiv), ("book/intro.md", cited)):
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        (row,) = (line for line in lines if line.startswith("|") and key in line)
+        assert state_of_study(chapter) in row, f"{file}: {row}"
 
 
 def unworded(cells: list[dict]) -> list[int]:

@@ -87,6 +87,7 @@ class ClipRecipe:
             ("real_weight", "in [0, 1]", 0 <= self.real_weight <= 1),
             ("mix", "in [0, 1]", 0 <= self.mix <= 1),
             ("crop", "in (0, 1]", 0 < self.crop <= 1),
+            ("checks", f"at most the number of steps, {self.steps}", self.checks <= self.steps),
             ("checkpoint", f"None or 0 to {self.checks}", self.checkpoint in (None, *range(self.checks + 1))),
         ):
             if not ok:

@@ -94,6 +94,9 @@ def tune_lora(
 ) -> Generator:
     """Tune one adapter on all classes, each under its prompt (DataDream-dset).
 
+    An image's latents are computed once, the mean of the autoencoder's posterior, and of images as they are given; the
+    authors sample them at every step, and crop at random.
+
     Args:
         generator: a text-to-image model; of its text encoders those of CLIP are adapted.
         images: of every class at least one, of the generator's size.

@@ -123,8 +123,9 @@ def _generated(
 ) -> ImageSet:
     """Generate n images of each class, classes in turn, those of class y by generators[y].
 
-    One generator a batch: 64 rows of the pocket U-Net took 0.32 s of a core with one adapter, 0.47 s with eight of them
-    mixed by peft, 0.50 s as eight batches of 8 rows (to about a fifth): mixing gains nothing where batches are full.
+    One generator a batch, and batches are full: mixed by peft, eight adapters in a batch cost about half as much again,
+    where a batch for each is as long; only batches of an eighth of the rows would take twice as long
+    (`bench/adapters.py`).
     """
     classes, prompts, scale = one.real.classes, class_prompts(setting, one), setting.guidance
     hashes = {id(generator): adapter_hash(generator) for generator in generators}
