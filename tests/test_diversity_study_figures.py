@@ -116,7 +116,9 @@ def test_before_the_first_outcome_there_is_nothing_to_draw(recorded):
 def test_networks_that_learnt_too_little_are_named(table, recorded):
     guessing = dict.fromkeys(TARGETS, 0.1)
     assert figures.untrained_text(table, guessing).startswith("No network is less than 5 points above guessing")
-    recorded[name_of(Cell("", "base", architecture="vit-b"))]["digits"] = np.arange(180).reshape(3, 60) % 10 == 0
+    for arm, times in (("base", 1), ("union", 4)):
+        name = name_of(Cell("", arm, times, architecture="vit-b"))
+        recorded[name]["digits"] = np.arange(180).reshape(3, 60) % 10 == 0
     text = figures.untrained_text(table_of(recorded), guessing)
     assert text.endswith("claims on them are not judged there: transformer, 2 blocks on digits.")
 

@@ -48,7 +48,9 @@ def record(**values: object) -> None:
 
 def short_name(target: str) -> str:
     """Return a target's name as a record may hold it: "objects_fine" of "objects-fine", the last part of a path."""
-    return re.sub("[^a-z0-9]+", "_", target.rsplit("/")[-1].rsplit(":")[-1].lower())
+    last = target.rstrip("/").rpartition("/")[2].rpartition(":")[2].lower()
+    name = re.sub("[^a-z0-9]+", "_", last).strip("_")
+    return name if name[:1].isalpha() else f"set_{name}".rstrip("_")
 
 
 def read_records(

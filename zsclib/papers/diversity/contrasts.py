@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
+from scipy.stats import t as t_distribution
 
 from zsclib.papers.diversity.experiments import CLIP, ENDINGS, FIXED
 from zsclib.papers.diversity.training_sets import ARMS, MAIN, SINGLE
@@ -38,7 +39,7 @@ class Side(NamedTuple):
 
 
 Weights = Mapping[Side, float]
-Differences = dict[str, dict[str, np.ndarray]]  # claim -> target -> (seeds, images)
+Differences = dict[str, dict[str, np.ndarray | tuple]]  # claim -> target -> (seeds, images), or (value, low, high, n)
 BASE, UNION, MORE, ALL = Side("base"), Side("union"), Side("base", 4), Side("union", 4)
 
 
@@ -103,8 +104,17 @@ MEASURED = {
     "DIV-D9-distance": "mean pairwise distance",
     "DIV-D9-frechet": "frechet distance",
 }
-FEWEST = 20  # training sets of a target, of all seeds, over which a measure is compared with accuracy
-NEAR = 0.05  # above guessing: a network that the naive set leaves below has learnt too little for a claim on it
+SHIFTS = {"DIV-A-selection": -0.02}  # its claim is about what exceeds two points: choosing on test images cannot lose
+FEWEST = 20  # different training sets of a target, over which a measure is compared with accuracy
+NEAR = 0.05  # above guessing: a network that neither set takes further has learnt too little for a claim on it
+# Targets whose naive prompt is the bare caption, so that the class name as prompt can hardly differ from it.
+BARE = ("objects", "objects-hard", "objects-fine-hard", "objects-many", "aerial", "aerial-hard")
+# Claims that are read again after twice the steps, and judged on no target where these change their contrast.
+READ_TWICE = (
+    *("DIV-D1", "DIV-D2", "DIV-D3-style", "DIV-D3-class", "DIV-D3-domain", "DIV-D3-guidance"),
+    *("DIV-D4", "DIV-D5", "DIV-D5-equal", *(f"DIV-D6-{name}" for name in NETWORKS), "DIV-D6-size"),
+    *("DIV-D7", "DIV-D7-kinds", "DIV-D7-number", "DIV-D7-share", "DIV-A-size"),
+)
 
 
 def sides_of(claim: str) -> tuple[Side, ...]:
@@ -134,15 +144,15 @@ def contrasts(
     Args:
         table: from `experiments.run`, with the rows of `experiments.references` below it.
         measured: from `experiments.measures`, for the claims on set measures; None leaves these out.
-        guessing: target → accuracy of guessing, below which the claims on single architectures (D6) are not judged, see
+        guessing: target → accuracy of guessing, near which the claims on single architectures (D6) are not judged, see
             `untrained`; None judges them everywhere.
         length: of the trainings; claims are judged at 1.
 
     Returns:
         claim → target → differences (seeds, images), float64; for the claims on set measures not differences but
-        rank correlations (seeds,). Claims whose arms the table lacks on a target are left out there, those on set
-        measures where it has fewer than `FEWEST` sets, and, with a single seed, those against the best of several
-        tricks, which other seeds choose.
+        what `correlation_over_sets` returns. Claims whose arms the table lacks on a target are left out there, those on
+        set measures where it has fewer than `FEWEST` different sets, the one on bare class names on targets of `BARE`,
+        and, with a single seed, those against the best of several tricks, which other seeds choose.
     """
     differences: Differences = {}
     for target in table["target"].unique():
@@ -150,19 +160,37 @@ def contrasts(
         without = untrained(arms, guessing[target]) if guessing is not None else []
         for claim, weights in SUMS.items():
             barred = claim.startswith("DIV-D6") and any(side.architecture in without for side in weights)
+            barred |= claim == "DIV-D3-class" and target in BARE
             if all(side in arms for side in weights) and not barred:
-                differences.setdefault(claim, {})[target] = arms.sum(weights)
+                differences.setdefault(claim, {})[target] = arms.sum(weights) + SHIFTS.get(claim, 0)
         for claim, (arm, rivals) in AGAINST_BEST.items():
             if table["seed"].nunique() > 1 and all(side in arms for side in (arm, *map(Side, rivals))):
                 differences.setdefault(claim, {})[target] = arms[arm] - arms.best_of(rivals)
     if measured is not None:
         sets = ranked_sets(table, measured)
         for target, rows in sets.groupby("target", sort=False):
-            if len(rows) >= FEWEST:
-                ranks = rank_correlations(rows)
+            if len(rows.groupby(["arm", "times"])) >= FEWEST:
                 for claim, name in MEASURED.items():
-                    differences.setdefault(claim, {})[target] = ranks[name].to_numpy()
+                    differences.setdefault(claim, {})[target] = correlation_over_sets(rows, name)
     return differences
+
+
+def unsettled(table: pd.DataFrame, level: float = 0.95) -> dict[str, list[str]]:
+    """Return for each claim that is read twice the targets where twice the steps change its contrast.
+
+    They do where Student's interval of the change, over seeds, excludes zero. Targets that lack one of the two lengths,
+    or have a single seed, are not named.
+    """
+    moved: dict[str, list[str]] = {}
+    if not len(table):
+        return moved
+    once, twice = (contrasts(table, length=length) for length in (1, 2))
+    for claim in READ_TWICE:
+        for target in (target for target in once.get(claim, {}) if target in twice.get(claim, {})):
+            change = (twice[claim][target] - once[claim][target]).mean(1)
+            if len(change) > 1 and _excludes_zero(change, level):
+                moved.setdefault(claim, []).append(target)
+    return moved
 
 
 class Arms:
@@ -174,7 +202,10 @@ class Arms:
 
     def __init__(self, table: pd.DataFrame, target: str, length: float = 1) -> None:
         self._target, self._seeds = target, list(table["seed"].unique()) if len(table) else []
-        own = table[(table.target == target) & (table.length == length)] if len(table) else table
+        if len(table):  # CLIP is not trained, and stands beside trainings of any length
+            own = table[(table.target == target) & ((table.length == length) | (table.arm == CLIP))]
+        else:
+            own = table
         self._outcomes: dict[Side, dict[int, np.ndarray]] = {}
         self._held_out: dict[tuple[str, int], float] = {}
         for row in own.to_dict("records"):
@@ -229,9 +260,42 @@ class Arms:
 
 
 def untrained(arms: Arms, guessing: float) -> list[str]:
-    """Return the paper's networks whose mean accuracy after the naive set is less than `NEAR` above guessing."""
-    naive = {name: Side("base", 1, name) for name in NETWORKS}
-    return [name for name, side in naive.items() if side in arms and arms[side].mean() < guessing + NEAR]
+    """Return the paper's networks that neither the naive set nor all combined take `NEAR` above guessing."""
+    both = {name: (Side("base", 1, name), Side("union", 4, name)) for name in NETWORKS}
+    return [
+        name
+        for name, sides in both.items()
+        if all(side in arms for side in sides) and max(arms[side].mean() for side in sides) < guessing + NEAR
+    ]
+
+
+def correlation_over_sets(sets: pd.DataFrame, measure: str, level: float = 0.95) -> tuple[float, float, float, int]:
+    """Return how a measure goes with accuracy among one target's training sets, with an interval over such sets.
+
+    The value is the mean over seeds of Spearman's partial rank correlation given size. The same kinds of sets come back
+    with every seed, so that seeds alone would say nothing about other kinds: the variance is that of leaving out one
+    set, an arm at a size, at a time (the jackknife; Tukey 1958), and that of the mean over seeds added to it.
+
+    Args:
+        sets: from `ranked_sets`, of one target. measure: one of its columns.
+
+    Returns:
+        The value; the bounds of its interval, within ±1; the number of sets.
+    """
+    kinds_ = list(dict.fromkeys(zip(sets["arm"], sets["times"], strict=True)))
+
+    def by_seed(rows: pd.DataFrame) -> np.ndarray:
+        return np.array([
+            partial_correlation(own[measure], own["accuracy"], own["times"]) for _, own in rows.groupby("seed")
+        ])  # fmt: skip
+
+    n, whole = len(kinds_), by_seed(sets)
+    without = [by_seed(sets[(sets["arm"] != arm) | (sets["times"] != times)]).mean() for arm, times in kinds_]
+    of_sets = (n - 1) / n * np.sum((without - np.mean(without)) ** 2)
+    of_seeds = whole.var(ddof=1) / len(whole) if len(whole) > 1 else 0.0
+    half = float(t_distribution.ppf(0.5 + level / 2, n - 1) * np.sqrt(of_sets + of_seeds))
+    value = float(whole.mean())
+    return value, max(value - half, -1.0), min(value + half, 1.0), n
 
 
 def rank_correlations(sets: pd.DataFrame) -> pd.DataFrame:
@@ -273,6 +337,11 @@ def ranked_sets(table: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
 def kinds() -> list[str]:
     """Return the arms that differ in their generated images, and in nothing done to these afterwards."""
     return [arm for arm, about in ARMS.items() if about.tricks and about.small is None]
+
+
+def _excludes_zero(values: np.ndarray, level: float) -> bool:
+    se = values.std(ddof=1) / np.sqrt(len(values))
+    return bool(abs(values.mean()) > t_distribution.ppf(0.5 + level / 2, len(values) - 1) * se)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from zsclib import datasets, setmetrics
+from zsclib import setmetrics
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import new_network
 from zsclib.papers.diversity.training_sets import (
@@ -32,6 +32,7 @@ from zsclib.papers.diversity.training_sets import (
     generated_sets,
     network_of,
     open_models,
+    reference,
     share,
     side,
     target_images,
@@ -183,7 +184,7 @@ def sets_by_trick(setting: Setting, target: str, execution: Execution) -> dict[s
 
 
 def measures(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.DataFrame:
-    """Return the set measures of training sets against as many real images, in CLIP's image features.
+    """Return the set measures of training sets against as many real images, or all there are, in CLIP's image features.
 
     Args:
         cells: which sets; neither architecture nor length matters.
@@ -202,8 +203,8 @@ def measures(setting: Setting, cells: Iterable[Cell], execution: Execution) -> p
             fake.append(features[parts[trick]][own])
         n = sum(map(len, fake))
         if (cell.target, n) not in real_features:
-            images = datasets.load(cell.target, "train", n, allow_network=setting.allow_network)
-            real_features[cell.target, n] = open_models(setting)[1].encode_images(images.images).cpu().numpy()
+            images = reference(setting, cell.target, n).images
+            real_features[cell.target, n] = open_models(setting)[1].encode_images(images).cpu().numpy()
         values = setmetrics.measure(real_features[cell.target, n], np.concatenate(fake), "CLIP image")
         facts = {name: getattr(cell, name) for name in ("target", "arm", "times", "seed")}
         rows.append(facts | dict(zip(setmetrics.MEASURES, values.values(), strict=True)))

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,9 @@ ARMS = {
     "shared noise": Arm(shared_noise=True),
     "small, antialiased": Arm(small="antialiased"),
     "small, nearest": Arm(small="nearest"),
+    "small, bilinear": Arm(small="bilinear"),
+    # of two kinds each: sets by which measures are compared with accuracy (D9)
+    **{f"{a} + {b}": Arm(tricks=(a, b)) for a, b in combinations(("style-matched", *PAPER), 2)},
 }
 
 
@@ -133,6 +137,11 @@ def generated_sets(setting: Setting, cells: Iterable[Cell]) -> dict[Cell, dict[s
         ValueError: an unknown arm or architecture, images that classes and tricks cannot share equally, and what
             `zsclib.sampling.check_plan` and `zsclib.datasets.load` object to.
     """
+    if unknown := [name for name, _ in setting.learning_rates if name not in ARCHITECTURES]:
+        raise ValueError(
+            f"learning_rates: there is no network {unknown[0]!r}{did_you_mean(unknown[0], ARCHITECTURES)}; known: "
+            f"{', '.join(ARCHITECTURES)}"
+        )
     most: dict[tuple, int] = {}
     parts_of = {}
     for cell in cells:
@@ -147,8 +156,11 @@ def generated_sets(setting: Setting, cells: Iterable[Cell]) -> dict[Cell, dict[s
         if n < k or n * classes != setting.images * cell.times:
             raise ValueError(
                 f"generated_sets: {setting.images} x {cell.times:g} images of {cell.target} cannot be shared equally "
-                f"by {classes} classes and {k} tricks"
+                f"by {classes} classes and {k} tricks; take as many that {classes * k} divides them, such as "
+                f"{-(-setting.images // (classes * k)) * classes * k}"
             )
+        if not arm.tricks:
+            real(setting, cell)  # refuses what the train split has not, before any work
         parts_of[cell] = {}
         for trick in dict.fromkeys((*arm.tricks, *arm.held_out)):
             part = parts_of[cell][trick] = (cell.target, trick, cell.seed, arm.shared_noise)
@@ -244,6 +256,14 @@ def real(setting: Setting, cell: Cell) -> tuple[ImageSet, ImageSet]:
     held_out, n, classes = _shares(setting, cell)
     images = _load(setting, cell.target, "train", (n + held_out) * classes, cell.seed, side(setting, cell))
     return images.take(np.arange(n * classes)), images.take(np.arange(n * classes, len(images)))
+
+
+def reference(setting: Setting, target: str, n: int) -> ImageSet:
+    """Return n real images of the train split that sets are measured against, or all where it has fewer."""
+    if target.partition(":")[0] not in datasets.WORLD:
+        listing = datasets.open_listing(target, "train", setting.allow_network)
+        n = min(n, int((listing.labels >= 0).sum()))
+    return _load(setting, target, "train", n, 0, setting.size)
 
 
 def network_of(setting: Setting, cell: Cell) -> str:

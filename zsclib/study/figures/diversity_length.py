@@ -1,9 +1,9 @@
-"""What more and fewer training steps change: of accuracy, of what kinds and number are worth, and of verdicts on them.
+"""What more and fewer training steps change: of accuracy, of what kinds and number are worth, and of verdicts.
 
     lengths(table, steps=1024)                              # accuracy against training steps
     kinds_by_length(table, steps=1024)                      # what kinds and number are worth, likewise
     flatness(table)                                         # whether trainings had ended, in words
-    twice_table(twice_as_long(table, claims))               # verdicts on kinds and number, read twice
+    twice_table(twice_as_long(table, claims))               # verdicts, read twice
 
 `table` is as that of `zsclib.papers.diversity.experiments.run`, of a page's own run or of the study's record.
 """
@@ -24,12 +24,14 @@ from zsclib.papers.diversity.contrasts import (
     KINDS,
     MORE,
     NUMBER,
+    READ_TWICE,
     UNION,
     Arms,
     Side,
     Weights,
     contrasts,
     less,
+    unsettled,
 )
 from zsclib.papers.diversity.training_sets import MAIN
 from zsclib.study import plots
@@ -37,7 +39,7 @@ from zsclib.study.claims import Claim, to_judge
 from zsclib.study.panels import level
 from zsclib.study.stats import Estimate, effect, interval, mean_effect
 from zsclib.study.tables import table as as_html
-from zsclib.study.verdicts import judge
+from zsclib.study.verdicts import Judgement, judge
 
 CURVES = {"naive": BASE, "union": UNION, "naive, 4 N": MORE, "all combined": ALL, "real images": Side("real")}
 WORTH: dict[str, Weights] = {  # of DIV-D7 and of the three claims below it
@@ -47,10 +49,9 @@ WORTH: dict[str, Weights] = {  # of DIV-D7 and of the three claims below it
     "kinds less number": less(KINDS, NUMBER),
 }
 LINES = (":", "-", "-.", (0, (5, 2)), "-")  # of curves, in their order
-TWICE = ("DIV-D7", "DIV-D7-kinds", "DIV-D7-number", "DIV-D7-share", "DIV-A-size")  # claims that are read twice
 FLAT = 0.02  # gained by twice the steps, beyond which a training had not ended
 NOT_TESTABLE = "not testable at this budget"
-MEAN = "mean of targets"
+MEAN = "mean of those that are testable"
 PANEL = 2.3  # inches: height of a panel of curves
 Curves = Mapping[str, Mapping[str, Mapping[float, Estimate]]]  # target -> name -> length -> estimate
 
@@ -115,45 +116,49 @@ def flatness(table: pd.DataFrame, architecture: str = MAIN) -> str:
 
 
 def twice_as_long(table: pd.DataFrame, claims: Iterable[Claim]) -> pd.DataFrame:
-    """Return the verdicts on kinds and number after the steps of all claims, after twice as many, and what is left.
+    """Return what the claims that are read twice compare after the steps of all claims, after twice as many, and the
+    verdict that is left.
 
     Args:
-        table: of trainings. claims: of the paper; those in `TWICE` are judged.
+        table: of trainings. claims: of the paper; those in `READ_TWICE` are judged.
 
     Returns:
-        A row per claim and target, and per claim one for the mean of targets: claim, target; once, twice and change,
-        estimates of the contrast; before, after and verdict, which is the one before, or `NOT_TESTABLE` where the one
-        after differs. Claims and targets that lack one of the two lengths have no row.
+        A row per claim and target, and per claim one for the mean of those targets where it is testable: claim, target;
+        once, twice and change, estimates of the contrast; verdict, `NOT_TESTABLE` where twice the steps change the
+        contrast (`contrasts.unsettled`). Claims and targets that lack one of the two lengths have no row.
     """
-    rows = []
+    rows, moved = [], unsettled(table)
     at = [contrasts(table, length=length) if len(table) else {} for length in (1, 2)]
     for claim in claims:
         own = [by_claim.get(claim.id, {}) for by_claim in at]
         targets = [target for target in own[0] if target in own[1]]
-        if claim.id not in TWICE or not targets:
+        if claim.id not in READ_TWICE or not targets:
             continue
-        once, twice = (judge(*to_judge([claim], {claim.id: {t: of[t] for t in targets}}))[claim.id] for of in own)
-        changes = {t: own[1][t] - own[0][t] for t in targets}
-        by_target = zip(once.effects.values(), twice.effects.values(), map(interval, changes.values()), strict=True)
-        verdicts = zip(once.by_set.values(), twice.by_set.values(), strict=True)
-        lines = [(t, *estimates, *pair) for t, estimates, pair in zip(targets, by_target, verdicts, strict=True)]
+        left = [target for target in targets if target not in moved.get(claim.id, ())]
+        changes = {target: own[1][target] - own[0][target] for target in targets}
+
+        def judged(of: Mapping, where: Iterable[str], claim: Claim = claim) -> Judgement:
+            return judge(*to_judge([claim], {claim.id: {target: of[target] for target in where}}))[claim.id]
+
+        once, twice = (judged(of, targets) for of in own)
+        for target in targets:
+            estimates = once.effects[target], twice.effects[target], interval(changes[target])
+            rows.append((claim.id, target, *estimates, once.by_set[target] if target in left else NOT_TESTABLE))
         if len(targets) > 1:
-            change = mean_effect([effect(values) for values in changes.values()]).interval()
-            lines.append((MEAN, once.pooled, twice.pooled, change, once.direction, twice.direction))
-        for line in lines:
-            before, after = (verdict.replace("too small to decide", "inconclusive") for verdict in line[-2:])
-            rows.append((claim.id, *line, line[-2] if before == after else NOT_TESTABLE))
-    columns = ["claim", "target", "once", "twice", "change", "before", "after", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+            among = left or targets
+            change = mean_effect([effect(changes[target]) for target in among]).interval()
+            once, twice = (judged(of, among) for of in own)
+            direction = once.direction if left else NOT_TESTABLE
+            rows.append((claim.id, MEAN, once.pooled, twice.pooled, change, direction))
+    return pd.DataFrame(rows, columns=["claim", "target", "once", "twice", "change", "verdict"])
 
 
 def twice_table(twice: pd.DataFrame) -> HTML:
-    """Return what `twice_as_long` returns as a table of a page; verdicts that differ stand behind what is left."""
+    """Return what `twice_as_long` returns as a table of a page."""
     rows = []
     for row in twice.itertuples():
         shown = [estimate.points().replace(" points", "") for estimate in (row.once, row.twice, row.change)]
-        both = f" ({row.before}; then {row.after})" if row.verdict == NOT_TESTABLE else ""
-        rows.append([row.claim, row.target, *shown, row.verdict + both])
+        rows.append([row.claim, row.target, *shown, row.verdict])
     return as_html(rows, ["claim", "target", "points", "twice the steps", "change", "verdict"])
 
 

@@ -94,7 +94,7 @@ def by_network(table: pd.DataFrame, width: str = "pocket") -> Estimates:
 
 
 def untrained_text(table: pd.DataFrame, guessing: Mapping[str, float], width: str = "pocket") -> str:
-    """Return, in words, on which targets a network learns too little from the naive set for a claim on it.
+    """Return, in words, on which targets a network learns too little from either set for a claim on it.
 
     Args:
         table: of trainings. guessing: target → accuracy of guessing. width: of the networks.
@@ -105,8 +105,8 @@ def untrained_text(table: pd.DataFrame, guessing: Mapping[str, float], width: st
         parts += [f"{names} on {target}"] if names else []
     near = f"less than {100 * NEAR:g} points above guessing"
     if not parts:
-        return f"No network is {near} after the naive set."
-    return f"After the naive set these are {near}, so that claims on them are not judged there: {'; '.join(parts)}."
+        return f"No network is {near} after both sets."
+    return f"After either set these are {near}, so that claims on them are not judged there: {'; '.join(parts)}."
 
 
 def levels(table: pd.DataFrame) -> Estimates:
