@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tests import tiny
 from zsclib.cache import Cache
@@ -35,12 +36,14 @@ from zsclib.papers.diversity.training_sets import (
     generate_sets,
     generated_sets,
     open_models,
+    reference,
     share,
     training_key,
     training_rows,
 )
 from zsclib.papers.diversity.tricks import PAPER
 from zsclib.recipe import Recipe
+from zsclib.study.runs import read_run, run_names
 from zsclib.workers import Execution
 
 CELLS = [
@@ -283,3 +286,26 @@ def test_the_key_of_a_training_forgets_nothing_that_decides_it(setting):
 def test_equal_cells_have_one_key(setting):
     whole, real_numbers = Cell("digits", "base", 1), Cell("digits", "base", 1.0, length=1.0)
     assert training_key(setting, whole) == training_key(setting, real_numbers)
+
+
+@pytest.mark.parametrize("name", run_names("diversity"))
+def test_runs_after_the_paper_train_as_its_authors_and_reduce_to_their_size(name):
+    run = read_run("diversity", name)
+    own = run.parameters
+    assert (own["learning_rate"], own["learning_rates"], own["network_batch"]) == (1e-4, {}, 64)
+    assert own["small"] == own.get("size", 32) and {"small, nearest", "small, bilinear"} <= {*own["controls"]}
+    assert all(word in run.differs for word in ("weight decay", "20,000 steps", "bilinear"))
+
+
+def test_sets_are_measured_against_as_many_real_images_as_there_are(tmp_path):
+    draws = np.random.default_rng(0)
+    for split, n in (("train", 3), ("test", 2)):
+        for label in "ab":
+            (tmp_path / split / label).mkdir(parents=True)
+            for i in range(n):
+                pixels = draws.integers(0, 255, (40 + i, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / label / f"{i}.png")
+    setting = Setting(model="", clip="", size=16)
+    images = reference(setting, f"folder:{tmp_path}", 100)
+    assert images.images.shape == (6, 16, 16, 3) and len(reference(setting, f"folder:{tmp_path}", 4)) == 4
+    assert len(reference(setting, "objects-hard", 20)) == 20
