@@ -18,10 +18,15 @@ ROLES = {  # what a network was trained on, or what else classifies; all others 
     **dict.fromkeys(("real images", "real only", "twice the real", "oversampled", "classical", "shots only"), "real"),
     **dict.fromkeys(("retrieved by text", "retrieved by images", "retrieved by both", "random pool"), "retrieved"),
     **dict.fromkeys(("retrieved", "retrieved and DataDream"), "retrieved"),
-    **dict.fromkeys(("CLIP, zero-shot", "linear probe", "CLIP", "CLIP, ensemble"), "clip"),
+    **dict.fromkeys(("CLIP, zero-shot", "linear probe", "CLIP", "CLIP, ensemble", "CLIP, one prompt"), "clip"),
     "diffusion classifier": "diffusion",
 }
 Estimates = Mapping[str, Mapping[str, Estimate]]  # target -> name -> estimate
+
+
+def role_of(name: str) -> str:
+    """Return an arm's role in `plots.COLOURS`: that of `ROLES`, of heads on a generator's features, or synthetic."""
+    return ROLES.get(name, "features" if name.startswith("SD features") else "synthetic")
 
 
 def level(outcomes: np.ndarray) -> Estimate:
@@ -48,7 +53,7 @@ def panels(
     size = (plots.WIDTH, (SIZE[0] * rows + SIZE[1]) * down)
     figure, axes = plt.subplots(down, 2, figsize=size, squeeze=False, sharex=True)
     for ax, (target, by_name) in zip(axes.flat, estimates.items(), strict=False):
-        roles = {name: ROLES.get(name, "synthetic") for name in by_name}
+        roles = {name: role_of(name) for name in by_name}
         numbers = {name: v for name, v in (from_paper or {}).get(target, {}).items() if name in by_name}
         plots.interval_dots(ax, by_name, roles, numbers, differences=differences)
         ax.set_title(target, fontsize=10)
@@ -82,7 +87,7 @@ def columns(
     figure, axes = plt.subplots(1, len(gains), figsize=size, sharey=True, squeeze=False)
     for ax, (target, by_name) in zip(axes[0], gains.items(), strict=True):
         for place, name in enumerate(names):
-            estimates, colour = by_name.get(name, ()), plots.COLOURS[ROLES.get(name, "synthetic")]
+            estimates, colour = by_name.get(name, ()), plots.COLOURS[role_of(name)]
             for k, gain in enumerate(estimates):
                 if gain is None:
                     continue

@@ -86,8 +86,9 @@ def study(
         own = {i: judged for i, judged in judgements.items() if (judged.claim.unit == "points") == percent}
         parts += [verdicts(verdict_table(own, percent)).data] if own else []
     if left := [name for name in freeze.claims if name not in judgements]:
-        text = f"{len(left)} of {len(freeze.claims)} claims have no verdict, as what they compare has not been measured "
-        parts.append(f"<p>{text}with all seeds, or is not testable at this budget: {', '.join(left)}.</p>")
+        text = f"{len(left)} of {len(freeze.claims)} claims have no verdict, as what they compare has not been "
+        text += f"measured with all seeds, or is not testable at this budget: {', '.join(left)}."
+        parts.append(f"<p>{text}</p>")
     return judgements, HTML("".join(parts))
 
 
