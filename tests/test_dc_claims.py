@@ -27,7 +27,7 @@ from zsclib.study.verdicts import VERDICTS, judge
 PLAN, CLAIMS = read_plan("diffusion_classifier"), load_claims()
 NORMAL = norm.ppf(0.975)
 FEW_TRAININGS = {  # on one set: their own spread is about as large as the margin
-    f"DC-{family}" for name in RIVALLED for family in (f"H1-{name}-weak", f"H1-{name}-equal", f"H2-{name}")
+    f"DC-{family}" for name in RIVALLED for family in (f"H1-{name}-equal", f"H2-{name}")
 } | {"DC-H2-objects-shift"}
 BELOW_MARGIN = {  # published effects of both signs, or smaller than affordable intervals
     "DC-H2-objects-fine-hard", "DC-H3-objects-fine-hard", "DC-H3-objects-many", "DC-H5-relation", "DC-H12-objects-hard",

@@ -141,7 +141,7 @@ def test_every_testable_claim_has_its_contrast_and_no_other(found):
 @pytest.mark.parametrize(
     ("claim", "expected"),
     [
-        ("DC-H1-digits-weak", 0.7), ("DC-H1-aerial-hard-equal", 0.2), ("DC-H1-400", 0.2), ("DC-H1-6400", 0.2),
+        ("DC-H1-weak", 0.7), ("DC-H1-aerial-hard-equal", 0.2), ("DC-H1-400", 0.2), ("DC-H1-6400", 0.2),
         ("DC-H2-objects-hard", 0.1), ("DC-H2-digits", 0.3), ("DC-H2-100", 0.3), ("DC-H2-objects-shift", 0.1),
         ("DC-H3-digits", 0.05), ("DC-H3-objects-many", 0.05), ("DC-H4-objects-fine-hard", -0.1),
         ("DC-H6-resnet", 0.2), ("DC-H6-vit-hard", 0.15), ("DC-H8", 0.3), ("DC-H8-samples", np.log10(100 / 2)),
@@ -172,8 +172,8 @@ def test_contrasts_are_on_the_sets_that_the_claims_name(found):
 
 
 def test_a_rival_of_three_trainings_has_three_rows(found, outcomes):
-    assert found["DC-H1-digits-weak"]["digits"].shape == (3, N)
-    assert found["DC-H1-digits-weak"]["digits"].mean(1) == pytest.approx([0.8, 0.7, 0.6])
+    assert found["DC-H1-weak"]["digits"].shape == (3, N)
+    assert found["DC-H1-weak"]["digits"].mean(1) == pytest.approx([0.8, 0.7, 0.6])
     assert found["DC-H3-digits"]["digits"].shape == (1, N)
     assert over_trainings(outcomes)["vit-b"][HARD].mean(1) == pytest.approx([0.7, 0.75, 0.8])
 
@@ -222,7 +222,7 @@ def test_claims_on_a_rival_that_still_learns_are_left_out(outcomes):
     assert not rises({}) and not rises({equal: [0.1]})
     found = contrasts.contrasts(outcomes, {"digits": {"curves": curves, "prompts": {}}, "aerial-hard": {"prompts": {}}})
     assert "DC-H1-digits-equal" not in found and set(found["DC-H1-400"]) == set(RIVALLED) - {"digits"}
-    assert "DC-H1-digits-weak" in found and "DC-H1-aerial-hard-equal" in found
+    assert "DC-H1-weak" in found and "DC-H1-aerial-hard-equal" in found
 
 
 def test_arms_that_were_not_run_have_no_contrast():

@@ -40,7 +40,7 @@ from zsclib.study.freeze import RECORDS, chapters, read_plan, write_freeze
 from zsclib.workers import Execution
 
 CLAIMS = [
-    "DC-H1-digits-weak", "DC-H1-digits-equal", "DC-H3-digits", "DC-H3-objects-many", "DC-H4-objects-fine-hard", "DC-H5",
+    "DC-H1-weak", "DC-H1-digits-equal", "DC-H3-digits", "DC-H3-objects-many", "DC-H4-objects-fine-hard", "DC-H5",
     "DC-H6-vit-hard", "DC-H7-camera", "DC-H7-hard", "DC-H8", "DC-H8-samples", "DC-H9-low-digits", "DC-H10", "DC-H11",
     "DC-H11-dit", "DC-H12-huber", "DC-H13", "DC-H14-zero", "DC-H16", "DC-H16-many", "DC-H16-sequential-cost",
 ]  # fmt: skip

@@ -69,7 +69,7 @@ def _in(sets: Sequence[str], part: str) -> tuple[str, ...]:
 
 FEW, DOZENS = (*TEN, *PHOTOGRAPHS), (*MANY, *MANY_PHOTOGRAPHS)
 _RIVALS = {
-    **{f"DC-H1-{name}-weak": (DIFFUSION, PAPER, (name,)) for name in RIVALLED},
+    "DC-H1-weak": (DIFFUSION, PAPER, RIVALLED),
     **{f"DC-H1-{name}-equal": (DIFFUSION, with_images(EQUAL), (name,)) for name in RIVALLED},
     **{f"DC-H1-{n}": (DIFFUSION, with_images(n), RIVALLED) for n in SIZES},
     **{f"DC-H2-{name}": (DIFFUSION, with_labels(MOST.get(name, LABELS[-1])), (name,)) for name in RIVALLED},
