@@ -22,21 +22,14 @@ SAME, OTHER, UNDECIDED, ABSENT = "same sign", "other sign", "undecided", "not me
 
 
 class Beside(NamedTuple):
-    """One question, as two studies answer it.
+    """One question, as two studies answer it."""
 
-    Attributes:
-        question: a claim's id, without the set where it names one.
-        here, there: set → effect, of the first and of the second study.
-        mean_here, mean_there: the equally weighted mean of these; None where nothing is measured.
-        agreement: of the signs of the two means, one of `SAME`, `OTHER`, `UNDECIDED` and `ABSENT`.
-    """
-
-    question: str
-    here: Mapping[str, Estimate]
-    there: Mapping[str, Estimate]
-    mean_here: Estimate | None
+    question: str  # a claim's id, without the set where it names one
+    here: Mapping[str, Estimate]  # set → effect, of the first study
+    there: Mapping[str, Estimate]  # ... and of the second
+    mean_here: Estimate | None  # the equally weighted mean of the effects; None where nothing is measured
     mean_there: Estimate | None
-    agreement: str
+    agreement: str  # of the signs of the two means: `SAME`, `OTHER`, `UNDECIDED` or `ABSENT`
 
 
 def side_by_side(here: Differences, there: Differences) -> list[Beside]:
