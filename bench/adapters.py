@@ -19,15 +19,14 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from zsclib.models.generator import Generator, open_generator
-
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+from zsclib.papers.datadream.method import UNET
 
 
 def with_adapters(generator: Generator, names: list[str], rank: int) -> nn.Module:
     """Return the U-Net with an adapter of each name beside its attention, none of them zero."""
     unet = generator.unet
     for name in names:
-        unet.add_adapter(LoraConfig(r=rank, target_modules=ATTENTION, init_lora_weights=False), adapter_name=name)
+        unet.add_adapter(LoraConfig(r=rank, target_modules=list(UNET), init_lora_weights=False), adapter_name=name)
     return unet.eval()
 
 

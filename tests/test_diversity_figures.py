@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from zsclib.images.image_set import ImageSet
+from zsclib.own_sets import short_name
 from zsclib.papers.diversity.contrasts import MEASURED
 from zsclib.papers.diversity.training_sets import MAIN
 from zsclib.setmetrics import MEASURES
 from zsclib.study.claims import load_claims, to_judge
 from zsclib.study.figures import diversity as figures
 from zsclib.study.panels import level, panels
-from zsclib.study.record import short_name
 from zsclib.study.stats import Estimate
 from zsclib.study.verdicts import judge
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
+import shutil
 from collections import defaultdict
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -42,7 +46,9 @@ from zsclib.papers.diversity.training_sets import (
     training_rows,
 )
 from zsclib.papers.diversity.tricks import PAPER
+from zsclib.paths import ROOT
 from zsclib.recipe import Recipe
+from zsclib.study import runner
 from zsclib.study.runs import read_run, run_names
 from zsclib.workers import Execution
 
@@ -309,3 +315,27 @@ def test_sets_are_measured_against_as_many_real_images_as_there_are(tmp_path):
     images = reference(setting, f"folder:{tmp_path}", 100)
     assert images.images.shape == (6, 16, 16, 3) and len(reference(setting, f"folder:{tmp_path}", 4)) == 4
     assert len(reference(setting, "objects-hard", 20)) == 20
+
+
+def test_diversity_s_page_runs_on_a_folder_of_ones_own(tmp_path, tmp_path_factory):
+    """Images of several sizes, a train split with fewer of them than the largest set, a folder called by a number."""
+    root, draws = tmp_path / "clone", np.random.default_rng(0)
+    shutil.copytree(ROOT / "data/profiles", root / "data/profiles")
+    (root / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks/diversity.ipynb", root / "notebooks")
+    for (split, n), label in product((("train", 9), ("test", 3)), ("cat", "dog")):
+        (tmp_path / "2024 pets" / split / label).mkdir(parents=True)
+        for i in range(n):
+            pixels = draws.integers(0, 255, (20 + i, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "2024 pets" / split / label / f"{i}.png")
+    model, clip = tiny.generator_and_clip(tmp_path_factory.mktemp("models"))
+    own = {
+        "targets": [f"folder:{tmp_path / '2024 pets'}"], "images": 8, "held_out": 4, "test_images": 6, "size": 16,
+        "training_steps": 2, "network_batch": 4, "sampling_steps": 2, "model": str(model), "clip": str(clip),
+        "batch": 16, "workers": 1,
+    }  # fmt: skip
+    folder = runner.run("diversity", own, root=root, profile="ci", stream=io.StringIO())
+    record = json.loads((folder / "record.json").read_text())
+    assert {"set_2024_pets_naive", "set_2024_pets_real_images", "set_2024_pets_clip", "quantity_gain"} <= set(record)
+    cells = json.loads((folder / "executed.ipynb").read_text())["cells"]
+    assert str(tmp_path / "2024 pets") not in json.dumps([cell["outputs"] for cell in cells if "outputs" in cell])

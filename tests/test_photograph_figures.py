@@ -74,6 +74,18 @@ def test_growth_is_drawn_over_pairs():
     assert list(loss.get_lines()[0].get_xdata()) == [1000, 2000, 4000]
 
 
+def test_an_effect_that_has_its_interval_is_no_four_differences(monkeypatch):
+    """A rank correlation comes as (value, low, high, n), and is shown as a number, not in points."""
+    of_world = {"DIV-D9-vendi": {"digits": (0.4, 0.1, 0.7, 22)}}
+    of_photographs = {"DIV-D9-vendi": {"photographs:cifar10": (-0.3, -0.5, -0.1, 22)}}
+    known = {"diversity": of_world, "diversity-photographs": of_photographs}
+    monkeypatch.setattr(figures, "read_freeze", lambda chapter, root: chapter)
+    monkeypatch.setattr(figures, "differences", lambda chapter, package, root: known[chapter])
+    (one,) = figures.answers("diversity")
+    assert one.mean_here[:3] == pytest.approx((0.4, 0.1, 0.7)) and one.agreement == OTHER
+    assert "digits +0.400 (+0.100 to +0.700)" in figures.answers_table([one]).data
+
+
 def test_a_paper_is_asked_in_both_worlds_or_not_at_all(monkeypatch, tmp_path):
     assert figures.answers("diffusion_classifier", tmp_path) == []
     assert "nothing to compare" in figures.answers_table([]).data

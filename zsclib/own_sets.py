@@ -88,6 +88,13 @@ def set_name(target: str) -> str:
     return " ".join([path.name, *re.split(r"[&/\\]", conditions)]).strip()
 
 
+def short_name(target: str) -> str:
+    """Return a target's name as a record may hold it: "objects_fine" of "objects-fine", the last part of a path."""
+    last = target.rstrip("/").rpartition("/")[2].rpartition(":")[2].lower()
+    name = re.sub("[^a-z0-9]+", "_", last).strip("_")
+    return name if name[:1].isalpha() else f"set_{name}".rstrip("_")
+
+
 def load_part(
     target: str,
     part: str,

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from zsclib.own_sets import set_name
 from zsclib.study import plots
 from zsclib.study.stats import Estimate, accuracy, interval
 
@@ -56,7 +57,7 @@ def panels(
         roles = {name: role_of(name) for name in by_name}
         numbers = {name: v for name, v in (from_paper or {}).get(target, {}).items() if name in by_name}
         plots.interval_dots(ax, by_name, roles, numbers, differences=differences)
-        ax.set_title(target, fontsize=10)
+        ax.set_title(set_name(target), fontsize=10)
         ax.set_ylim(rows - 0.5, -1)  # rows of one height in all panels
         ax.xaxis.set_major_locator(MaxNLocator(5, steps=WHOLE))
         if chance is not None:

@@ -46,13 +46,6 @@ def record(**values: object) -> None:
         display({"text/plain": text}, raw=True, metadata={KEY: plain})
 
 
-def short_name(target: str) -> str:
-    """Return a target's name as a record may hold it: "objects_fine" of "objects-fine", the last part of a path."""
-    last = target.rstrip("/").rpartition("/")[2].rpartition(":")[2].lower()
-    name = re.sub("[^a-z0-9]+", "_", last).strip("_")
-    return name if name[:1].isalpha() else f"set_{name}".rstrip("_")
-
-
 def read_records(
     profile: str | None = None, folder: Path | str = ROOT / "results"
 ) -> dict[str, dict[str, object]]:

@@ -6,7 +6,7 @@ what they compare is called by the id without the set ("DC-H3").
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -39,7 +39,7 @@ def side_by_side(here: Differences, there: Differences) -> list[Beside]:
     clear ones, all else is `UNDECIDED`.
 
     Args:
-        here: claim → set → paired differences (seeds, images), from `zsclib.study.records.differences`.
+        here: claim → set → paired differences (seeds, images), or an estimate; from `zsclib.study.claims.to_judge`.
         there: the same of the other study. A claim with no set measured makes its question `ABSENT`.
     """
     first, second = _questions(here), _questions(there)
@@ -59,18 +59,20 @@ def question_of(claim: str, sets: Iterable[str]) -> str:
 
 
 def side_by_side_table(
-    rows: Iterable[Beside], statements: Mapping[str, str], names: tuple[str, str]
+    rows: Iterable[Beside], statements: Mapping[str, str], names: tuple[str, str], numbers: Container[str] = ()
 ) -> pd.DataFrame:
-    """Return a row per question for a page: the effects on each study's sets and their means in points.
+    """Return a row per question for a page: the effects on each study's sets and their means.
 
     Args:
         rows: from `side_by_side`.
         statements: question → what it asks.
         names: of the two studies.
+        numbers: questions whose effects are numbers of their own; those of all others are shown in points.
     """
     content = []
     for one in rows:
-        both = _shown(one.here, one.mean_here), _shown(one.there, one.mean_there)
+        sides, points = ((one.here, one.mean_here), (one.there, one.mean_there)), one.question not in numbers
+        both = [_shown(effects, mean, points) for effects, mean in sides]
         content.append([one.question, statements.get(one.question, "–"), *both, one.agreement])
     return pd.DataFrame(content, columns=["question", "what is compared", *names, "sign"])
 
@@ -90,9 +92,9 @@ def _agreement(here: Estimate | None, there: Estimate | None) -> str:
     return UNDECIDED if 0 in signs else SAME if signs[0] == signs[1] else OTHER
 
 
-def _shown(effects: Mapping[str, Estimate], mean: Estimate | None) -> str:
-    parts = [f"{_short(name)} {shown_difference(each)}" for name, each in effects.items()]
-    parts += [f"mean {shown_difference(mean)}"] if mean is not None and len(parts) > 1 else []
+def _shown(effects: Mapping[str, Estimate], mean: Estimate | None, points: bool) -> str:
+    parts = [f"{_short(name)} {shown_difference(each, points)}" for name, each in effects.items()]
+    parts += [f"mean {shown_difference(mean, points)}"] if mean is not None and len(parts) > 1 else []
     return "; ".join(parts) or "–"
 
 

@@ -123,8 +123,7 @@ def _generated(
 ) -> ImageSet:
     """Generate n images of each class, classes in turn, those of class y by generators[y].
 
-    One generator a batch, and batches are full: mixed by peft, eight adapters in a batch cost about half as much again,
-    where a batch for each is as long; only batches of an eighth of the rows would take twice as long
+    One generator a batch: rows of several adapters mixed in one, as peft can, gain nothing where batches are full
     (`bench/adapters.py`).
     """
     classes, prompts, scale = one.real.classes, class_prompts(setting, one), setting.guidance

@@ -43,9 +43,7 @@ def adapted_arms(arms: Sequence[str]) -> dict[str, str]:
         check_arm(arm)
     known = {f"DataDream, {scope}": scope for scope in SCOPES}
     if f"DataDream, {BY_CLASS}" not in arms:
-        raise ValueError(
-            f"arms must have 'DataDream, {BY_CLASS}' among them, got {', '.join(arms) or 'none'}"
-        )
+        raise ValueError(f"arms must have 'DataDream, {BY_CLASS}' among them, got {', '.join(arms) or 'none'}")
     return {arm: known[arm] for arm in arms if arm in known}
 
 
@@ -91,10 +89,7 @@ def leave_adapters(
         generators = adapted(setting, one, execution, scope)
         place = Path(ADAPTERS) / set_name(target) / scope
         inner = folder_names(one.real.classes) if scope == BY_CLASS else ["."] * len(one.real.classes)
-        left = {
-            name: generators[name]
-            for name in (one.real.classes if scope == BY_CLASS else one.real.classes[:1])
-        }
+        left = {name: generators[name] for name in (one.real.classes if scope == BY_CLASS else one.real.classes[:1])}
         for (name, generator), where in zip(left.items(), inner, strict=False):
             save_adapter(generator, root / place / where)
             history = generator.history
@@ -102,12 +97,7 @@ def leave_adapters(
             facts |= {"adapter": adapter_hash(generator), "samples": int(history["samples"].iloc[-1])}
             losses = {"loss before": history["held_out"].iloc[0], "loss after": history["held_out"].iloc[-1]}
             rows.append({"scope": scope, **facts, **losses})
-        about = {
-            "data set": set_name(target),
-            "model": Path(setting.model).name,
-            "shots": setting.shots,
-            "seed": seed,
-        }
+        about = {"data set": set_name(target), "model": Path(setting.model).name, "shots": setting.shots, "seed": seed}
         about["classes"] = dict(zip(one.real.classes, inner, strict=True))
         about["prompts"] = dict(zip(one.real.classes, prompts, strict=True))
         write_json(root / place / ABOUT, about)

@@ -142,7 +142,7 @@ def contrasts(outcomes: Outcomes, choices: Mapping[str, Mapping[str, Mapping]] |
         names = [name for name in sets if name in ours and name in theirs]
         names = [name for name in names if rival not in networks or name not in unended]
         differences[claim] = {name: difference(ours[name], theirs[name]) for name in names}
-    by_shift = list(differences["DC-H2-objects-shift"].values())  # pictures of the same scenes: one set, not seven
+    by_shift = list(differences["DC-H2-objects-shift"].values())  # images of the same scenes: one set, not seven
     whole = len(by_shift) == len(SHIFTED)
     differences["DC-H2-objects-shift"] = {"objects-shift": np.mean(by_shift, axis=0)} if whole else {}
     parts = (_alone, _binding, _stories, _shared, _costs)

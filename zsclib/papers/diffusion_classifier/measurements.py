@@ -11,7 +11,6 @@ Nearly every ablation is a function of such matrices, target -> errors (n images
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from zsclib import datasets
 from zsclib.images.image_set import content_hash
 from zsclib.models.clip import Clip
 from zsclib.models.generator import Generator
+from zsclib.own_sets import short_name
 from zsclib.papers.diffusion_classifier import winoground
 from zsclib.papers.diffusion_classifier.ablations import Measure, best_classes, repeated
 from zsclib.papers.diffusion_classifier.classifier import Result, classify
@@ -60,7 +60,7 @@ class Target:
     @property
     def short_name(self) -> str:
         """The name as records have it: of a path its end, in lower case, words joined by underscores."""
-        return re.sub("[^a-z0-9]+", "_", self.name.rsplit("/")[-1].rsplit(":")[-1].lower())
+        return short_name(self.name)
 
     @property
     def title(self) -> str:

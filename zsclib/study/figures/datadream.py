@@ -36,10 +36,7 @@ def adapting(history: pd.DataFrame, detail: str) -> Figure:
     ax.plot(mean.index, mean, color=plots.COLOURS["diffusion"], linewidth=2.5, marker="o")
     ax.axhline(0, color=plots.INK, linewidth=0.8, zorder=0)
     ax.set(xlabel="samples learnt from, with repeats", ylabel="validation loss, change in %")
-    worse, end = (
-        int((relative.iloc[-1] > relative.min()).sum()),
-        f"{mean.iloc[-1]:+.1f}".replace("-", "\N{MINUS SIGN}"),
-    )
+    worse, end = int((relative.iloc[-1] > relative.min()).sum()), f"{mean.iloc[-1]:+.1f}".replace("-", "\N{MINUS SIGN}")
     plots.title(
         ax,
         f"Loss on validation images {end} %;\nof {len(relative.columns)} adapters {worse} end above their lowest point",
@@ -75,9 +72,7 @@ def choices_table(table_of: pd.DataFrame) -> HTML:
 
 def costs_table(costs: pd.DataFrame, gain: Mapping[str, Mapping[str, Estimate]]) -> HTML:
     """Return a row per arm: what its images took, beside what they gained over the shots, alone and with them."""
-    shown = costs.drop(
-        columns="images", errors="ignore"
-    )  # the fewest of a class say more, and the page is narrow
+    shown = costs.drop(columns="images", errors="ignore")  # the fewest of a class say more, and the page is narrow
     for way, by_arm in gain.items():
         shown[way] = [by_arm[arm].points() if arm in by_arm else None for arm in costs["arm"]]
     return table(shown)

@@ -21,9 +21,7 @@ from zsclib.papers.datadream.experiments import name_of
 from zsclib.papers.datadream.outcomes import by_seed
 from zsclib.study.tables import table
 
-Choices = Mapping[
-    str, Mapping[str, Mapping]
-]  # target -> "choices", "sets-0", "classifiers-0" … -> what was noted
+Choices = Mapping[str, Mapping[str, Mapping]]  # target -> "choices", "sets-0", "classifiers-0" … -> what was noted
 
 
 def choices_table(choices: Choices, shots: int = 16, n: int = 64) -> HTML:
@@ -39,9 +37,7 @@ def choices_table(choices: Choices, shots: int = 16, n: int = 64) -> HTML:
         for name, chosen in notes.get("choices", {}).items():
             of = tuple(name.removeprefix(f"{target}; ").split("; "))
             rows.setdefault(of, {})[target] = _choice(notes, of, chosen, shots, n)
-    shown = [
-        [f"{arm}, {way}", classifier, *map(own.get, choices)] for (arm, way, classifier), own in rows.items()
-    ]
+    shown = [[f"{arm}, {way}", classifier, *map(own.get, choices)] for (arm, way, classifier), own in rows.items()]
     return table(shown, ["arm", "classifier", *choices])
 
 
@@ -110,10 +106,7 @@ def losses_table(choices: Choices) -> HTML:
     arms = dict.fromkeys(
         arm for seeds in made.values() for sets in seeds for arm, one in sets.items() if "loss after" in one
     )
-    rows = [
-        [arm, *(_change([sets[arm] for sets in seeds if arm in sets]) for seeds in made.values())]
-        for arm in arms
-    ]
+    rows = [[arm, *(_change([sets[arm] for sets in seeds if arm in sets]) for seeds in made.values())] for arm in arms]
     return table(rows, ["arm", *choices])
 
 
@@ -125,9 +118,7 @@ def _choice(notes: Mapping[str, Mapping], of: tuple, chosen: Mapping, shots: int
     names = [name_of(replace(cell, n=images)) for images in (n, 0)]  # the shots alone have none
     noted = [trained[name] for trained in by_seed(notes, "classifiers") for name in names if name in trained]
     stars = ["*" if one["learning_rate"] < chosen["learning_rate"] else "" for one in noted]
-    accuracies = ", ".join(
-        f"{100 * one['held_out']:.0f}{star}" for one, star in zip(noted, stars, strict=True)
-    )
+    accuracies = ", ".join(f"{100 * one['held_out']:.0f}{star}" for one, star in zip(noted, stars, strict=True))
     return f"{text}: {accuracies}" if accuracies else text
 
 
@@ -143,11 +134,7 @@ def _change(own: list[Mapping]) -> str | None:
     if not own:
         return None
     # one adapter of all classes stands there for each class
-    losses = [
-        pair
-        for each in own
-        for pair in dict.fromkeys(zip(each["loss before"], each["loss after"], strict=True))
-    ]
+    losses = [pair for each in own for pair in dict.fromkeys(zip(each["loss before"], each["loss after"], strict=True))]
     change = np.array([100 * (after / before - 1) for before, after in losses])
     numbers = (change.mean(), change.min(), change.max())
     mean, low, high = (f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") for value in numbers)

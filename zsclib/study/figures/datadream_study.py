@@ -22,6 +22,7 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from zsclib.own_sets import short_name
 from zsclib.papers.datadream.classifiers import SCRATCH, Cell
 from zsclib.papers.datadream.contrasts import (
     ALL_CLASSES,
@@ -42,16 +43,12 @@ from zsclib.papers.datadream.gap import class_accuracy
 from zsclib.papers.datadream.outcomes import alignment_of, narrowing_of
 from zsclib.study import plots
 from zsclib.study.panels import ROLES, columns, level
-from zsclib.study.record import short_name
 from zsclib.study.stats import Estimate, effect, interval, mean_effect
 from zsclib.study.tables import table
 
 ARMS = (PROMPTED, GUIDED, DISEF, BY_CLASS, ALL_CLASSES, RETRIEVED, BOTH)
 ROW, PANEL = 0.3, 2.3  # inches: height of an arm, and of a panel of curves
-OF_NO_SHOTS = (
-    PROMPTED,
-    RETRIEVED,
-)  # images that are the same at every K, and so is what learns from them alone
+OF_NO_SHOTS = (PROMPTED, RETRIEVED)  # images that are the same at every K, and so is what learns from them alone
 LINES = {PROMPTED: (0, (4, 2)), ALL_CLASSES: (0, (1, 1.5))}
 Outcomes = Mapping[str, Mapping[str, np.ndarray]]  # arm -> target -> correctness (seeds, images)
 
@@ -68,27 +65,17 @@ def study_gains(outcomes: Outcomes, shots: int = 16, n: int = 64) -> Figure:
     """
     base = outcomes.get(name_of(Cell("", SHOTS, shots=shots, n=0)), {})
     places = {
-        arm: [name_of(Cell("", arm, shots=shots, n=n, with_shots=both)) for both in (False, True)]
-        for arm in ARMS
+        arm: [name_of(Cell("", arm, shots=shots, n=n, with_shots=both)) for both in (False, True)] for arm in ARMS
     } | {ZERO_SHOT: [name_of(Cell("", ZERO_SHOT, shots=0, n=0))]}
 
     def gain(name: str, target: str) -> Estimate | None:
         own = outcomes.get(name, {})
         return interval(own[target] - base[target]) if target in own else None
 
-    rows = {
-        arm: names
-        for arm, names in places.items()
-        if any({*outcomes.get(name, ())} & {*base} for name in names)
-    }
-    gains = {
-        target: {arm: [gain(name, target) for name in names] for arm, names in rows.items()}
-        for target in base
-    }
+    rows = {arm: names for arm, names in places.items() if any({*outcomes.get(name, ())} & {*base} for name in names)}
+    gains = {target: {arm: [gain(name, target) for name in names] for arm, names in rows.items()} for target in base}
     heads = {target: f"{target}\n{SHOTS} {100 * correct.mean():.0f} %" for target, correct in base.items()}
-    return columns(
-        gains, heads, ROW, f"points over {SHOTS}, with 95 % intervals\n● images alone   ○ with the shots"
-    )
+    return columns(gains, heads, ROW, f"points over {SHOTS}, with 95 % intervals\n● images alone   ○ with the shots")
 
 
 def study_levels(outcomes: Outcomes, shots: int = 16, n: int = 64) -> dict[str, Estimate]:
@@ -192,9 +179,7 @@ def over_images(outcomes: Outcomes, shots: int = 16) -> Figure | None:
     """Draw accuracy against the number of images of a class, at equal steps: images of adapted generators, alone and
     with the shots. None where it was measured at one number only."""
     ways = {"images alone": False, "with the shots": True}
-    targets = [
-        t for t in targets_of(outcomes, shots) if len(_series(outcomes, t, BY_CLASS, "n", shots=shots)) > 1
-    ]
+    targets = [t for t in targets_of(outcomes, shots) if len(_series(outcomes, t, BY_CLASS, "n", shots=shots)) > 1]
     if not targets:
         return None
     figure, axes = _panels(targets)
@@ -217,9 +202,7 @@ def changes_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
         other, usual = (
             outcomes.get(name_of(one), {}) for one in (replace(cell, arm=changed(cell.arm, what)), cell)
         )
-        cells = [
-            interval(other[t] - usual[t]).points() if t in other and t in usual else None for t in targets
-        ]
+        cells = [interval(other[t] - usual[t]).points() if t in other and t in usual else None for t in targets]
         if any(cells):
             rows.append([cell.arm, "–" if cell.n == 0 else "yes" if cell.with_shots else "no", what, *cells])
     return table(rows, ["arm", "with the shots", "changed", *targets])
@@ -244,17 +227,14 @@ def classes(outcomes: Outcomes, choices: Mapping[str, Mapping[str, Mapping]]) ->
 
     None where that was not measured.
     """
-    relations = {
-        target: one for target, notes in choices.items() if (one := alignment_of(outcomes, target, notes))
-    }
+    relations = {target: one for target, notes in choices.items() if (one := alignment_of(outcomes, target, notes))}
     if not relations:
         return None
     figure, axes = _panels(list(relations))
     for ax, (target, relation) in zip(axes, relations.items(), strict=True):
         labels = choices[target]["labels"]["labels"]
         adapted, frozen = (
-            class_accuracy(outcomes[name_of(Cell("", arm))][target], labels).mean(0)
-            for arm in (BY_CLASS, PROMPTED)
+            class_accuracy(outcomes[name_of(Cell("", arm))][target], labels).mean(0) for arm in (BY_CLASS, PROMPTED)
         )
         narrowing = np.mean(narrowing_of(choices[target]), axis=0)
         ax.plot(narrowing, 100 * (adapted - frozen), "o", color=plots.COLOURS["synthetic"], alpha=0.8)

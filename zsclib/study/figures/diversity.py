@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import ARCHITECTURES, layout_of
+from zsclib.own_sets import set_name
 from zsclib.papers.diversity.contrasts import NETWORKS, Arms, Differences, Side
 from zsclib.papers.diversity.training_sets import MAIN
 from zsclib.study import plots
@@ -77,7 +78,7 @@ def target_sheet(sets: Mapping[str, Mapping[str, ImageSet]], columns: int = 8) -
         for k, (name, one) in enumerate(by_name.items()):
             chosen = np.linspace(0, len(one.classes) - 1, columns).round().astype(int)
             images.append(one.images[chosen])
-            names.append(name if k else f"{target}: {name}")
+            names.append(name if k else f"{set_name(target)}: {name}")
     return plots.image_grid(np.concatenate(images), columns=columns, row_titles=names)
 
 
@@ -95,7 +96,7 @@ def accuracies_table(outcomes: pd.DataFrame) -> HTML:
         [arm, f"{times:g}", *(_percent(means.get((arm, times, target))) for target in targets)]
         for arm, times in dict.fromkeys(index[:2] for index in means.index)
     ]
-    return table(rows, ["training set", "images, × N", *targets])
+    return table(rows, ["training set", "images, × N", *map(set_name, targets)])
 
 
 def networks_table(outcomes: pd.DataFrame, width: str = "pocket") -> HTML:
@@ -119,7 +120,7 @@ def correlations_table(ranks: pd.DataFrame, measures: Sequence[str]) -> HTML:
         each = [ranks[ranks.target == target][name] for target in targets]
         shown = [f"{rho.mean():+.2f} ({rho.min():+.2f} to {rho.max():+.2f})" for rho in each]
         rows.append([name, *(text.replace("-", "\N{MINUS SIGN}") for text in shown)])
-    return table(rows, ["measure, in CLIP's image features", *targets])
+    return table(rows, ["measure, in CLIP's image features", *map(set_name, targets)])
 
 
 def shortcut_effects(differences: Differences) -> dict[str, dict[str, Estimate]]:

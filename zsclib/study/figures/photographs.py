@@ -20,7 +20,7 @@ from zsclib.paths import ROOT
 from zsclib.pocket.photographs import load_layout
 from zsclib.prompts import PHOTOGRAPHS, load_prompts
 from zsclib.study import plots
-from zsclib.study.claims import load_claims
+from zsclib.study.claims import load_claims, to_judge
 from zsclib.study.freeze import read_freeze
 from zsclib.study.panels import panels
 from zsclib.study.records import differences
@@ -102,9 +102,8 @@ def growth(rows: Sequence[dict]) -> Figure:
         ax.set_ylim(0, 1.02)
         plots.percent(ax.yaxis)
         ax.set_title(f"{measure} correctly", fontsize=10)
-    axes[2].plot(
-        pairs, [row["held_out"] for row in rows], "o-", color=plots.COLOURS["published"], markersize=4
-    )
+    losses = [row["held_out"] for row in rows]
+    axes[2].plot(pairs, losses, "o-", color=plots.COLOURS["published"], markersize=4)
     axes[2].set_title("validation loss", fontsize=10)
     for ax in axes:
         ax.set(xscale="log", xlabel="pairs")
@@ -127,16 +126,18 @@ def answers(paper: str, root: Path = ROOT) -> list[Beside]:
             both.append(differences(read_freeze(chapter, root), PAPERS[paper], root))
         except FileNotFoundError:  # not planned, or not frozen yet
             return []
-    return side_by_side(*both)
+    claims = load_claims(root / "data" / "claims")
+    return side_by_side(*(to_judge([claims[name] for name in measured], measured)[1] for measured in both))
 
 
 def answers_table(rows: Sequence[Beside], root: Path = ROOT) -> HTML:
     """Return a row per question: its effects in both worlds, and whether their means have one sign."""
-    statements: dict[str, str] = {}
+    statements, numbers = {}, set()
     for claim in load_claims(root / "data" / "claims").values():
         for one in rows:
             if claim.id == one.question or question_of(claim.id, one.here) == one.question:
                 statements.setdefault(one.question, claim.contrast.partition(" on ")[0])
+                numbers |= {one.question} if claim.unit == "number" else set()
     if not rows:
         return HTML("<p>One of the two studies has not been frozen yet, so there is nothing to compare.</p>")
-    return table(side_by_side_table(rows, statements, ("made-up world", "photographs")))
+    return table(side_by_side_table(rows, statements, ("made-up world", "photographs"), numbers))
