@@ -191,18 +191,22 @@ def test_the_hub_is_asked_only_with_leave(monkeypatch):
 def test_the_hub_is_asked_for_id_split_and_revision(monkeypatch):
     import datasets
 
-    asked = []
+    asked, splits = [], ["train", "test"]
 
-    def answer(ident, split, revision):
-        asked.append((ident, split, revision))
-        if split != "test":
+    def answer(path, split, revision, name=None):
+        asked.append((path, name, split, revision))
+        if split not in splits:
             raise ValueError(f"Unknown split {split}")
         return hub_table()
 
     monkeypatch.setattr(datasets, "load_dataset", answer)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda path, name=None, revision=None: splits)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     one = load("hub:someone/pets@abc123", n=2, allow_network=True)
-    assert asked == [("someone/pets", "test", "abc123")] and one.labels.tolist() == [0, 1]
+    assert asked == [("someone/pets", None, "test", "abc123")] and one.labels.tolist() == [0, 1]
+    splits[:] = ["train", "validation"]  # as many sets there have it
+    load("hub:someone/pets/160px", n=2, allow_network=True)
+    assert asked[1:] == [("someone/pets", "160px", "validation", None)]
     with pytest.raises(
         ValueError, match="hub:someone/pets', split 'extra', could not be opened: Unknown split"
     ):

@@ -95,7 +95,7 @@ def test_of_no_effect_most_claims_would_say_so_more_often_than_not(designs):
         either_side = 1 if CLAIMS[name].direction == "not_less" else 2
         if 1 - either_side * norm.sf(beyond) < 0.495:
             seldom.add(name)
-    assert seldom - FEW_TRAININGS == {"DC-H3-objects-fine-hard", "DC-H12-objects-hard"}
+    assert seldom - FEW_TRAININGS == {"DC-H3-objects-fine-hard", "DC-H3-objects-many", "DC-H12-objects-hard"}
 
 
 def test_margins_are_no_larger_than_published_effects(designs):
@@ -111,7 +111,7 @@ def test_margins_are_no_larger_than_published_effects(designs):
 @pytest.mark.parametrize(
     ("claim", "sets"),
     [
-        ("DC-H10-repeated", [name + contrasts.DEPTH for name in TEN]),
+        ("DC-H10-repeated", [name + OTHER_NOISE for name in TEN]),
         ("DC-H14-rescaled", [name + OTHER_NOISE for name in contrasts.VARIED]),
     ],
 )
@@ -124,11 +124,11 @@ def test_what_is_not_testable_for_its_size_is_too_small(claim, sets):
 # --- effective robustness -------------------------------------------------------------------------
 
 
-def study(story: str, seed: int) -> tuple[float, float, float]:
+def study(story: str, seed: int, unshifted: float) -> tuple[float, float, float]:
     """Simulate a study of DC-H7 in which neither DiT nor networks are robust: all scatter about a line of logits.
 
     Networks without a shift are about as accurate as pilot trainings on validation images let expect, those trained
-    longest at the ceiling.
+    longest at the ceiling; the DiT is correct on `unshifted` of these images.
     """
     lines = {"DC-H7-hard": (-0.5, 0.43), "DC-H7-resampled": (-0.35, 0.55), "DC-H7-camera": (-2.0, 0.2)}
     intercept, slope = lines[story]
@@ -143,19 +143,20 @@ def study(story: str, seed: int) -> tuple[float, float, float]:
         own = random.normal(size=(len(logits), len(images)))
         return 0.6**0.5 * images + 0.4**0.5 * own < norm.ppf(expit(logits))[:, None]
 
-    inside = correct(np.append(x, logit(0.975)), random.normal(size=n))
+    inside = correct(np.append(x, logit(unshifted)), random.normal(size=n))
     below = inside[:-1].mean(1) <= CEILING
     outside, scenes = [], random.normal(size=k)
     for _ in sets:
         y = intercept + slope * x.ravel() + of_kind + random.normal(0, 0.08, x.size)
-        outside.append(correct(np.append(y, intercept + slope * logit(0.975)), scenes))
+        outside.append(correct(np.append(y, intercept + slope * logit(unshifted)), scenes))
     networks = robustness.Accuracies(inside[:-1][below], [rows[:-1][below] for rows in outside], kinds[below])
     return robustness.above_line(networks, inside[-1], [rows[-1] for rows in outside], resamples=200)
 
 
+@pytest.mark.parametrize("unshifted", [0.975, contrasts.REACH])
 @pytest.mark.parametrize("story", contrasts.STORIES)
-def test_intervals_of_effective_robustness_are_about_as_wide_as_the_claims_say(story):
-    studies = np.array([study(story, seed) for seed in range(6)])
+def test_intervals_of_effective_robustness_are_about_as_wide_as_the_claims_say(story, unshifted):
+    studies = np.array([study(story, seed, unshifted) for seed in range(6)])
     half = np.median(studies[:, 2] - studies[:, 1]) / 2
     assert half == pytest.approx(CLAIMS[story].half_width, rel=0.4)
     assert half < needed_half_width(CLAIMS[story]) and abs(studies[:, 0].mean()) < 0.03

@@ -84,7 +84,7 @@ def outcomes() -> dict[str, dict[str, np.ndarray]]:
         DIT: everywhere((UNSHIFTED, *SHIFTED, HARD, RESAMPLED, DIT_DEEP), 0.9),
         DIT_L1: {HARD: first(0.7)}, DIT_BOUND: {DIT_DEEP: first(0.6)},
     }  # fmt: skip
-    kinds = zip(arms.KINDS.values(), (0.5, 0.1, 0.2, 0.3), strict=True)
+    kinds = zip(arms.KINDS.values(), (0.5, 0.1, 0.2, 0.3, 0.45), strict=True)
     planted |= {arm: everywhere(NOISY[:2], share) for arm, share in kinds}
     for k, more in ((1, 0.0), (2, 0.1), (3, 0.2)):
         planted |= {trained(PAPER, k): everywhere(RIVALLED, more)}
@@ -213,16 +213,54 @@ def test_the_line_is_of_long_and_short_trainings_below_the_ceiling(outcomes):
     assert value == pytest.approx(0.1, abs=0.01)
     two_kinds = {arm: by_set for arm, by_set in short.items() if arm.startswith("resnet")}
     assert contrasts.effective(over_trainings(planted | at_ceiling | two_kinds), (HARD,)) is None
+    beyond = {DIT: {UNSHIFTED: first(1), HARD: first(0.9)}}  # the line does not reach there
+    assert contrasts.effective(over_trainings(planted | short | beyond), (HARD,)) is None
+
+
+def test_of_trainings_that_are_on_record_for_some_sets_only_none_is_on_the_line(outcomes):
+    planted = dict(outcomes) | {DIT: everywhere((UNSHIFTED, HARD), 0.8)}
+    whole = contrasts.effective(over_trainings(planted), (HARD,))
+    partial = planted | {trained("vit-b", 4): {UNSHIFTED: first(0.5)}}
+    assert contrasts.effective(over_trainings(partial), (HARD,)) != whole  # without the four of vit-b
 
 
 def test_claims_on_a_rival_that_still_learns_are_left_out(outcomes):
-    equal = trained(with_images(EQUAL), 1)
-    curves = {equal: [0.5, 0.8], trained(with_images(EQUAL) + TWICE, 1): [0.7, 0.83]}
-    assert rises(curves) and not rises({equal: [0.5, 0.82], **{k: v for k, v in curves.items() if k != equal}})
-    assert not rises({}) and not rises({equal: [0.1]})
+    arm, longer = with_images(EQUAL), with_images(EQUAL) + TWICE
+    equal = trained(arm, 1)
+    curves = {equal: [0.5, 0.8], trained(longer, 1): [0.7, 0.83]}
+    assert rises(curves, arm, longer)
+    assert not rises({equal: [0.5, 0.82], **{k: v for k, v in curves.items() if k != equal}}, arm, longer)
+    assert not rises({}, arm, longer) and not rises({equal: [0.1]}, arm, longer)
     found = contrasts.contrasts(outcomes, {"digits": {"curves": curves, "prompts": {}}, "aerial-hard": {"prompts": {}}})
     assert "DC-H1-digits-equal" not in found and set(found["DC-H1-400"]) == set(RIVALLED) - {"digits"}
     assert "DC-H1-weak" in found and "DC-H1-aerial-hard-equal" in found
+
+
+def test_claims_on_heads_and_on_networks_beside_the_dit_that_still_learn_are_left_out(outcomes):
+    most = with_labels(1000)  # of digits there are no more
+    heads = {trained(most, 1): [0.8], trained(most + TWICE, 1): [0.84], trained(with_labels(100), 1): [0.2]}
+    found = contrasts.contrasts(outcomes, {"digits": {"curves-of-heads": heads}})
+    assert "DC-H2-digits" not in found and "DC-H2-objects-hard" in found
+    assert set(found["DC-H2-100"]) == set(found["DC-H2-1000"]) == set(RIVALLED) - {"digits"}
+    heads = {trained(with_labels(10_000) + more, 1): [top] for more, top in (("", 0.5), (TWICE, 0.6))}
+    shift = {SHIFTED[2]: {"curves-of-heads": heads}}
+    assert "DC-H2-objects-shift" in found and "DC-H2-objects-shift" not in contrasts.contrasts(outcomes, shift)
+    names = (shorter("vit-b", 9), shorter("vit-b", 90), "vit-b")
+    beside = {trained(name, 1): [top] for name, top in zip(names, (0.7, 0.9, 0.93), strict=True)}
+    found = contrasts.contrasts(outcomes, {UNSHIFTED: {"curves-beside-the-dit": beside}})
+    assert "DC-H6-vit" not in found and "DC-H6-vit-hard" not in found and "DC-H6-resnet" in found
+    beside[trained(shorter("vit-b", 90), 1)] = [0.92]
+    assert "DC-H6-vit" in contrasts.contrasts(outcomes, {UNSHIFTED: {"curves-beside-the-dit": beside}})
+
+
+def test_what_is_measured_without_a_verdict_has_its_contrasts_apart():
+    noisy = {arms.KINDS["rescaled"]: everywhere(NOISY[:2], 0.5), arms.KINDS["normal"]: everywhere(NOISY[:2], 0.6)}
+    planted = noisy | {arms.DIFFERENT: everywhere(NOISY, 0.7), arms.REPEATED: everywhere(NOISY, 0.4)}
+    found = contrasts.unjudged(planted)
+    assert set(found) == set(contrasts.UNJUDGED) and not set(found) & set(contrasts.KNOWN)
+    assert {name: d.mean().round(6) for name, d in found["DC-H10-repeated"].items()} == dict.fromkeys(NOISY, 0.3)
+    assert found["DC-H14-rescaled"]["digits, other noise"].mean() == pytest.approx(-0.1)
+    assert contrasts.unjudged({}) == {}
 
 
 def test_arms_that_were_not_run_have_no_contrast():

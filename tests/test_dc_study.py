@@ -30,7 +30,14 @@ from zsclib.papers.diffusion_classifier.contrasts import (
     UNSHIFTED,
 )
 from zsclib.papers.diffusion_classifier.experiments import PAPER
-from zsclib.papers.diffusion_classifier.rivals import part_of, shorter, trained, with_images, with_labels
+from zsclib.papers.diffusion_classifier.rivals import (
+    TWICE,
+    part_of,
+    shorter,
+    trained,
+    with_images,
+    with_labels,
+)
 from zsclib.papers.diffusion_classifier.study_parts import parts_of
 from zsclib.papers.diffusion_classifier.study_plan import Study
 from zsclib.paths import ROOT
@@ -72,6 +79,7 @@ def test_photographs_are_asked_about_without_labels():
     """On these claims against networks on generated images and against CLIP are put again; heads learn from labels."""
     few, many = contrasts_room.PHOTOGRAPHS[0], contrasts_room.MANY_PHOTOGRAPHS[0]
     plan = read_plan("diffusion_classifier") | {"sets": {few: 10, few + contrasts_room.DEPTH: 5, many: 10}}
+    plan["settings"] = plan["settings"] | {"K_deep": 128}
     by_set = {name: [arm for arm, own, _ in outcomes.jobs(plan) if own == name] for name in plan["sets"]}
     assert {DIFFUSION, CLIP_ONE, arms.HUBER, trained(with_images(SIZES[0]), 1)} <= set(by_set[few])
     assert not any("labels" in arm for arm in by_set[few]) and by_set[many] == [DIFFUSION, CLIP_ONE, CLIP_ENSEMBLE]
@@ -147,9 +155,10 @@ def root(tmp_path_factory):
         | dict.fromkeys(small, 4) | dict.fromkeys(parts, 3) | {f"{name}, in depth": 2 for name in MANY},
         "images_seed": 1, "seeds": [0],
         "settings": {
-            "K": 4, "K_shifted": 2, "K_stages": 4, "K_deep": 8, "K_dit": 2, "few": 1, "alpha": 0.1, "validation": 2,
+            "K": 4, "K_shifted": 2, "K_stages": dict.fromkeys(MANY, 4), "K_templates": 2, "few": 1, "alpha": 0.1,
+            "K_deep": dict.fromkeys(TEN, 8) | dict.fromkeys(MANY, 4), "K_dit": 2, "validation": 2,
             "validation_clip": 3, "splits": {"digits": "fresh"}, "beside_steps": 2,
-            "beside_shorter": {network: [1] for network in BESIDE},
+            "beside_shorter": {network: [1] for network in BESIDE}, "beside_rates": [1e-3, 4e-3],
             "rivals": {
                 "sizes": [80], "labels": [80], "paper_images": 80, "network": "resnet18", "steps": 1, "head_steps": 20,
                 "sampling_steps": 1, "trainings": 1,
@@ -179,7 +188,12 @@ def test_a_tiny_study_runs_from_freeze_to_verdicts_and_resumes(root, tmp_path, m
     choices = records.read_choices(freeze, root)
     assert set(choices["digits"]["prompts"]) == {"diffusion", "CLIP", "accuracy, diffusion", "accuracy, CLIP"}
     assert set(choices["digits"]["curves"]) == {arm for arm, name, _ in jobs if name == "digits" and "synthetic" in arm}
-    assert set(choices[UNSHIFTED]) == {"curves-beside-the-dit"} and "prompts" not in choices.get(CAMERA[0], {})
+    beside = {"curves-beside-the-dit", "learning-rates-beside-the-dit"}
+    assert set(choices[UNSHIFTED]) == beside and "prompts" not in choices.get(CAMERA[0], {})
+    by_rate = choices[UNSHIFTED]["learning-rates-beside-the-dit"]
+    assert {network: set(of) for network, of in by_rate.items()} == dict.fromkeys(BESIDE, {"0.001", "0.004"})
+    heads = {arm for arm, name, _ in jobs if name == "digits" and "labels" in arm}
+    assert set(choices["digits"]["curves-of-heads"]) == heads and any(TWICE in arm for arm in heads)
     assert trained(shorter("vit-b", 1), 1) in choices[UNSHIFTED]["curves-beside-the-dit"]
     measured = records.read_outcomes(freeze, root)
     deep = "digits, in depth"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from zsclib.images.image_set import ImageSet
-from zsclib.own_sets import short_name
+from zsclib.own_sets import short_name, short_names
 from zsclib.papers.diversity.contrasts import MEASURED
 from zsclib.papers.diversity.training_sets import MAIN
 from zsclib.setmetrics import MEASURES
@@ -95,6 +95,11 @@ def test_differences_on_targets_that_no_claim_names_are_not_judged():
 )
 def test_names_of_targets_are_fit_for_a_record(target, name):
     assert short_name(target) == name
+
+
+def test_two_folders_of_one_last_name_have_two_names_in_a_record():
+    targets = ["digits", "folder:a/Pets", "folder:b/pets", "folder:c/pets"]
+    assert short_names(targets) == dict(zip(targets, ("digits", "pets", "pets_2", "pets_3"), strict=True))
 
 
 def test_tables_hold_the_accuracies_and_call_networks_what_they_are():

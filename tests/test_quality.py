@@ -113,6 +113,16 @@ def test_checkpoints_are_measured_once_each_and_in_order(few, tmp_path, monkeypa
     assert len(scaling.scaling(tmp_path, MODELS, path, n=3)) == 4 and len(calls) == 2
 
 
+def test_clips_are_measured_on_the_images_of_checkpoints(tmp_path):
+    path, shipped = tmp_path / "records" / "clip_scaling.json", MODELS / "pocket-clip"
+    (row,) = scaling.clip_scaling([shipped], path, n=12)
+    assert row["samples"] > 2_000_000 and row["n"] == 12 and json.loads(path.read_text()) == [row]
+    of_record = json.loads((MODELS.parent / "records/clip_scaling.json").read_text())[-1]  # today's
+    assert of_record["sha256"] == row["sha256"] and of_record["samples"] == row["samples"]
+    for name in scaling.SETS:
+        assert row[f"recognised {name}"] == of_record[f"recognised {name}"][:12]
+
+
 def test_averages_are_put_into_a_model_and_altered_files_refused(tmp_path):
     model = open_generator(MODELS / "pocket-sd").unet
     path = tmp_path / "unet-ema-000000128.safetensors"

@@ -29,7 +29,7 @@ from zsclib.papers.retrieval.rule import evaluate, fit, good_choices, winner
 from zsclib.papers.retrieval.similarity import POOL, nearness, similarity
 from zsclib.papers.retrieval.training_sets import Setting
 from zsclib.paths import ROOT
-from zsclib.pocket.earlier import earlier_commits, extract
+from zsclib.pocket.earlier import earlier_commits, extract, extract_clips
 from zsclib.pools.captioned import pool_in_memory
 from zsclib.pools.copies import Traces
 from zsclib.pools.vectors import Embeddings, Vectors
@@ -495,6 +495,21 @@ def test_earlier_weights_are_those_that_fit_today_s_other_parts(tmp_path):
     assert (folders[1] / "vae" / "weights").read_text() == "new"
     with pytest.raises(RuntimeError, match="earlier weights are in the history of a git clone"):
         earlier_commits(tmp_path / "nowhere")
+
+
+def test_earlier_clips_are_whole_folders_today_s_the_last(tmp_path):
+    git(tmp_path.parent, "init", "-q", str(tmp_path))
+    model = tmp_path / "data/models/pocket-clip"
+    model.mkdir(parents=True)
+    for pairs, more in ((300_000, {}), (300_000, {"clip-image": {"history": [{"samples": 700_000}]}})):
+        parts = {"clip": {"history": [{"samples": 5}, {"samples": pairs}]}} | more
+        (model / "training.json").write_text(json.dumps(parts))
+        (model / "model.safetensors").write_text(json.dumps(parts))
+        git(tmp_path, "add", "-A")
+        git(tmp_path, "commit", "-q", "-m", "x")
+    folders = extract_clips(tmp_path / "clips", tmp_path)
+    assert [folder.name for folder in folders] == ["pocket-clip-0.30M", "pocket-clip-1.00M"]
+    assert (folders[1] / "model.safetensors").read_text() == (model / "model.safetensors").read_text()
 
 
 def test_a_pool_s_frequency_and_noise_are_dials_of_a_u_net_s_training(tmp_path, monkeypatch):

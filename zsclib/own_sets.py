@@ -95,6 +95,16 @@ def short_name(target: str) -> str:
     return name if name[:1].isalpha() else f"set_{name}".rstrip("_")
 
 
+def short_names(targets: Sequence[str]) -> dict[str, str]:
+    """Return target → `short_name`; of several that would have one name, the second is NAME_2, and so on."""
+    names: dict[str, str] = {}
+    for target in dict.fromkeys(targets):
+        name = short_name(target)
+        same = sum(short_name(other) == name for other in names)
+        names[target] = f"{name}_{same + 1}" if same else name
+    return names
+
+
 def load_part(
     target: str,
     part: str,

@@ -22,10 +22,10 @@ from zsclib.world.pool import PHASE_1, PHASE_2, Pool, PoolConfig, load_pool
 STAGES = (
     *("autoencoder", "clip", "freeze", "clip-image", "unet", "clip-image-second", "unet-second"),
     "clip-image-third",
-    *("dit", "judge", "export", "evaluate", "scaling", "restore", "earlier", "photographs", "photograph-quality"),
-    "all",
+    *("dit", "judge", "export", "evaluate", "scaling", "restore", "earlier", "clip-scaling", "photographs"),
+    *("photograph-quality", "all"),
 )
-ON_DEMAND = ("restore", "earlier", "photographs", "photograph-quality")  # no part of all
+ON_DEMAND = ("restore", "earlier", "clip-scaling", "photographs", "photograph-quality")  # no part of all
 DATA = {  # of each training on captioned images
     "autoencoder": PHASE_1, "clip": PHASE_1, "freeze": PHASE_1, "clip-image": PHASE_1, "unet": PHASE_1,
     "clip-image-second": PHASE_2, "unet-second": PHASE_2, "clip-image-third": PHASE_2, "judge": PHASE_2,
@@ -65,6 +65,12 @@ def main(arguments: list[str] | None = None) -> None:
 
             for path in extract(options.generators):
                 print(path)
+        elif stage == "clip-scaling":
+            from zsclib.pocket.earlier import extract_clips
+            from zsclib.pocket.scaling import clip_scaling
+
+            folders = extract_clips(options.generators)
+            clip_scaling(folders, options.records / "clip_scaling.json", options.limit or 200)
         elif stage == "photographs":
             _photographs(options)
         elif stage == "photograph-quality":

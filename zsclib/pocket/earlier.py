@@ -21,6 +21,12 @@ where some things are rare: of the ten objects the commonest is half of all thin
 where 4 captions in 10 name a wrong thing, colour or style. Their generators are results/generators/rare/pocket-sd and
 results/generators/noisy/pocket-sd. Retrieval keeps its own pool: the dials of its index are others
 (`zsclib.papers.retrieval.dials`).
+
+CLIPs of the history are whole, so that
+
+    python -m zsclib.pocket clip-scaling
+
+measures how each classifies without examples, by the pairs it had seen.
 """
 
 from __future__ import annotations
@@ -32,8 +38,8 @@ from pathlib import Path
 from zsclib.paths import ROOT, atomic
 from zsclib.pretraining.unet import UNET_PHASES
 
-MODEL = "data/models/pocket-sd"
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+MODEL, CLIP = "data/models/pocket-sd", "data/models/pocket-clip"
+WEIGHTS, CLIP_WEIGHTS = "unet/diffusion_pytorch_model.safetensors", "model.safetensors"
 MAY_DIFFER = (WEIGHTS, "README.md", "loss.png", "training.json")
 
 
@@ -43,11 +49,9 @@ def earlier_commits(root: Path = ROOT, model: str = MODEL) -> list[str]:
     Raises:
         RuntimeError: the folder is no clone, or one without its history.
     """
-    if _git(root, "rev-parse", "--is-shallow-repository").decode().strip() == "true":
-        raise RuntimeError(f"{root} is a clone without its history: git fetch --unshallow")
     today, weights, commits = _files(root, "HEAD", model), set(), []
     weights.add(today[WEIGHTS])
-    for commit in _git(root, "log", "--format=%H", "--reverse", "--", f"{model}/{WEIGHTS}").decode().split():
+    for commit in _commits(root, f"{model}/{WEIGHTS}"):
         then = _files(root, commit, model)
         alike = then.keys() == today.keys() and all(then[p] == today[p] for p in today if p not in MAY_DIFFER)
         if alike and then[WEIGHTS] not in weights:
@@ -64,11 +68,35 @@ def extract(target: Path, root: Path = ROOT, model: str = MODEL) -> list[Path]:
         training = json.loads(_git(root, "cat-file", "blob", files["training.json"]))
         pairs = sum(training[p]["step"] * training[p]["plan"]["batch"] for p in UNET_PHASES if p in training)
         folders.append(Path(target) / f"{Path(model).name}-{pairs / 1e6:.2f}M")
-        with atomic(folders[-1]) as folder:
-            for name, blob in files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(_git(root, "cat-file", "blob", blob))
+        _write(folders[-1], root, files)
     return folders
+
+
+def extract_clips(target: Path, root: Path = ROOT, model: str = CLIP) -> list[Path]:
+    """Write every CLIP of the history, today's the last, into `target`, named by the pairs that it had learnt from."""
+    folders: dict[str, Path] = {}  # hash of the weights → folder
+    for commit in _commits(root, f"{model}/{CLIP_WEIGHTS}"):
+        files = _files(root, commit, model)
+        parts = json.loads(_git(root, "cat-file", "blob", files["training.json"]))
+        pairs = sum(part["history"][-1]["samples"] for part in parts.values())
+        folder = Path(target) / f"{Path(model).name}-{pairs / 1e6:.2f}M"
+        folders[files[CLIP_WEIGHTS]] = folder
+        _write(folder, root, files)
+    return list(folders.values())
+
+
+def _commits(root: Path, path: str) -> list[str]:
+    """Return the commits that changed a file, oldest first."""
+    if _git(root, "rev-parse", "--is-shallow-repository").decode().strip() == "true":
+        raise RuntimeError(f"{root} is a clone without its history: git fetch --unshallow")
+    return _git(root, "log", "--format=%H", "--reverse", "--", path).decode().split()
+
+
+def _write(target: Path, root: Path, files: dict[str, str]) -> None:
+    with atomic(target) as folder:
+        for name, blob in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(_git(root, "cat-file", "blob", blob))
 
 
 def _files(root: Path, commit: str, model: str) -> dict[str, str]:

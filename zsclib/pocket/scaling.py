@@ -11,17 +11,21 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import nn
 
+from zsclib.datasets import load
 from zsclib.hashing import hash_file
+from zsclib.models.clip import open_clip
 from zsclib.models.generator import open_generator
 from zsclib.pocket.attributes import open_classifier
 from zsclib.pocket.evaluation import GUIDANCE, STEPS, recognised
 from zsclib.pocket.requests import fulfilled, requests
 from zsclib.pretraining.checkpoint import checkpoints, digest_path, read_meta
 from zsclib.pretraining.unet import UNET_PHASES
+from zsclib.prompts import load_prompts
 from zsclib.sampling import sample
 from zsclib.study.stats import paired_difference
 
 TIMESTEPS = 16
+SETS = ("objects", "digits")  # that checkpoints are asked to recognise
 
 
 def scaling(checkpoints_folder: Path, models: Path, path: Path, n: int = 200) -> list[dict]:
@@ -51,7 +55,7 @@ def scaling(checkpoints_folder: Path, models: Path, path: Path, n: int = 200) ->
         load_averages(generator.unet, weights)
         row = {"samples": samples, "training": training, "held_out": held_out}
         row |= {"n": n, "sha256": sha256, "judge": reader}
-        for name in ("objects", "digits"):
+        for name in SETS:
             correct, _ = recognised(generator, name, "validation", n, TIMESTEPS)
             row[f"recognised {name}"] = correct.astype(int).tolist()
         for kind in ("objects", "printed-digits"):
@@ -64,6 +68,32 @@ def scaling(checkpoints_folder: Path, models: Path, path: Path, n: int = 200) ->
         path.write_text(json.dumps(rows) + "\n")
         shares = ", ".join(f"{k} {np.mean(v):.3f}" for k, v in row.items() if isinstance(v, list))
         print(f"{samples:,} pairs: {shares}", flush=True)
+    return rows
+
+
+def clip_scaling(folders: Sequence[Path], path: Path, n: int = 200) -> list[dict]:
+    """Measure how CLIPs that saw ever more pairs classify the validation images of `scaling`, with one prompt a class.
+
+    Args:
+        folders: of the models, as `zsclib.pocket.earlier.extract_clips` writes them. path: a JSON file to write.
+        n: images per set.
+
+    Returns: a row per model, by pairs: samples, n, the weights' sha256, and "recognised NAME", a list of n zeros and
+        ones, images in the order of `scaling`.
+    """
+    rows = []
+    for folder in folders:
+        clip, parts = open_clip(folder), json.loads((folder / "training.json").read_text())
+        row = {"samples": sum(part["history"][-1]["samples"] for part in parts.values()), "n": n}
+        row["sha256"] = hash_file(folder / "model.safetensors")
+        for name in SETS:
+            prompts, images = load_prompts(name), load(name, "validation", n)
+            scores = clip.zero_shot(prompts.classes, [prompts.template]).scores(images.images)
+            row[f"recognised {name}"] = (scores.argmax(1) == images.labels).astype(int).tolist()
+        rows.append(row)
+    rows.sort(key=lambda row: row["samples"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows) + "\n")
     return rows
 
 

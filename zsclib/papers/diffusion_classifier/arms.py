@@ -33,8 +33,9 @@ FILTERED = "among CLIP's best half"
 SHARED, APART, VARIANCE = "noise shared", "noise of each class", "variance left by shared noise"
 KINDS = {  # kind of noise -> arm
     "normal": "normal noise", "zero": "no noise", "truncated": "noise cut at 1 sd",
-    "truncated-2.5": "noise cut at 2.5 sd",
+    "truncated-2.5": "noise cut at 2.5 sd", "rescaled": "noise of expected length",
 }  # fmt: skip
+DIFFERENT, REPEATED = "eight timesteps, one noise each", "two timesteps, four noises each"
 EVERY, STAGES, TEST = "every class at every timestep", "stages", "sequential test"
 STAGES_COST, TEST_COST = "share of evaluations, stages", "share of evaluations, sequential test"
 FEWER, SHORTER = "every class, at the cost of the test", "stages, at the cost of the test"

@@ -43,13 +43,14 @@ def weighting(errors: Errors, targets: Targets, weights: np.ndarray) -> dict[str
 
 
 def of_noise(kinds: Mapping[str, Errors], targets: Targets) -> dict[str, dict[str, np.ndarray]]:
-    """Return text of `NOISES` → target → that kind of noise less normal noise, float64 (n,).
+    """Return text of `NOISES` → target → that kind of noise less normal noise, float64 (n,), for the kinds there are.
 
     Args:
         kinds: kind of noise → errors, "normal" among them, all at the same timesteps.
     """
     normal = correct(kinds["normal"], targets)
-    return {text: difference(correct(kinds[kind], targets), normal) for text, kind in NOISES.items()}
+    there = {text: kind for text, kind in NOISES.items() if kind in kinds}
+    return {text: difference(correct(kinds[kind], targets), normal) for text, kind in there.items()}
 
 
 def above_the_line(correct: Mapping[str, Outcomes], seed: int = 0) -> tuple[float, float, float]:

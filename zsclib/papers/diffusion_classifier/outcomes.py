@@ -5,11 +5,13 @@ A job is (arm, set, seed), the seed that of the noise; networks have trainings o
 or a part of one (`contrasts`), is measured once: its arms are functions of the same errors. A plan is plain data
 (`zsclib.study.freeze` says which); its models are a generator, a CLIP and a class-conditional model. Of its settings,
 K, K_shifted, K_stages, K_deep and K_dit are timesteps on sets of few classes, under shift, of stages where there are
-many (in depth too), of few classes in depth, and of the class-conditional model; `few` is those of one decision,
-`alpha` the sequential test's; `validation` images choose among a set's templates for the diffusion classifier,
-`validation_clip` for CLIP; `splits` maps sets to the split of their test images where that is not "test";
-`beside_steps` is how long networks are trained beside the class-conditional model, `beside_shorter` maps each to the
-shorter trainings that it also has; `rivals` are the fields of `rivals.Budget`.
+many, of every class in depth, and of the class-conditional model; K_stages and K_deep may map sets to numbers of their
+own. K_templates is where templates are compared, on `validation` images by the diffusion classifier (with many classes
+at four times as many, in stages), on `validation_clip` by CLIP. `few` is the timesteps of one decision, `alpha` the
+sequential test's; `splits` maps sets to the split of their test images where that is not "test"; `beside_steps` is how
+long networks are trained beside the class-conditional model, `beside_shorter` maps each to the shorter trainings that
+it also has, at the middle one of which it is trained with each of `beside_rates`; `rivals` are the fields of
+`rivals.Budget`.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ from zsclib.workers import Execution, Job, run_jobs
 EQUAL = "as many evaluations"
 TWICE = ", twice the steps"
 HELD_OUT = 0.1  # of the generated images, the last of them, which choose checkpoints
+VALIDATION = 500  # labelled images of the validation split that say whether a head's training had ended
 Tests = Mapping[str, np.ndarray]  # set -> its test images, uint8 (n, H, W, 3)
 Scores = dict[str, dict[str, np.ndarray]]  # set -> arm -> logits on its test images, float32 (n, C)
 Curves = dict[str, list[float]]  # arm -> accuracy on held-out images at every checkpoint
@@ -87,6 +88,12 @@ def with_images(n: int | str) -> str:
 def shorter(network: str, steps: int) -> str:
     """Return the name of the arm of a network beside the class-conditional model that is trained for fewer steps."""
     return f"{network}, {steps} steps"
+
+
+def steps_of(arm: str) -> int | None:
+    """Return the steps of an arm that `shorter` names, None for any other arm."""
+    match = re.fullmatch(r".*, (\d+) steps", arm)
+    return int(match[1]) if match else None
 
 
 def kind_of(arm: str) -> str:
@@ -165,10 +172,11 @@ def _with_held_out(n: int) -> int:
 
 
 def labelled_arms(budget: Budget, name: str) -> list[str]:
-    """Return the arms of `on_features` on a set, by training: with no more labels than there are."""
-    most = number_of_labels(name)
-    sizes = [n for n in budget.labels if n <= most]
-    return [trained(with_labels(n), k) for n in sizes for k in range(1, budget.trainings + 1)]
+    """Return the arms of `on_features` on a set, by training: with no more labels than there are, and with the most of
+    them once for twice the steps."""
+    sizes = [n for n in budget.labels if n <= number_of_labels(name)]
+    each = [trained(with_labels(n), k) for n in sizes for k in range(1, budget.trainings + 1)]
+    return [*each, trained(with_labels(max(sizes)) + TWICE, 1)]
 
 
 def number_of_labels(name: str) -> int:
@@ -183,37 +191,73 @@ def on_features(
 
     None is held out, for of a hundred labels a tenth would be missed; the last checkpoint is taken. Of digits there are
     no more than a thousand, which all trainings share. Arguments and result as `on_generated`, of the arms of
-    `labelled_arms`.
+    `labelled_arms`; the curve of a head is its accuracy at the end, on images of the validation split.
     """
-    recipe, jobs = replace(HEAD, steps=budget.head_steps, checkpoints=1), {}
+    jobs, size = {}, generator.image_size
+    held_out = datasets.load(name, "validation", VALIDATION, size=size)
     for arm in labelled_arms(budget, name):
         what, k = arm_and_training(arm)
-        n = next(n for n in budget.labels if with_labels(n) == what)
+        n = next(n for n in budget.labels if with_labels(n) == what.removesuffix(TWICE))
+        steps = budget.head_steps * (2 if what.endswith(TWICE) else 1)
+        recipe = replace(HEAD, steps=steps, checkpoints=1)
         most, seed = min(max(budget.labels), number_of_labels(name)), execution.seed + k - 1
-        labelled = _labelled(name, most, seed, generator.image_size).take(range(n))
+        labelled = _labelled(name, most, seed, size).take(range(n))
         facts = {"images": labelled.images, "labels": labelled.labels, "recipe": recipe, "seed": seed, "held_out": 0}
-        named = key(generator=generator.fingerprint(), **facts, tests=dict(tests), code=train_on_features)
-        jobs[arm] = Job(_head, (generator, labelled, recipe, dict(tests), seed), named)
+        facts |= {"validation": held_out.images, "tests": dict(tests), "code": train_on_features}
+        named = key(generator=generator.fingerprint(), **facts)
+        jobs[arm] = Job(_head, (generator, labelled, recipe, dict(tests), held_out, seed), named)
     return _run(jobs, execution, "training heads")
 
 
 def beside_dit(
-    folder: str, networks: Mapping[str, int], tests: Tests, execution: Execution, device: str = "cpu"
+    folder: str,
+    networks: Mapping[str, int],
+    rates: Mapping[str, float],
+    tests: Tests,
+    execution: Execution,
+    device: str = "cpu",
 ) -> tuple[Scores, Curves]:
     """Train networks on the images of a class-conditional model; held-out images choose the checkpoint.
 
     Args:
-        folder: of the model. networks: arm, by training → steps of 64 images. tests: as in `on_generated`.
+        folder: of the model. networks: arm, by training → steps of 64 images. rates: network → learning rate.
+        tests: as in `on_generated`.
     """
     jobs = {}
     for arm, steps in networks.items():
         what, k = arm_and_training(arm)
-        recipe = Recipe(steps=steps, batch=64, shift=0, checkpoints=5)  # flips only, as the DiT
         network, seed = kind_of(what), execution.seed + k - 1
-        facts = {"network": network, "recipe": recipe, "seed": seed, "tests": dict(tests), "code": train}
-        named = key(training=Path(folder) / "training.json", **facts)
-        jobs[arm] = Job(_beside, (folder, network, recipe, dict(tests), seed, device), named)
+        jobs[arm] = _beside_job(folder, network, steps, rates[network], tests, seed, device)
     return _run(jobs, execution, "training beside the DiT")
+
+
+def learning_rates(
+    folder: str, networks: Mapping[str, int], rates: Sequence[float], execution: Execution, device: str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """Return network → learning rate, as text → best accuracy on images held out from a class-conditional model.
+
+    Args:
+        folder: of the model. networks: network → steps of 64 images, few enough for rates to differ. rates: to try.
+    """
+    jobs = {
+        (network, rate): _beside_job(folder, network, steps, rate, {}, execution.seed, device)
+        for network, steps in networks.items()
+        for rate in rates
+    }
+    results = run_jobs(jobs.values(), execution, "choosing learning rates beside the DiT")
+    best: dict[str, dict[str, float]] = {}
+    for (network, rate), arrays in zip(jobs, results, strict=True):
+        best.setdefault(network, {})[f"{rate:g}"] = round(float(arrays["validation"].max()), 4)
+    return best
+
+
+def _beside_job(
+    folder: str, network: str, steps: int, rate: float, tests: Tests, seed: int, device: str
+) -> Job:
+    recipe = Recipe(steps=steps, batch=64, learning_rate=rate, shift=0, checkpoints=5)  # flips only, as the DiT
+    facts = {"network": network, "recipe": recipe, "seed": seed, "tests": dict(tests), "code": train}
+    named = key(training=Path(folder) / "training.json", **facts)
+    return Job(_beside, (folder, network, recipe, dict(tests), seed, device), named)
 
 
 def _job(network: str, learned: tuple[ImageSet, ImageSet], recipe: Recipe, tests: Tests, seed: int) -> Job:
@@ -232,9 +276,11 @@ def _network(
 
 
 def _head(
-    generator: Generator, labelled: ImageSet, recipe: Recipe, tests: Tests, seed: int
+    generator: Generator, labelled: ImageSet, recipe: Recipe, tests: Tests, held_out: ImageSet, seed: int
 ) -> dict[str, np.ndarray]:
-    return _scores(train_on_features(generator, labelled, recipe, seed=seed, held_out=0), tests)
+    head = train_on_features(generator, labelled, recipe, seed=seed, held_out=0)
+    right = head.scores(held_out.images).argmax(1) == held_out.labels
+    return _scores(head, tests) | {"validation": np.array([right.mean()])}
 
 
 @functools.lru_cache(maxsize=3)  # the trainings of a set: each of their arms takes the first of these images
@@ -245,9 +291,9 @@ def _labelled(name: str, n: int, seed: int, size: int) -> ImageSet:
 def _beside(
     folder: str, name: str, recipe: Recipe, tests: Tests, seed: int, device: str
 ) -> dict[str, np.ndarray]:
-    size = next(iter(tests.values())).shape[1]
-    images, held_out = dit_training_images(folder, size=size)
-    network = new_network(name, images.classes, size=size, seed=seed)
+    sizes = [images.shape[1] for images in tests.values()]
+    images, held_out = dit_training_images(folder, size=sizes[0] if sizes else None)
+    network = new_network(name, images.classes, size=images.images.shape[1], seed=seed)
     done = train(network, images, recipe, seed, validation=held_out, device=device)
     return _scores(done, tests) | {"validation": done.history.validation.to_numpy()}
 

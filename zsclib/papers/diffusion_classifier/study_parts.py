@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from zsclib.papers.diffusion_classifier import arms, winoground
-from zsclib.papers.diffusion_classifier.ablations import Measure, variational_weights
+from zsclib.papers.diffusion_classifier.ablations import Measure, repeated, variational_weights
 from zsclib.papers.diffusion_classifier.arms import CLIP_ENSEMBLE, CLIP_ONE, DIFFUSION
 from zsclib.papers.diffusion_classifier.contrasts import (
     CLIP_TEXT,
@@ -41,7 +41,14 @@ from zsclib.papers.diffusion_classifier.error_matrix import (
 )
 from zsclib.papers.diffusion_classifier.replays import stages_of_few, stages_of_many
 from zsclib.papers.diffusion_classifier.sequential import sequential
-from zsclib.papers.diffusion_classifier.study_plan import L2, Part, Study, base_of, few_classes
+from zsclib.papers.diffusion_classifier.study_plan import (
+    L2,
+    Part,
+    Study,
+    base_of,
+    few_classes,
+    number_of_timesteps,
+)
 from zsclib.papers.diffusion_classifier.study_rivals import (
     DIT_IN_DEPTH,
     GENERATED,
@@ -90,7 +97,7 @@ def _names_at_once(plan: Mapping, name: str) -> list[str]:
 def _at_once(study: Study, name: str) -> dict[str, np.ndarray]:
     """Errors of every class at K timesteps, by several measures; with many classes what the stages decide."""
     images = study.images(name)
-    labels, schedule = images.labels, study.rule(len(images.classes))
+    labels, schedule = images.labels, study.rule(name)
     if not few_classes(name):
         return {DIFFUSION: prediction(study.errors(name, schedule)[L2]) == labels}
     measures = arms.measures(study.generator().latent_shape[-1], name in VARIED)
@@ -119,16 +126,19 @@ def _by_clip(study: Study, name: str) -> dict[str, np.ndarray]:
 
 def _names_of_noises(plan: Mapping, name: str) -> list[str]:
     kinds = arms.KINDS.values() if base_of(name) in VARIED else ()
-    return [arms.SHARED, arms.APART, arms.VARIANCE, *kinds]
+    return [arms.SHARED, arms.APART, arms.VARIANCE, arms.DIFFERENT, arms.REPEATED, *kinds]
 
 
 def _noises(study: Study, name: str) -> dict[str, np.ndarray]:
-    """Errors at few timesteps, evenly spread: with noise of each class's own, and with noise of other kinds."""
+    """Errors at few timesteps, evenly spread: with noise of each class's own, of other kinds, several times anew."""
     labels, T, few = study.images(name).labels, study.generator().T, study["few"]
-    wide = exhaustive(2 * few, T)
+    wide, twice = exhaustive(2 * few, T), repeated(2, few, T)
     narrow = at_columns(wide, subgrids(wide.t, few)[0])
     shared, own = study.errors(name, wide)[L2], Measure(noise="unpaired")
-    measured = arms.of_shared_noise(shared, study.errors(name, wide, own)[own], labels, wide.t, few)
+    measured = arms.of_shared_noise(shared, study.errors(name, wide, own)[own], labels, wide.t, few) | {
+        arms.DIFFERENT: prediction(shared) == labels,
+        arms.REPEATED: prediction(study.errors(name, twice)[L2]) == labels,
+    }
     for kind, arm in arms.KINDS.items() if base_of(name) in VARIED else ():
         measure = Measure(noise=kind)
         measured[arm] = prediction(study.errors(name, narrow, measure)[measure]) == labels
@@ -136,8 +146,11 @@ def _noises(study: Study, name: str) -> dict[str, np.ndarray]:
 
 
 def _depth(plan: Mapping, name: str) -> int:
-    """Return the timesteps of a set in depth: where classes are many, those of the stages that the study uses there."""
-    return plan["settings"]["K_deep" if few_classes(name) else "K_stages"]
+    """Return the timesteps of a set in depth: a power of two, so that the curve over timesteps ends at all of them."""
+    K = number_of_timesteps(plan, "K_deep", name)
+    if K not in arms.powers(K):
+        raise ValueError(f"K_deep of {base_of(name)} must be a power of two, got {K}")
+    return K
 
 
 def _names_in_depth(plan: Mapping, name: str) -> list[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,6 @@ from zsclib.prompts import fill, load_prompts
 from zsclib.workers import Execution
 
 FEW_CLASSES = 20  # with more, hopeless classes go out early, and only what needs no exhaustive errors is measured
-HALF = 2  # templates are compared at half the timesteps
 L2 = Measure()
 
 
@@ -52,7 +51,7 @@ class Study:
     device: str = "cpu"
     remember: Remember = at_once
 
-    def __getitem__(self, setting: str) -> int | float:
+    def __getitem__(self, setting: str) -> Any:
         return self.plan["settings"][setting]
 
     def generator(self) -> Generator:
@@ -101,7 +100,7 @@ class Study:
         for template in templates:
             texts = fill(template, prompts.classes)
             (errors,) = error_matrices(
-                self.generator(), few.images, texts, self.rule(len(texts), HALF), keys=content_hash(few.images),
+                self.generator(), few.images, texts, self.rule_of_templates(len(texts)), keys=content_hash(few.images),
                 execution=self.execution,
             ).values()  # fmt: skip
             accuracy["diffusion"][template] = float(np.mean(prediction(errors) == few.labels))
@@ -110,16 +109,17 @@ class Study:
         best = {model: max(templates, key=by_template.__getitem__) for model, by_template in accuracy.items()}
         return best | {f"accuracy, {model}": by_template for model, by_template in accuracy.items()}
 
-    def rule(self, classes: int, divisor: int = 1) -> Schedule:
-        """Return how classes are scored: in full or, where they are many, by the paper's stages.
+    def rule(self, name: str) -> Schedule:
+        """Return how the classes of a set are scored: in full or, where they are many, by the paper's stages."""
+        if few_classes(name):
+            return exhaustive(self["K"], self.generator().T)
+        classes = len(load_prompts(base_of(name)).classes)
+        return stages_of_many(number_of_timesteps(self.plan, "K_stages", name), classes, self.generator().T)
 
-        Args:
-            classes: their number. divisor: of the plan's numbers of timesteps.
-        """
-        T = self.generator().T
-        if classes <= FEW_CLASSES:
-            return exhaustive(self["K"] // divisor, T)
-        return stages_of_many(max(4, self["K_stages"] // divisor), classes, T)  # there are four stages
+    def rule_of_templates(self, classes: int) -> Schedule:
+        """Return how classes are scored where a set's templates are compared: at fewer timesteps."""
+        K, T = self["K_templates"], self.generator().T
+        return exhaustive(K, T) if classes <= FEW_CLASSES else stages_of_many(4 * K, classes, T)
 
 
 class Part(NamedTuple):
@@ -132,6 +132,12 @@ class Part(NamedTuple):
 def base_of(name: str) -> str:
     """Return the set that a part of one belongs to."""
     return name.removesuffix(DEPTH).removesuffix(OTHER_NOISE).removesuffix(DIT_DEPTH)
+
+
+def number_of_timesteps(plan: Mapping, setting: str, name: str) -> int:
+    """Return a plan's number of timesteps for a set, or for a part of one: it may map sets to numbers of their own."""
+    value = plan["settings"][setting]
+    return value[base_of(name)] if isinstance(value, Mapping) else value
 
 
 def few_classes(name: str) -> bool:

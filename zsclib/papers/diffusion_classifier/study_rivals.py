@@ -27,7 +27,7 @@ from zsclib.papers.diffusion_classifier.contrasts import (
 )
 from zsclib.papers.diffusion_classifier.engine import error_matrices
 from zsclib.papers.diffusion_classifier.error_matrix import Schedule, exhaustive, nested, prediction
-from zsclib.papers.diffusion_classifier.study_plan import L2, Part, Study, budget_of
+from zsclib.papers.diffusion_classifier.study_plan import L2, Part, Study, budget_of, number_of_timesteps
 
 L1 = Measure("l1")
 
@@ -38,7 +38,7 @@ def _correct(scores: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, np
 
 def _on_generated(study: Study, name: str) -> dict[str, np.ndarray]:
     images, budget = study.images(name), budget_of(study.plan)
-    spent = len(images) * study.rule(len(images.classes)).evaluations(len(images.classes))
+    spent = len(images) * study.rule(name).evaluations(len(images.classes))
     equal = max(2 * len(images.classes), spent // (2 * budget.sampling_steps))  # guided: two evaluations a step
     tests = {name: images.images}
     scores, curves = rivals.on_generated(study.generator(), name, tests, equal, budget, study.execution)
@@ -61,7 +61,8 @@ def _on_labels(study: Study, name: str) -> dict[str, np.ndarray]:
     budget, source = _heads(study.plan, name)
     sets = [other for other in study.plan["sets"] if other in SHIFTED] if name in SHIFTED else [name]
     tests = {other: study.images(other).images for other in sets}
-    scores, _ = rivals.on_features(study.generator(), source, tests, budget, study.execution)
+    scores, curves = rivals.on_features(study.generator(), source, tests, budget, study.execution)
+    study.remember(name, "curves of heads", lambda: curves)
     return _correct(scores[name], study.images(name))
 
 
@@ -84,7 +85,7 @@ def _with_classes(study: Study, name: str) -> dict[str, np.ndarray]:
 
 def _with_classes_in_depth(study: Study, name: str) -> dict[str, np.ndarray]:
     """At so many timesteps that the lowest, on which the variational bound lays most weight, are among them."""
-    schedule, labels = nested(study["K_deep"], study.dit().T), study.images(name).labels
+    schedule, labels = nested(number_of_timesteps(study.plan, "K_deep", name), study.dit().T), study.images(name).labels
     errors = _dit_errors(study, name, schedule, L2)[L2]
     bound = weighted(errors, variational_weights(study.dit().alphas_cumprod, schedule.t))
     return {DIT: prediction(errors) == labels, DIT_BOUND: prediction(bound) == labels}
@@ -105,7 +106,13 @@ def _beside(study: Study, name: str) -> dict[str, np.ndarray]:
     """Networks trained once on the class-conditional model's images, and asked about all sets that it is."""
     tests = {other: study.images(other).images for other in study.plan["sets"] if other in CONDITIONAL}
     folder, networks = study.plan["models"][2], _networks(study.plan)
-    scores, curves = rivals.beside_dit(folder, networks, tests, study.execution, study.device)
+    lengths = {network: sorted(steps)[len(steps) // 2] for network, steps in study["beside_shorter"].items()}
+    by_rate = study.remember(
+        UNSHIFTED, "learning rates beside the DiT",
+        lambda: rivals.learning_rates(folder, lengths, study["beside_rates"], study.execution, study.device),
+    )  # fmt: skip
+    rates = {network: float(max(of, key=of.__getitem__)) for network, of in by_rate.items()}
+    scores, curves = rivals.beside_dit(folder, networks, rates, tests, study.execution, study.device)
     if name == UNSHIFTED:
         study.remember(name, "curves beside the DiT", lambda: curves)
     return _correct(scores[name], study.images(name))

@@ -29,17 +29,21 @@ from zsclib.papers.diffusion_classifier.contrasts import (
     DEPTH,
     FLAT,
     LABELS,
+    SHIFTED,
     SIZES,
     UNSHIFTED,
     ZERO_SHOT,
     difference,
     effective,
+    longest_of,
     outcomes_of,
     over_trainings,
     rises,
+    unjudged,
 )
 from zsclib.papers.diffusion_classifier.experiments import PAPER
-from zsclib.papers.diffusion_classifier.rivals import EQUAL, TWICE, trained, with_images, with_labels
+from zsclib.papers.diffusion_classifier.rivals import EQUAL, TWICE, shorter, trained, with_images, with_labels
+from zsclib.papers.diffusion_classifier.study_plan import base_of
 from zsclib.study import plots
 from zsclib.study.claims import Claim
 from zsclib.study.panels import columns, level
@@ -72,10 +76,14 @@ def of_families(decided: Mapping[str, Judgement], families: Sequence[str]) -> HT
     return HTML("".join(parts) or "<p>None of these claims has been decided yet.</p>")
 
 
-def untestable(claims: Mapping[str, Claim], families: Sequence[str]) -> HTML:
-    """Return the claims of some families that the study leaves out, and why it cannot test them."""
-    own = [claim for claim in claims.values() if claim.family in families and claim.not_testable]
-    return table([[claim.id, claim.statement, claim.not_testable] for claim in own], ["id", "claim", "why not"])
+def untestable(claims: Mapping[str, Claim], families: Sequence[str], outcomes: Outcomes) -> HTML:
+    """Return the claims of some families that the study does not judge, why not, and what it measured all the same."""
+    measured, rows = unjudged(outcomes), []
+    for claim in claims.values():
+        if claim.family in families and claim.not_testable:
+            effects = [f"{base_of(name)} {interval(d).points()}" for name, d in measured.get(claim.id, {}).items()]
+            rows.append([claim.id, claim.statement, claim.not_testable, "; ".join(effects) or None])
+    return table(rows, ["id", "claim", "why not", "measured"])
 
 
 # --- is it a good classifier? ---------------------------------------------------------------------
@@ -129,18 +137,63 @@ def rivals_curves(outcomes: Outcomes) -> Figure | None:
     return figure
 
 
-def flatness(choices: Mapping[str, Mapping[str, Mapping]]) -> HTML:
-    """Return the rivals' accuracy on held-out generated images, and whether twice the steps would have added to it."""
+def flatness(choices: Mapping[str, Mapping[str, Mapping]], outcomes: Outcomes) -> HTML:
+    """Return what longer training adds to each rival, on held-out images and on test images, and what follows.
+
+    Args:
+        choices: set → what → what was noted of it. outcomes: as `arms_of` returns them.
+    """
     rows = []
     for name, notes in choices.items():
-        curves = notes.get("curves", {})
-        once, twice = (curves.get(trained(with_images(EQUAL) + more, 1)) for more in ("", TWICE))
-        paper = curves.get(trained(PAPER, 1))
-        if once and twice:
-            verdict = "not testable at this budget" if rises(curves) else f"flat, within {100 * FLAT:g} points"
-            theirs = f"{100 * max(paper):.1f} %" if paper else None
-            rows.append([name, theirs, f"{100 * max(once):.1f} %", f"{100 * max(twice):.1f} %", verdict])
-    return table(rows, ["set", "the paper's recipe", "as many evaluations", "at twice the steps", "its curve"])
+        heads = notes.get("curves-of-heads", {})
+        most = [n for n in LABELS if trained(with_labels(n) + TWICE, 1) in heads]
+        of_heads = [(heads, with_labels(n), with_labels(n) + TWICE) for n in most]
+        equal = (notes.get("curves", {}), with_images(EQUAL), with_images(EQUAL) + TWICE)
+        beside = notes.get("curves-beside-the-dit", {})
+        longest = [(beside, shorter(network, longest_of(beside, network)), network) for network in BESIDE]
+        for curves, arm, longer in (equal, *of_heads, *longest):
+            once, twice = (curves.get(trained(each, 1)) for each in (arm, longer))
+            if once and twice:
+                open_ = rises(curves, arm, longer)
+                verdict = "not testable at this budget" if open_ else f"flat, within {100 * FLAT:g} points"
+                held_out = f"{100 * max(once):.1f} → {100 * max(twice):.1f} %"
+                tests = [outcomes.get(each, {}).get(name) for each in (arm, longer)]
+                on_test = " → ".join("–" if each is None else f"{100 * each[0].mean():.1f}" for each in tests) + " %"
+                rows.append([name, arm, longer.removeprefix(arm).lstrip(", "), held_out, on_test, verdict])
+    return table(rows, ["set", "rival", "longer", "held out", "test", "its curve"])
+
+
+def learning_curves(choices: Mapping[str, Mapping[str, Mapping]]) -> Figure | None:
+    """Draw the accuracy of networks on held-out generated images as they learn, a panel per set: the paper's recipe,
+    the library's own on as many images as there are evaluations, and the same for twice the steps."""
+    arms = {PAPER: "synthetic", with_images(EQUAL): "diffusion", with_images(EQUAL) + TWICE: "diffusion"}
+    names = [name for name, notes in choices.items() if notes.get("curves")]
+
+    def draw(ax: Axes, name: str) -> None:
+        for (arm, role), style in zip(arms.items(), (":", "-", "--"), strict=True):
+            curve = choices[name]["curves"].get(trained(arm, 1))
+            if curve:
+                done = np.arange(1, len(curve) + 1) / len(curve)
+                line = {"color": plots.COLOURS[role], "linestyle": style, "marker": "o", "markersize": 3}
+                ax.plot(done, curve, label=arm, **line)
+        ax.set_xlabel("share of its own steps")
+
+    figure = _grid(names, draw)
+    if figure is not None:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
+    return figure
+
+
+def learning_rates(choices: Mapping[str, Mapping[str, Mapping]]) -> HTML:
+    """Return the accuracy on held-out images by which learning rates of networks beside the DiT are chosen, the best
+    marked."""
+    by_rate = choices.get(UNSHIFTED, {}).get("learning-rates-beside-the-dit", {})
+    rates = list(dict.fromkeys(rate for of in by_rate.values() for rate in of))
+    rows = []
+    for network, of in by_rate.items():
+        best = max(of, key=of.__getitem__)
+        rows.append([network, *(f"{100 * of[r]:.1f} %" + " ✓" * (r == best) if r in of else None for r in rates)])
+    return table(rows, ["network", *rates])
 
 
 def prompts(choices: Mapping[str, Mapping[str, Mapping]]) -> HTML:
@@ -158,36 +211,20 @@ def prompts(choices: Mapping[str, Mapping[str, Mapping]]) -> HTML:
     return table(rows, ["set", "template", "diffusion classifier", "CLIP"])
 
 
-def equal_pairs(
-    checkpoints: Sequence[Mapping[str, Any]], clip: Mapping[str, Mapping], final: Mapping[str, Mapping]
-) -> Figure:
-    """Draw both models against the image-caption pairs they had seen, as far as there are records.
-
-    Of the diffusion classifier there are checkpoints on validation images. Of CLIP there is accuracy at the end alone;
-    on its way there is how often it finds the caption of one image among those of 256.
+def equal_pairs(checkpoints: Sequence[Mapping[str, Any]], clips: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the accuracy of both models against the image-caption pairs they had seen, on the same validation images.
 
     Args:
-        checkpoints: of data/records/scaling.json. clip: part → of its training.json. final: set → quality.json's row.
+        checkpoints: rows of data/records/scaling.json, of the diffusion classifier. clips: of clip_scaling.json.
     """
     figure, ax = plt.subplots(figsize=(plots.WIDTH, 3.8))
-    for name, style in zip(("objects", "digits"), STYLES, strict=False):
-        points = {row["samples"] / 1000: accuracy(outcomes_of(row)[name]) for row in checkpoints}
-        if points:
-            _curve(ax, points, "diffusion", f"{name}, diffusion", style)
-    before, pairs, top = 0, [], []
-    for part in clip.values():
-        for row in part["history"]:
-            if "top1_of_256" in row:
-                pairs.append((before + row["samples"]) / 1000)
-                top.append(row["top1_of_256"])
-        before += part["history"][-1]["samples"]
-    ax.plot(pairs, top, color=plots.COLOURS["clip"], linewidth=1.1, label="caption of 256, CLIP")
-    for name, marker in (("objects", "o"), ("digits", "s")):
-        if name in final:
-            ax.plot(before / 1000, final[name]["value"], marker, color=plots.COLOURS["clip"], fillstyle="none")
-            ax.annotate(f"{name}, CLIP", (before / 1000, final[name]["value"]), (6, 0), textcoords="offset points")
-    plots.log_ticks(ax.xaxis, [10, 30, 100, 300, 1000, 2000])
-    ax.set(ylim=(0, 1.03), xlabel="image-caption pairs seen, thousands", xlim=(10, 7000))
+    for rows, who, role in ((checkpoints, "diffusion classifier", "diffusion"), (clips, "CLIP", "clip")):
+        for name, style in zip(("objects", "digits"), STYLES, strict=False):
+            points = {row["samples"] / 1000: accuracy(outcomes_of(row)[name]) for row in rows}
+            if points:
+                _curve(ax, points, role, f"{name}, {who}", style)
+    plots.log_ticks(ax.xaxis, [100, 200, 500, 1000, 2000])
+    ax.set(ylim=(0, 1.03), xlabel="image-caption pairs seen, thousands", xlim=(100, 2600))
     plots.percent(ax.yaxis)
     ax.legend(loc="lower right")
     return figure
@@ -213,11 +250,12 @@ def shift_by_shift(outcomes: Outcomes) -> HTML:
     head, networks = with_labels(LABELS[-1]), [network for network in BESIDE if network in outcomes]
     rows = []
     for name in names:
-        cells = [_mean(outcomes, arm, name) for arm in (DIT, *networks, DIFFUSION, head)]
+        cells = [_mean(outcomes, arm, name) for arm in (DIT, *networks, DIFFUSION)]
+        cells.append(_mean(outcomes, head, name) if name in SHIFTED else None)  # elsewhere it has seen the like
         gain = effective(outcomes, (name,)) if name != UNSHIFTED else None
         rows.append([name, *cells, Estimate(*gain).points() if gain else None])
     above = "DiT above the networks' line, further than networks"
-    return table(rows, ["set", DIT, *networks, DIFFUSION, head, above])
+    return table(rows, ["set", DIT, *networks, DIFFUSION, f"{head} without a shift", above])
 
 
 def _mean(outcomes: Outcomes, arm: str, name: str) -> str | None:
@@ -229,7 +267,7 @@ def _mean(outcomes: Outcomes, arm: str, name: str) -> str | None:
 
 
 def profiles(outcomes: Outcomes, published: Mapping[int, float] | None = None) -> Figure | None:
-    """Draw accuracy from one timestep alone, a panel per set, the best timestep of each ringed.
+    """Draw accuracy from one timestep alone, a panel per set.
 
     Args:
         published: timestep → the paper's accuracy in percent (figure 3), a thin line.
@@ -240,8 +278,6 @@ def profiles(outcomes: Outcomes, published: Mapping[int, float] | None = None) -
     def draw(ax: Axes, name: str) -> None:
         points = {t: level(outcomes[by_t[t]][name]) for t in sorted(by_t) if name in outcomes[by_t[t]]}
         _curve(ax, points, "diffusion")
-        best = max(points, key=lambda t: points[t].value)
-        ax.plot(best, points[best].value, "o", markersize=11, fillstyle="none", color=plots.INK)
         if published:
             line = {"color": plots.COLOURS["published"], "linewidth": 0.8}
             ax.plot(list(published), np.array(list(published.values())) / 100, **line)

@@ -173,8 +173,11 @@ def changes(
     title: str,
     detail: str,
     published: Mapping[str, float | Mapping[str, float]] | None = None,
-) -> Figure:
-    """Draw what each of several changes does to accuracy, set by set (see `per_set`)."""
+) -> Figure | None:
+    """Draw what each of several changes does to accuracy, set by set (see `per_set`); None where none is measured."""
+    differences = {text: by_set for text, by_set in differences.items() if by_set}
+    if not differences:
+        return None
     rows = sum(0.6 + 0.22 * (len(by_set) - 1) for by_set in differences.values())
     figure, ax = plt.subplots(figsize=(plots.WIDTH, rows + 1.1))
     per_set(ax, differences, published or {})
