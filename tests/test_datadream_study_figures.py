@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
-from zsclib.papers.datadream.classifiers import Cell
+from zsclib.images.image_set import ImageSet
+from zsclib.own_sets import Own
+from zsclib.papers.datadream.classifiers import Cell, Sources, zero_shot
 from zsclib.papers.datadream.contrasts import (
     ALL_CLASSES,
     BY_CLASS,
@@ -23,8 +27,11 @@ from zsclib.papers.datadream.contrasts import (
     changed,
 )
 from zsclib.papers.datadream.experiments import CHANGES, name_of
+from zsclib.papers.datadream.training_sets import Setting, class_prompts, shots
 from zsclib.paths import DATA
 from zsclib.study.figures import datadream_study as figures
+from zsclib.study.freeze import read_freeze
+from zsclib.study.records import disagreement, image_keys
 from zsclib.study.stats import effect, interval, mean_effect
 
 TARGETS, RANK = ("digits", "gadgets-hard"), next(iter(CHANGES))
@@ -167,3 +174,35 @@ def test_a_record_of_some_arms_is_shown_as_far_as_it_goes(outcomes):
 
 def test_before_its_first_outcome_there_is_nothing_to_draw():
     assert figures.targets_of({}) == []
+
+
+def test_zero_shot_clip_of_the_page_is_compared_on_the_images_that_it_shares_with_the_study():
+    images = ImageSet(np.arange(6 * 32 * 32 * 3).reshape(6, 32, 32, 3).astype(np.uint8), [0, 1] * 3, ("a", "b"))
+    plan = {"models": ["sd", "clip"], "sets": {"digits": 9, "aerial-hard": 9}, "seeds": [0, 1]}
+    plan["settings"] = {"splits": {"digits": "fresh"}, "size": 32}
+    rows = [{"target": t, "arm": ZERO_SHOT, "seed": s} for t in ("gadgets", "digits", "aerial-hard") for s in (0, 1)]
+    table = pd.DataFrame([row | {"correct": np.arange(6) < 4} for row in rows])
+    setting = Setting(model="sd", clip="clip", index="", shots=2, size=32)
+    ((job, (keys, live)),) = figures.live_clip(table, images, setting, plan).items()
+    assert job == (name_of(Cell("", ZERO_SHOT, shots=0, n=0)), "aerial-hard", 0) and live.sum() == 4
+    np.testing.assert_array_equal(keys, image_keys(images.images, images.labels))
+    for other in ({"clip": "another"}, {"size": 64}, {"own": Own(template="a sketch of a {}")}):
+        assert figures.live_clip(table, images, replace(setting, **other), plan) == {}
+    plan["sets"]["aerial-hard"] = 5  # fewer than the page has
+    assert figures.live_clip(table, images, setting, plan) == {}
+
+
+def test_a_live_clip_agrees_with_the_record():
+    freeze, cell = read_freeze("datadream"), Cell("objects-hard", ZERO_SHOT, shots=0, n=0)
+    plan = freeze.plan()
+    setting = Setting(
+        model=plan["models"][0], clip=plan["models"][1], index="", shots=2, size=32, test_images=60,
+        test_seed=plan["images_seed"],
+    )  # fmt: skip
+    one = shots(setting, cell.target, 0)
+    sources = Sources(cell=cell, one=one, prompts=tuple(class_prompts(setting, one)), real=None, synthetic=None)
+    table = pd.DataFrame([{"target": cell.target, "arm": ZERO_SHOT, "seed": 0} | zero_shot(setting, sources)])
+    live = figures.live_clip(table, one.test, setting, plan)
+    assert len(live) == 1 and disagreement(freeze, live) is None
+    ((job, (keys, correct)),) = live.items()
+    assert "differs on 60" in disagreement(freeze, {job: (keys, ~correct)})

@@ -18,11 +18,13 @@ from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zsclib.own_sets import short_name
+from zsclib.images.image_set import ImageSet
+from zsclib.own_sets import Own, short_name
 from zsclib.papers.datadream.classifiers import SCRATCH, Cell
 from zsclib.papers.datadream.contrasts import (
     ALL_CLASSES,
@@ -41,8 +43,10 @@ from zsclib.papers.datadream.contrasts import (
 from zsclib.papers.datadream.experiments import CHANGES, OF_CLASSIFIER, cell_of, name_of
 from zsclib.papers.datadream.gap import class_accuracy
 from zsclib.papers.datadream.outcomes import alignment_of, narrowing_of
+from zsclib.papers.datadream.training_sets import Setting
 from zsclib.study import plots
 from zsclib.study.panels import ROLES, columns, level
+from zsclib.study.records import image_keys
 from zsclib.study.stats import Estimate, effect, interval, mean_effect
 from zsclib.study.tables import table
 
@@ -76,6 +80,29 @@ def study_gains(outcomes: Outcomes, shots: int = 16, n: int = 64) -> Figure:
     gains = {target: {arm: [gain(name, target) for name in names] for arm, names in rows.items()} for target in base}
     heads = {target: f"{target}\n{SHOTS} {100 * correct.mean():.0f} %" for target, correct in base.items()}
     return columns(gains, heads, ROW, f"points over {SHOTS}, with 95 % intervals\n● images alone   ○ with the shots")
+
+
+def live_clip(
+    table: pd.DataFrame, test: ImageSet, setting: Setting, plan: Mapping
+) -> dict[tuple[str, str, int], tuple[np.ndarray, np.ndarray]]:
+    """Return zero-shot CLIP of a page's own run as a job of the study, for `zsclib.study.tables.study` to compare.
+
+    Args:
+        table: of the page's own run. test: its test images. setting: of that run. plan: of the study.
+
+    Returns:
+        Job → keys of the images and whether CLIP is correct on each; nothing where CLIP, split, size or words are
+        others than the study's.
+    """
+    name, seed = name_of(Cell("", ZERO_SHOT, shots=0, n=0)), plan["seeds"][0]
+    rows = table[(table["arm"] == ZERO_SHOT) & (table["seed"] == seed)]
+    settings, same = plan["settings"], setting.clip in plan["models"] and setting.own == Own()
+    jobs = {}
+    for target, correct in zip(rows["target"], rows["correct"], strict=True):
+        alike = target not in settings.get("splits", {}) and setting.size == settings["size"]
+        if same and alike and target in plan["sets"] and len(test) <= plan["sets"][target]:
+            jobs[name, target, seed] = image_keys(test.images, test.labels), correct
+    return jobs
 
 
 def study_levels(outcomes: Outcomes, shots: int = 16, n: int = 64) -> dict[str, Estimate]:
