@@ -9,7 +9,7 @@ import pytest
 
 from zsclib.images.image_set import ImageSet
 from zsclib.own_sets import short_name, short_names
-from zsclib.papers.diversity.contrasts import MEASURED
+from zsclib.papers.diversity.contrasts import MEASURED, SHIFTS
 from zsclib.papers.diversity.training_sets import MAIN
 from zsclib.setmetrics import MEASURES
 from zsclib.study.claims import load_claims, to_judge
@@ -61,6 +61,8 @@ def test_a_shortcut_is_what_it_adds_however_its_claim_is_worded():
     effects = figures.shortcut_effects(differences)["x"]
     assert effects["no eval(), naive"].value == pytest.approx(0.1)
     assert effects["one noise sequence"].value == pytest.approx(-0.1)
+    chosen = {"DIV-A-selection": {"x": np.full((2, N), 0.03 + SHIFTS["DIV-A-selection"])}}  # two points above none
+    assert figures.shortcut_effects(chosen)["x"]["chosen on test, naive"].value == pytest.approx(0.03)
 
 
 def test_accuracy_of_one_seed_has_wilsons_interval_and_of_more_one_over_seeds():

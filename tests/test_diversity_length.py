@@ -109,6 +109,13 @@ def test_a_contrast_that_twice_the_steps_change_is_not_testable_there_and_judged
     assert figures.NOT_TESTABLE in figures.twice_table(figures.twice_as_long(table, CLAIMS)).data
 
 
+def test_a_change_of_less_than_half_an_effect_leaves_its_verdict(recorded):
+    name = name_of(Cell("", "union", length=2))
+    for own in recorded[name]["digits"]:
+        own[np.flatnonzero(own == 0)[: round(0.05 * own.size)]] = 1  # of 0.2
+    assert "DIV-D7" not in unsettled(table_of(recorded))
+
+
 def test_a_change_within_the_spread_of_seeds_is_none(recorded):
     name = name_of(Cell("", "union", length=2))
     for seed, share in enumerate((0.1, -0.12, 0.05)):  # seeds go their own ways

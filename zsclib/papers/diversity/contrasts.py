@@ -109,6 +109,7 @@ FEWEST = 20  # different training sets of a target, over which a measure is comp
 NEAR = 0.05  # above guessing: a network that neither set takes further has learnt too little for a claim on it
 # Targets whose naive prompt is the bare caption, so that the class name as prompt can hardly differ from it.
 BARE = ("objects", "objects-hard", "objects-fine-hard", "objects-many", "aerial", "aerial-hard")
+HALF = 0.5  # of an effect: a change by more of it, after twice the steps, says that the budget decides
 # Claims that are read again after twice the steps, and judged on no target where these change their contrast.
 READ_TWICE = (
     *("DIV-D1", "DIV-D2", "DIV-D3-style", "DIV-D3-class", "DIV-D3-domain", "DIV-D3-guidance"),
@@ -178,8 +179,8 @@ def contrasts(
 def unsettled(table: pd.DataFrame, level: float = 0.95) -> dict[str, list[str]]:
     """Return for each claim that is read twice the targets where twice the steps change its contrast.
 
-    They do where Student's interval of the change, over seeds, excludes zero. Targets that lack one of the two lengths,
-    or have a single seed, are not named.
+    They do where Student's interval of the change, over seeds, excludes zero, and the change is more than `HALF` of the
+    contrast itself. Targets that lack one of the two lengths, or have a single seed, are not named.
     """
     moved: dict[str, list[str]] = {}
     if not len(table):
@@ -188,7 +189,8 @@ def unsettled(table: pd.DataFrame, level: float = 0.95) -> dict[str, list[str]]:
     for claim in READ_TWICE:
         for target in (target for target in once.get(claim, {}) if target in twice.get(claim, {})):
             change = (twice[claim][target] - once[claim][target]).mean(1)
-            if len(change) > 1 and _excludes_zero(change, level):
+            large = abs(change.mean()) > HALF * abs(once[claim][target].mean())
+            if len(change) > 1 and large and _excludes_zero(change, level):
                 moved.setdefault(claim, []).append(target)
     return moved
 

@@ -90,12 +90,16 @@ def cell_of(name: str, target: str, seed: int) -> tuple[Cell, str]:
         ) from None
 
 
-def run(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.DataFrame:
+def run(
+    setting: Setting, cells: Iterable[Cell], execution: Execution, whole: Iterable[Cell] = ()
+) -> pd.DataFrame:
     """Generate every image and train every network that the cells need and the cache lacks.
 
     Args:
         setting, cells: what is to be done.
         execution: batches of generated images and trainings are jobs.
+        whole: cells that these are some of; images are generated for all of them at once, so that the same batches
+            serve one call for all and several calls for some.
 
     Returns:
         A row per cell: the columns of `Cell`, then under the names of `ENDINGS` whether the network was correct on
@@ -108,7 +112,7 @@ def run(setting: Setting, cells: Iterable[Cell], execution: Execution) -> pd.Dat
         ValueError: before any work, as `generated_sets`.
     """
     cells = list(dict.fromkeys(cells))
-    parts_of = generated_sets(setting, cells)
+    parts_of = generated_sets(setting, dict.fromkeys([*cells, *whole]))
     keys = {cell: training_key(setting, cell) for cell in cells}
     outcomes = {name: None if execution.cache is None else execution.cache.get(name) for name in keys.values()}
     missing = {name: cell for cell, name in keys.items() if outcomes[name] is None}

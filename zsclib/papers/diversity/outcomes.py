@@ -73,7 +73,8 @@ def outcomes(
 ) -> Iterator[tuple[Job, np.ndarray, ImageSet]]:
     """Yield each job with whether its network is correct, bool (n,), and the test images it was measured on.
 
-    Jobs of one target and seed share generated images; they are carried out together.
+    Jobs of one target and seed share generated images. Those of one network and length are carried out together, and
+    yielded before the next are begun.
 
     Args:
         plan: models (a generator, a CLIP), sets, images_seed and settings of the study.
@@ -84,23 +85,26 @@ def outcomes(
     for target, seed in dict.fromkeys((target, seed) for _, target, seed in wanted):
         setting = _setting(plan, target, device)
         cells = {name: cell_of(name, target, seed) for name, *of in wanted if tuple(of) == (target, seed)}
-        arms = {cell.arm for cell, _ in cells.values()}
-        trained = dict.fromkeys(cell for cell, _ in cells.values() if cell.arm not in UNTRAINED)
-        if CHOSEN in arms:
-            trained |= dict.fromkeys(Cell(target, trick, seed=seed) for trick in SINGLE)
-        table = pd.concat([run(setting, trained, execution), references(setting, [target], [seed])])
+        every = [cell_of(name, target, seed)[0] for name in _names(plan)]
+        whole = [cell for cell in every if cell.arm not in UNTRAINED]
+        for own in _together(cells):
+            arms = {cell.arm for cell, _ in own.values()}
+            trained = dict.fromkeys(cell for cell, _ in own.values() if cell.arm not in UNTRAINED)
+            if CHOSEN in arms:
+                trained |= dict.fromkeys(Cell(target, trick, seed=seed) for trick in SINGLE)
+            table = references(setting, [target], [seed]) if CLIP in arms else run(setting, trained, execution, whole)
+            if CHOSEN in arms:
+                remember(target, f"trick {seed}", partial(_chosen, table, target))
+            for name, (cell, ending) in own.items():
+                if cell.arm == CHOSEN:
+                    row = Arms(table, target)[Side(CHOSEN)][0]
+                else:
+                    at = (cell.arm, cell.times, (cell.architecture,), ending, cell.length)
+                    row = correct(table, target, *at)[0]
+                yield (name, target, seed), row.astype(bool), target_images(setting, target)
         if measured:
-            sets = [cell for cell, _ in (cell_of(name, target, seed) for name in _names(plan)) if cell.arm in kinds()]
+            sets = [cell for cell in every if cell.arm in kinds()]
             remember(target, f"measures {seed}", partial(_measured, setting, sets, execution))
-        if CHOSEN in arms:
-            remember(target, f"trick {seed}", partial(_chosen, table, target))
-        for name, (cell, ending) in cells.items():
-            if cell.arm == CHOSEN:
-                row = Arms(table, target)[Side(CHOSEN)][0]
-            else:
-                at = (cell.arm, cell.times, (cell.architecture,), ending, cell.length)
-                row = correct(table, target, *at)[0]
-            yield (name, target, seed), row.astype(bool), target_images(setting, target)
 
 
 def differences(
@@ -154,6 +158,14 @@ def measures_of(choices: Mapping[str, Mapping[str, Mapping]]) -> pd.DataFrame:
                 cell, _ = cell_of(name, target, seed)
                 rows.append({"target": target, "arm": cell.arm, "times": cell.times, "seed": seed} | values)
     return pd.DataFrame(rows)
+
+
+def _together(cells: Mapping[str, tuple[Cell, str]]) -> list[dict[str, tuple[Cell, str]]]:
+    """Return cells with their endings by network and length: what is carried out before the next is begun."""
+    groups: dict[tuple, dict[str, tuple[Cell, str]]] = {}
+    for name, (cell, ending) in cells.items():
+        groups.setdefault((cell.architecture, cell.length), {})[name] = cell, ending
+    return list(groups.values())
 
 
 def _names(plan: Mapping) -> list[str]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import ARCHITECTURES, layout_of
 from zsclib.own_sets import set_name
-from zsclib.papers.diversity.contrasts import NETWORKS, Arms, Differences, Side
+from zsclib.papers.diversity.contrasts import NETWORKS, SHIFTS, Arms, Differences, Side
 from zsclib.papers.diversity.training_sets import MAIN
 from zsclib.study import plots
 from zsclib.study.claims import Claim
@@ -128,7 +128,7 @@ def shortcut_effects(differences: Differences) -> dict[str, dict[str, Estimate]]
     effects: dict[str, dict[str, Estimate]] = {}
     for name, (claim, sign) in SHORTCUTS.items():
         for target, values in differences.get(claim, {}).items():
-            effects.setdefault(target, {})[name] = interval(sign * values)
+            effects.setdefault(target, {})[name] = interval(sign * (values - SHIFTS.get(claim, 0)))
     return effects
 
 

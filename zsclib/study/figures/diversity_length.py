@@ -33,6 +33,7 @@ from zsclib.papers.diversity.contrasts import (
     less,
     unsettled,
 )
+from zsclib.papers.diversity.outcomes import guessing
 from zsclib.papers.diversity.training_sets import MAIN
 from zsclib.study import plots
 from zsclib.study.claims import Claim, to_judge
@@ -128,9 +129,10 @@ def twice_as_long(table: pd.DataFrame, claims: Iterable[Claim]) -> pd.DataFrame:
         contrast (`contrasts.unsettled`). Claims and targets that lack one of the two lengths have no row.
     """
     rows, moved = [], unsettled(table)
-    at = [contrasts(table, length=length) if len(table) else {} for length in (1, 2)]
+    chance = guessing(table["target"].unique()) if len(table) else {}
+    once_, twice_ = ({}, {}) if not len(table) else (contrasts(table, None, chance), contrasts(table, length=2))
     for claim in claims:
-        own = [by_claim.get(claim.id, {}) for by_claim in at]
+        own = [by_claim.get(claim.id, {}) for by_claim in (once_, twice_)]
         targets = [target for target in own[0] if target in own[1]]
         if claim.id not in READ_TWICE or not targets:
             continue
