@@ -95,6 +95,17 @@ def test_networks_beside_the_dit_are_trained_long_and_short():
         assert len(lengths) >= 3 and max(lengths) < plan["settings"]["beside_steps"]
 
 
+def test_many_classes_are_scored_by_the_stages_of_the_paper_and_judged_by_the_same_over_fewer_timesteps():
+    study = Study(plan=read_plan("diffusion_classifier"), execution=Execution())
+    rule = study.rule("objects-many")
+    assert (rule.until, rule.keep, rule.evaluations(120)) == ((20, 50, 100, 500), (20, 10, 5, 1), 5500)
+    fewer = rule.until_at_most(128)
+    assert (fewer.until, fewer.keep, fewer.t) == ((20, 50, 100, 128), rule.keep, rule.t[:128])
+    assert rule.until_at_most(1000) == rule
+    with pytest.raises(ValueError, match="a cut after 100 timesteps do not end at 100"):
+        rule.until_at_most(100)
+
+
 def test_no_other_study_looks_at_its_test_images():
     others = [read_plan(chapter)["images_seed"] for chapter in chapters() if chapter != "diffusion_classifier"]
     assert read_plan("diffusion_classifier")["images_seed"] not in others and len(others) > 1

@@ -43,6 +43,13 @@ class Schedule:
         mean = np.where(alive, errors.mean(2, dtype=np.float64), np.inf)
         return alive & (mean.argsort(axis=1, kind="stable").argsort(axis=1) < self.keep[stage])
 
+    def until_at_most(self, K: int) -> Schedule:
+        """Return the same stages over the first K timesteps; ValueError where the last cut comes later."""
+        if len(self.until) > 1 and self.until[-2] >= K:
+            raise ValueError(f"stages with a cut after {self.until[-2]} timesteps do not end at {K}")
+        K = min(K, self.until[-1])
+        return Schedule(self.t[:K], (*self.until[:-1], K), self.keep)
+
     def evaluations(self, classes: int) -> int:
         """Return how many evaluations of the network an image takes, with one prompt per class."""
         total = 0

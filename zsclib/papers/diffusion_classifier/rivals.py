@@ -42,7 +42,7 @@ from zsclib.workers import Execution, Job, run_jobs
 EQUAL = "as many evaluations"
 TWICE = ", twice the steps"
 HELD_OUT = 0.1  # of the generated images, the last of them, which choose checkpoints
-VALIDATION = 500  # labelled images of the validation split that say whether a head's training had ended
+VALIDATION = 1000  # labelled images of the validation split that say whether a head's training had ended
 Tests = Mapping[str, np.ndarray]  # set -> its test images, uint8 (n, H, W, 3)
 Scores = dict[str, dict[str, np.ndarray]]  # set -> arm -> logits on its test images, float32 (n, C)
 Curves = dict[str, list[float]]  # arm -> accuracy on held-out images at every checkpoint
@@ -227,20 +227,27 @@ def beside_dit(
     for arm, steps in networks.items():
         what, k = arm_and_training(arm)
         network, seed = kind_of(what), execution.seed + k - 1
-        jobs[arm] = _beside_job(folder, network, steps, rates[network], tests, seed, device)
+        size = next(iter(tests.values())).shape[1]
+        jobs[arm] = _beside_job(folder, network, steps, rates[network], tests, size, seed, device)
     return _run(jobs, execution, "training beside the DiT")
 
 
 def learning_rates(
-    folder: str, networks: Mapping[str, int], rates: Sequence[float], execution: Execution, device: str = "cpu"
+    folder: str,
+    networks: Mapping[str, int],
+    rates: Sequence[float],
+    size: int,
+    execution: Execution,
+    device: str = "cpu",
 ) -> dict[str, dict[str, float]]:
     """Return network → learning rate, as text → best accuracy on images held out from a class-conditional model.
 
     Args:
         folder: of the model. networks: network → steps of 64 images, few enough for rates to differ. rates: to try.
+        size: of the images, in pixels.
     """
     jobs = {
-        (network, rate): _beside_job(folder, network, steps, rate, {}, execution.seed, device)
+        (network, rate): _beside_job(folder, network, steps, rate, {}, size, execution.seed, device)
         for network, steps in networks.items()
         for rate in rates
     }
@@ -252,12 +259,12 @@ def learning_rates(
 
 
 def _beside_job(
-    folder: str, network: str, steps: int, rate: float, tests: Tests, seed: int, device: str
+    folder: str, network: str, steps: int, rate: float, tests: Tests, size: int, seed: int, device: str
 ) -> Job:
     recipe = Recipe(steps=steps, batch=64, learning_rate=rate, shift=0, checkpoints=5)  # flips only, as the DiT
-    facts = {"network": network, "recipe": recipe, "seed": seed, "tests": dict(tests), "code": train}
+    facts = {"network": network, "recipe": recipe, "seed": seed, "tests": dict(tests), "size": size, "code": train}
     named = key(training=Path(folder) / "training.json", **facts)
-    return Job(_beside, (folder, network, recipe, dict(tests), seed, device), named)
+    return Job(_beside, (folder, network, recipe, dict(tests), size, seed, device), named)
 
 
 def _job(network: str, learned: tuple[ImageSet, ImageSet], recipe: Recipe, tests: Tests, seed: int) -> Job:
@@ -289,11 +296,10 @@ def _labelled(name: str, n: int, seed: int, size: int) -> ImageSet:
 
 
 def _beside(
-    folder: str, name: str, recipe: Recipe, tests: Tests, seed: int, device: str
+    folder: str, name: str, recipe: Recipe, tests: Tests, size: int, seed: int, device: str
 ) -> dict[str, np.ndarray]:
-    sizes = [images.shape[1] for images in tests.values()]
-    images, held_out = dit_training_images(folder, size=sizes[0] if sizes else None)
-    network = new_network(name, images.classes, size=images.images.shape[1], seed=seed)
+    images, held_out = dit_training_images(folder, size=size)
+    network = new_network(name, images.classes, size=size, seed=seed)
     done = train(network, images, recipe, seed, validation=held_out, device=device)
     return _scores(done, tests) | {"validation": done.history.validation.to_numpy()}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ from zsclib.prompts import fill, load_prompts
 from zsclib.workers import Execution
 
 FEW_CLASSES = 20  # with more, hopeless classes go out early, and only what needs no exhaustive errors is measured
+TOGETHER = 16  # images of a job: with many classes and timesteps more would take an hour
 L2 = Measure()
 
 
@@ -76,8 +77,9 @@ class Study:
         """Return the errors (n, C, K) of a set's images under its classes' prompts."""
         images = self.images(name)
         prompts = fill(self.template(name, "diffusion"), load_prompts(base_of(name)).classes)
+        execution = replace(self.execution, images_at_once=TOGETHER)
         return error_matrices(
-            self.generator(), images.images, prompts, schedule, measures or (L2,), execution=self.execution
+            self.generator(), images.images, prompts, schedule, measures or (L2,), execution=execution
         )
 
     def template(self, name: str, model: str) -> str:

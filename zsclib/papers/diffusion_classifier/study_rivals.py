@@ -109,7 +109,9 @@ def _beside(study: Study, name: str) -> dict[str, np.ndarray]:
     lengths = {network: sorted(steps)[len(steps) // 2] for network, steps in study["beside_shorter"].items()}
     by_rate = study.remember(
         UNSHIFTED, "learning rates beside the DiT",
-        lambda: rivals.learning_rates(folder, lengths, study["beside_rates"], study.execution, study.device),
+        lambda: rivals.learning_rates(
+            folder, lengths, study["beside_rates"], study.dit().image_size, study.execution, study.device
+        ),
     )  # fmt: skip
     rates = {network: float(max(of, key=of.__getitem__)) for network, of in by_rate.items()}
     scores, curves = rivals.beside_dit(folder, networks, rates, tests, study.execution, study.device)
