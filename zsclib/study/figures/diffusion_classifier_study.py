@@ -226,7 +226,7 @@ def equal_pairs(checkpoints: Sequence[Mapping[str, Any]], clips: Sequence[Mappin
     plots.log_ticks(ax.xaxis, [100, 200, 500, 1000, 2000])
     ax.set(ylim=(0, 1.03), xlabel="image-caption pairs seen, thousands", xlim=(100, 2600))
     plots.percent(ax.yaxis)
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower right", handlelength=3)
     return figure
 
 
