@@ -102,6 +102,7 @@ def test_names_of_targets_are_fit_for_a_record(target, name):
 def test_two_folders_of_one_last_name_have_two_names_in_a_record():
     targets = ["digits", "folder:a/Pets", "folder:b/pets", "folder:c/pets"]
     assert short_names(targets) == dict(zip(targets, ("digits", "pets", "pets_2", "pets_3"), strict=True))
+    assert list(short_names(["folder:pets", "folder:pets 2", "folder:b/pets"]).values()) == ["pets", "pets_2", "pets_3"]
 
 
 def test_tables_hold_the_accuracies_and_call_networks_what_they_are():

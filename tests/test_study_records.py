@@ -479,7 +479,6 @@ def test_a_study_is_not_stale_and_its_record_holds_its_own_jobs_alone(chapter: s
     assert judged == set(freeze.claims) - untestable or (missing and judged < set(freeze.claims))
 
 
-@pytest.mark.skipif("diffusion_classifier" not in FROZEN, reason="it is not frozen")
 def test_a_live_diffusion_classifier_agrees_with_its_record() -> None:
     from zsclib.papers.diffusion_classifier import outcomes as package
     from zsclib.papers.diffusion_classifier.arms import DIFFUSION

@@ -99,9 +99,10 @@ def short_names(targets: Sequence[str]) -> dict[str, str]:
     """Return target → `short_name`; of several that would have one name, the second is NAME_2, and so on."""
     names: dict[str, str] = {}
     for target in dict.fromkeys(targets):
-        name = short_name(target)
-        same = sum(short_name(other) == name for other in names)
-        names[target] = f"{name}_{same + 1}" if same else name
+        name, number = short_name(target), 1
+        while (own := f"{name}_{number}" if number > 1 else name) in names.values():
+            number += 1
+        names[target] = own
     return names
 
 

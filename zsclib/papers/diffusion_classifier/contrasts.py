@@ -262,11 +262,8 @@ def effective(outcomes: Outcomes, sets: Sequence[str]) -> tuple[float, float, fl
         outcomes: as `over_trainings` returns them. sets: the distance is the mean over these.
     """
     needed = (UNSHIFTED, *sets)
-    beside = {
-        arm: by for arm, by in outcomes.items()
-        if kind_of(arm) in BESIDE and len({len(by.get(name, ())) for name in needed}) == 1
-    }  # fmt: skip
-    beside = {arm: by for arm, by in beside.items() if UNSHIFTED in by}
+    beside = {arm: by for arm, by in outcomes.items() if kind_of(arm) in BESIDE and all(name in by for name in needed)}
+    beside = {arm: by for arm, by in beside.items() if len({len(by[name]) for name in needed}) == 1}  # as far as known
     kinds = np.repeat([kind_of(arm) for arm in beside], [len(by[UNSHIFTED]) for by in beside.values()])
     if not beside or not all(name in outcomes.get(DIT, {}) for name in needed):
         return None

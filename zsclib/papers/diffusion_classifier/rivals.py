@@ -223,11 +223,10 @@ def beside_dit(
         folder: of the model. networks: arm, by training → steps of 64 images. rates: network → learning rate.
         tests: as in `on_generated`.
     """
-    jobs = {}
+    jobs, size = {}, next(iter(tests.values())).shape[1]
     for arm, steps in networks.items():
         what, k = arm_and_training(arm)
         network, seed = kind_of(what), execution.seed + k - 1
-        size = next(iter(tests.values())).shape[1]
         jobs[arm] = _beside_job(folder, network, steps, rates[network], tests, size, seed, device)
     return _run(jobs, execution, "training beside the DiT")
 

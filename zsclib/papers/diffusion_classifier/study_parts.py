@@ -167,8 +167,8 @@ def _in_depth(study: Study, name: str) -> dict[str, np.ndarray]:
     classes, order = len(load_prompts(base_of(name)).classes), nested(K, T)
     errors = study.errors(name, order)[L2]
     weights = variational_weights(study.generator().alphas_cumprod, order.t)
-    stages, used = (stages_of_few, stages_of_few(K, classes, T))
-    if not few_classes(name):
+    stages, used = stages_of_few, stages_of_few(K, classes, T)
+    if not few_classes(name):  # as they are used elsewhere, and not as they would be scaled to K
         stages, used = stages_of_many, study.rule(name).until_at_most(K)
     shorter = [*(stages(k, classes, T) for k in range(4, K)), used]
     return arms.in_depth(errors, labels, order.t, study["few"], weights, T) | arms.eliminated(

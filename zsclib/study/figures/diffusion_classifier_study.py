@@ -166,21 +166,21 @@ def flatness(choices: Mapping[str, Mapping[str, Mapping]], outcomes: Outcomes) -
 def learning_curves(choices: Mapping[str, Mapping[str, Mapping]]) -> Figure | None:
     """Draw the accuracy of networks on held-out generated images as they learn, a panel per set: the paper's recipe,
     the library's own on as many images as there are evaluations, and the same for twice the steps."""
-    arms = {PAPER: "synthetic", with_images(EQUAL): "diffusion", with_images(EQUAL) + TWICE: "diffusion"}
+    styles = {PAPER: ":", with_images(EQUAL): "-", with_images(EQUAL) + TWICE: "--"}
     names = [name for name, notes in choices.items() if notes.get("curves")]
 
     def draw(ax: Axes, name: str) -> None:
-        for (arm, role), style in zip(arms.items(), (":", "-", "--"), strict=True):
+        for arm, style in styles.items():
             curve = choices[name]["curves"].get(trained(arm, 1))
             if curve:
                 done = np.arange(1, len(curve) + 1) / len(curve)
-                line = {"color": plots.COLOURS[role], "linestyle": style, "marker": "o", "markersize": 3}
+                line = {"color": plots.COLOURS["synthetic"], "linestyle": style, "marker": "o", "markersize": 3}
                 ax.plot(done, curve, label=arm, **line)
         ax.set_xlabel("share of its own steps")
 
     figure = _grid(names, draw)
     if figure is not None:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", handlelength=3)
     return figure
 
 

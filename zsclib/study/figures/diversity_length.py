@@ -129,10 +129,11 @@ def twice_as_long(table: pd.DataFrame, claims: Iterable[Claim]) -> pd.DataFrame:
         contrast (`contrasts.unsettled`). Claims and targets that lack one of the two lengths have no row.
     """
     rows, moved = [], unsettled(table)
-    chance = guessing(table["target"].unique()) if len(table) else {}
-    once_, twice_ = ({}, {}) if not len(table) else (contrasts(table, None, chance), contrasts(table, length=2))
+    at: list[Mapping] = [{}, {}]
+    if len(table):
+        at = [contrasts(table, guessing=guessing(table["target"].unique())), contrasts(table, length=2)]
     for claim in claims:
-        own = [by_claim.get(claim.id, {}) for by_claim in (once_, twice_)]
+        own = [by_claim.get(claim.id, {}) for by_claim in at]
         targets = [target for target in own[0] if target in own[1]]
         if claim.id not in READ_TWICE or not targets:
             continue
