@@ -504,7 +504,8 @@ def test_sets_are_cut_by_the_splits_and_open_as_data_sets(original, tmp_path):
     report = write_sets(original.data, tmp_path, None, layout)
     assert list(report.index) == list(layout.sets) and set(layout.sets) == set(os.listdir(tmp_path))
     for name, about in layout.sets.items():
-        classes = list(WORDS.classes[about["of"]].values())[:: about.get("every", 1)]
+        known = WORDS.classes[about["of"]]
+        classes = [known[label] for label in about.get("classes", list(known)[:: about.get("every", 1)])]
         for split, part in {"train": about.get("train"), "validation": "validation", "test": "test"}.items():
             if part is None:
                 assert not (tmp_path / name / "train.parquet").exists()
@@ -522,7 +523,8 @@ def test_sets_are_cut_by_the_splits_and_open_as_data_sets(original, tmp_path):
                 for (of, key), its in original.splits.items()
                 if (of, its) == (about["of"], part) and original.domains[key] == about["domain"]
             }
-            assert set(hashes) == expected if "every" not in about else set(hashes) < expected, (name, split)
+            whole = not {"every", "classes"} & about.keys()
+            assert set(hashes) == expected if whole else set(hashes) < expected, (name, split)
             assert set(images.labels) == set(range(len(classes)))
     twenty, all_classes = (
         load(f"parquet:{tmp_path / name}") for name in ("tiny-imagenet-20", "tiny-imagenet")
@@ -539,6 +541,32 @@ def test_an_image_of_the_subset_has_its_own_class(original, tmp_path):
     assert labels["tiny-imagenet-20"].items() <= labels["tiny-imagenet"].items()
     repeated = image_hash(one("tiny-imagenet-32/train.parquet", "photo", 0, 2))
     assert labels["tiny-imagenet"][repeated] == "Egyptian cat", "once, and not as the fourth class too"
+
+
+def test_a_set_of_named_classes_has_these_in_their_order(made, tmp_path):
+    names, path = ["hedgehog", "accordion"], made.about / "sets.yml"
+    content = yaml.safe_load(path.read_text())
+    content["sets"]["caltech101-rare"]["classes"] = names
+    path.write_text(yaml.safe_dump(content))
+    write_sets(made.data, tmp_path, ["caltech101-rare"], made.layout())
+    images, hashes, table = load_set(tmp_path / "caltech101-rare", "test")
+    assert images.classes == tuple(names) and len(images) == 2
+    known = list(WORDS.classes["caltech101-64"])
+    for label, key in zip(table["label"], hashes, strict=True):
+        assert key == image_hash(one("caltech101-64/test.parquet", "photo", known.index(names[label]), 0))
+    content["sets"]["caltech101-rare"]["classes"] = ["hedgehogs"]
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="caltech101-rare has no class 'hedgehogs' .did you mean 'hedgehog'"):
+        write_sets(made.data, tmp_path, ["caltech101-rare"], made.layout())
+
+
+def test_the_pool_names_none_of_the_rare_classes():
+    layout = photographs.load_layout()
+    pooled = {layout.files[file]["set"] for file in layout.pool}
+    words = {ARTICLE.sub("", text) for name in pooled for one in WORDS.classes[name].values() for text in one.names}
+    rare = layout.sets["caltech101-rare"]["classes"]
+    assert not [name for name in rare if any(re.search(rf"\b{name}\b", text) for text in words)]
+    assert any(re.search(r"\blobster\b", text) for text in words), "of Caltech's other classes it names some"
 
 
 def test_whether_a_sets_own_training_images_are_in_the_pool_is_as_its_file_says(original, tmp_path):

@@ -61,9 +61,9 @@ def write_sets(
 
 
 def _write_set(images: pd.DataFrame, folder: Path, name: str, layout: Layout) -> dict[str, int | bool]:
-    about, classes = layout.sets[name], _classes(name, layout)
-    images = images[(images["domain"] == about["domain"]) & (images["label"] % about.get("every", 1) == 0)]
-    images = images.assign(label=images["label"] // about.get("every", 1))
+    about, classes, labels = layout.sets[name], _classes(name, layout), labels_of(name, layout)
+    images = images[(images["domain"] == about["domain"]) & images["label"].isin(labels)]
+    images = images.assign(label=images["label"].map({label: new for new, label in enumerate(labels)}))
     label = {"names": [one.bare for one in classes], "_type": "ClassLabel"}
     features = {"image": {"_type": "Image"}, "label": label, "domain": {"dtype": "string", "_type": "Value"}}
     schema = pa.schema(
@@ -98,6 +98,21 @@ def words_of(name: str, layout: Layout) -> str:
     return yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
 
 
-def _classes(name: str, layout: Layout) -> list[Class]:
+def labels_of(name: str, layout: Layout) -> list[int]:
+    """Return the labels, in the files of its images, of the classes that a set takes.
+
+    Raises:
+        ValueError: the set takes a class that there is not.
+    """
     about = layout.sets[name]
-    return list(layout.words.classes[about["of"]].values())[:: about.get("every", 1)]
+    known = list(layout.words.classes[about["of"]])
+    taken = about.get("classes", known[:: about.get("every", 1)])
+    for label in taken:
+        if label not in known:
+            raise ValueError(f"sets.yml: {name} has no class {label!r}{did_you_mean(label, known)}")
+    return [known.index(label) for label in taken]
+
+
+def _classes(name: str, layout: Layout) -> list[Class]:
+    known = list(layout.words.classes[layout.sets[name]["of"]].values())
+    return [known[label] for label in labels_of(name, layout)]
