@@ -310,4 +310,5 @@ def _legend(figure: Figure, axes: Iterable[Axes], label: str) -> None:
     axes = list(axes)
     figure.supxlabel(label, fontsize=9.5)
     drawn = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=4 if len(drawn) < 5 else 3, handlelength=3)
+    ncols = 4 if len(drawn) < 5 else 3
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=ncols, handlelength=3)
