@@ -151,6 +151,14 @@ def test_a_contrast_is_the_difference_its_claim_words_on_each_target(differences
         assert by_target[target].mean() == pytest.approx(points / 100, abs=1e-9)
 
 
+def test_what_is_looked_up_is_not_judged_where_the_pool_has_the_target_s_own_images(table):
+    own = "photographs:cifar10"
+    judged = contrasts(table.assign(target=table["target"].replace("digits", own)))
+    elsewhere = [claim for claim, by_target in judged.items() if "objects-hard" in by_target]
+    assert all((own in judged[claim]) != claim.startswith("DD-R-") for claim in elsewhere)
+    assert sum(own in by_target for by_target in judged.values()) > 20
+
+
 def test_what_is_about_classes_that_the_generator_does_not_know(table, differences):
     for claim, points in (
         ("DD-R-unknown-alone", 23), ("DD-R-unknown-shots", 6), ("DD-H10-alone", 25 - 6), ("DD-H10-shots", 9 - 7),

@@ -20,7 +20,7 @@ from PIL import Image
 
 from zsclib import cli
 from zsclib.datasets import load
-from zsclib.generator_pool import learnt_from
+from zsclib.generator_pool import ABSENT, OWN_IN_POOL, learnt_from
 from zsclib.images.files import encode_png
 from zsclib.images.parquet import class_names
 from zsclib.paths import WHERE_PHOTOGRAPHS_ARE
@@ -558,6 +558,13 @@ def test_a_set_of_named_classes_has_these_in_their_order(made, tmp_path):
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match="caltech101-rare has no class 'hedgehogs' .did you mean 'hedgehog'"):
         write_sets(made.data, tmp_path, ["caltech101-rare"], made.layout())
+
+
+def test_claims_know_which_sets_the_pool_has_and_which_it_lacks():
+    sets = photographs.load_layout().sets
+    with_shots = {f"photographs:{name}": about["in_pool"] for name, about in sets.items() if "train" in about}
+    assert set(OWN_IN_POOL) == {name for name, in_pool in with_shots.items() if in_pool}
+    assert {name for name in ABSENT if name.startswith("photographs:")} <= with_shots.keys() - {*OWN_IN_POOL}
 
 
 def test_the_pool_names_none_of_the_rare_classes():

@@ -104,6 +104,16 @@ def test_a_contrast_is_the_difference_its_claim_words_on_each_target(table, clai
         assert values.mean() == pytest.approx(points / 100, abs=0.004)  # a half image
 
 
+def test_what_is_looked_up_is_not_judged_where_the_pool_has_the_target_s_own_images(table, claims):
+    own, without = "photographs:cifar10", ("photographs:pacs-sketch", "digits")
+    names = dict(zip(TARGETS, (own, *without), strict=True))
+    judged = contrasts(table.assign(target=table["target"].map(names)))
+    about = {claim for claim in claims if {"retrieved by text", "half and half", "random pool"} & {*arms_of(claim)}}
+    about |= {"RET-R11", "RET-R11-ladder", "RET-R11-own"}
+    for claim in claims.keys() - {"RET-R10"}:
+        assert (own in judged[claim]) == (claim not in about) and set(without) <= set(judged[claim]), claim
+
+
 def test_the_best_rival_is_chosen_on_test_images_and_the_best_personalised_arm_on_held_out_ones(table):
     other = table.copy()
     swapped = (other.target == "digits") & (other.arm == "conditioning")

@@ -23,6 +23,10 @@ from zsclib.workers import Workers
 from zsclib.world.pool import PHASE_1, PHASE_2, PoolConfig, load_pool
 
 WORLD = "world"  # the name of the pool that the pocket generator learnt from, both phases
+# sets whose classes their pool does not know
+ABSENT = ("gadgets", "gadgets-hard", *(f"{PHOTOGRAPHS}:{name}" for name in ("rsscn7", "caltech101-rare")))
+# sets whose own images to learn from are in their pool: what is looked up for them is more real data
+OWN_IN_POOL = tuple(f"{PHOTOGRAPHS}:{name}" for name in ("cifar10", "tiny-imagenet", "tiny-imagenet-20"))
 
 
 def learnt_from(pool: str, images: int | None = None, cache: str | None = None) -> CaptionedPool:

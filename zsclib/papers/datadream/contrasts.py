@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from zsclib.generator_pool import ABSENT, OWN_IN_POOL
 from zsclib.papers.datadream.gap import Alignment
 
 BY_CLASS, ALL_CLASSES, CHOSEN = "DataDream, by class", "DataDream, all classes", "DataDream, chosen"
@@ -28,7 +29,6 @@ RETRIEVED, BOTH = "retrieved", "retrieved and DataDream"
 VARIANTS = (BY_CLASS, ALL_CLASSES)
 RIVAL, RIVALS = "best rival", (SHOTS, PROMPTED, GUIDED, DISEF)
 CHOICES = {CHOSEN: VARIANTS, RIVAL: RIVALS}  # for each target and seed the one that is best on validation images
-ABSENT = ("gadgets", "gadgets-hard", "photographs:rsscn7")  # targets whose classes their pool does not know
 COLUMNS = ("target", "arm", "shots", "n", "with_shots", "classifier", "seed", "correct", "held_out")
 # what may be changed in an arm; its name stands behind the arm's
 QUARTER, FOURFOLD, RANK_4, UNET_ALONE = "a quarter of the steps", "four times the steps", "rank 4", "U-Net alone"
@@ -159,7 +159,7 @@ def contrasts(
     differences: Differences = {}
     by_target = {target: Arms(table, target) for target in table["target"].unique()}
     for target, arms in by_target.items():
-        for claim, values in _of_one_target(arms, target in absent).items():
+        for claim, values in _of_one_target(arms, target in absent, target in OWN_IN_POOL).items():
             differences.setdefault(claim, {})[target] = values
     for claim, pair in CONCENTRATED.items():
         gains = {target: arms.paired(pair) for target, arms in by_target.items() if arms.has(pair)}
@@ -253,11 +253,14 @@ def _plain(side: Side) -> Side:
     return Side(side.arm, side.at._replace(n=0, with_shots=True)) if alone else side
 
 
-def _of_one_target(arms: Arms, unknown: bool) -> dict[str, np.ndarray]:
-    """Return the differences of all claims that are about a target by itself."""
+def _of_one_target(arms: Arms, unknown: bool, own_in_pool: bool) -> dict[str, np.ndarray]:
+    """Return the differences of all claims that are about a target by itself.
+
+    Where the pool has the target's own images to learn from, retrieved ones are more real data: no claim is about them.
+    """
     differences = {}
     for claim, pair in PAIRS.items():
-        elsewhere = claim in (ON_KNOWN if unknown else ON_UNKNOWN)
+        elsewhere = claim in (ON_KNOWN if unknown else ON_UNKNOWN) or (claim in ON_KNOWN and own_in_pool)
         if not elsewhere and arms.has(pair):
             differences[claim] = np.stack(list(arms.paired(pair).values()))
     for claim in INFLATED:

@@ -11,10 +11,10 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from zsclib.extra import Extra
+from zsclib.generator_pool import ABSENT
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.retrieval.arms import ARMS, costs
 from zsclib.papers.retrieval.contrasts import (
-    ABSENT,
     ORDER,
     PRIMARY,
     WITHOUT,

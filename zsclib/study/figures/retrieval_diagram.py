@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
-from zsclib.papers.retrieval.contrasts import ABSENT
+from zsclib.generator_pool import ABSENT
 from zsclib.papers.retrieval.design import FIT, HELD_OUT, OTHER
 from zsclib.papers.retrieval.diagram import SOURCES, Outcome, Record
 from zsclib.papers.retrieval.rule import LEAST, Rule, evaluate, fit, winner

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 
 from zsclib.papers.retrieval.arms import ARMS
 from zsclib.papers.retrieval.contrasts import (
-    ABSENT,
     CHOSEN,
     ORDER,
     PAIRS,
@@ -26,6 +25,7 @@ from zsclib.papers.retrieval.contrasts import (
     REFERENCES,
     Arms,
     gap_share,
+    judged_on,
 )
 from zsclib.papers.retrieval.outcomes import BESIDE, EVENLY, as_table
 from zsclib.papers.retrieval.tuning_curves import changes
@@ -141,7 +141,7 @@ def even_table(outcomes: Outcomes) -> HTML:
     for claim, (arm, rival) in PAIRS.items():
         if arm in own or rival in own:
             even = own.get(arm, arm), own.get(rival, rival)
-            judged = [(target in ABSENT) == (claim == "RET-R10") for target in targets]
+            judged = [judged_on(claim, target) for target in targets]
             for name, pair in ((f"{claim}<br>{arm}, less {rival}", (arm, rival)), ("half of each batch", even)):
                 cells = zip(_differences(outcomes, *pair, targets), judged, strict=True)
                 rows.append([name, *(cell if there else None for cell, there in cells)])
