@@ -355,6 +355,18 @@ def test_an_interrupted_study_goes_on_where_it_was(root: Path, frozen: Freeze) -
             np.testing.assert_allclose(by_claim[claim][name], expected)
 
 
+def test_a_study_of_some_sets_measures_these_alone_and_the_rest_later(root: Path, frozen: Freeze) -> None:
+    every = TOY.jobs(frozen.plan(root))
+    here = [job for job in every if job[1] == "digits"]
+    assert 0 < len(here) < len(every)
+    assert records.run_study(frozen, TOY, Execution(), root=root, sets=["digits"]) == here
+    assert set(records.missing(frozen, every, root)) == {job for job in every if job[1] != "digits"}
+    records.run_study(frozen, TOY, Execution(), root=root)
+    assert records.missing(frozen, every, root) == []
+    with pytest.raises(ValueError, match="the study toy has no set 'digit' .did you mean 'digits'.*it has digits"):
+        records.run_study(frozen, TOY, Execution(), root=root, sets=["digit"])
+
+
 def test_a_single_seed_gives_a_row_of_differences(root: Path) -> None:
     write_plan(root, seeds=[3], claims=["C2"])
     commit(root)

@@ -16,6 +16,8 @@ def add_study(commands: argparse._SubParsersAction) -> None:
     )
     study.add_argument("chapter", metavar="CHAPTER", help="a folder of data/records/study/")
     study.add_argument("--freeze", action="store_true", help="fix models, claims, sizes and seeds of its plan.yml")
+    only = "of the plan's sets these only (default: all); other sets can be measured elsewhere at the same time"
+    study.add_argument("--sets", nargs="+", metavar="SET", help=only)
     add_workers(study, "network evaluations")
     study.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     add_photographs(study)
@@ -58,7 +60,7 @@ def _study(options: argparse.Namespace) -> None:
     with Workers(workers_of(options)) as workers:
         cache = Cache(root / "results" / "studies" / chapter / "artefacts")
         execution = Execution(batch=options.batch, cache=cache, progress=ProgressBar(), workers=workers)
-        done = records.run_study(frozen, package, execution, options.device, root)
+        done = records.run_study(frozen, package, execution, options.device, root, options.sets)
     if done:
         print(f"{len(done)} jobs measured; commit {freeze.RECORDS}/{chapter}/")
     print(records.summary(frozen, package, root=root).to_string(index=False, header=False))

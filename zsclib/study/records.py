@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zsclib.checks import did_you_mean
 from zsclib.hashing import digest
 from zsclib.paths import ROOT, atomic, write_json
 from zsclib.study.claims import load_claims, to_judge
@@ -39,7 +40,12 @@ TIES = 0.02  # share of images whose decision may hang on the last digits of a s
 
 
 def run_study(
-    freeze: Freeze, chapter: ModuleType, execution: Execution, device: str = "cpu", root: Path = ROOT
+    freeze: Freeze,
+    chapter: ModuleType,
+    execution: Execution,
+    device: str = "cpu",
+    root: Path = ROOT,
+    sets: Sequence[str] | None = None,
 ) -> list[Job]:
     """Measure what a study lacks, each job's outcomes written as it is finished, and return the jobs that were done.
 
@@ -51,15 +57,20 @@ def run_study(
         execution: its cache, progress and workers are used.
         device: where models run.
         root: the clone.
+        sets: only the jobs of these; None: all.
 
     Raises:
-        ValueError: the freeze is stale, or a job has other images than those measured before.
+        ValueError: the freeze is stale, it has no such set, or a job has other images than those measured before.
     """
+    for name in sets or ():
+        if name not in freeze.sets:
+            hint = did_you_mean(name, freeze.sets)
+            raise ValueError(f"the study {freeze.chapter} has no set {name!r}{hint}; it has {', '.join(freeze.sets)}")
     if why := stale_because(freeze, root):
         back = f"freeze it anew, or go back to commit {freeze.commit[:10]}"
         raise ValueError(f"the study {freeze.chapter} is stale: {why}; {back}")
     plan, done, clock = freeze.plan(root), [], time.monotonic()
-    todo = missing(freeze, chapter.jobs(plan), root)
+    todo = [job for job in missing(freeze, chapter.jobs(plan), root) if sets is None or job[1] in sets]
     for job, correct, images in chapter.outcomes(plan, todo, execution, device, partial(remembered, freeze, root)):
         seconds, clock = time.monotonic() - clock, time.monotonic()
         keys = image_keys(images.images, images.labels)
