@@ -17,7 +17,7 @@ from zsclib.images.tensors import to_images, to_tensor
 from zsclib.pocket.card import CARDS, write_cards
 from zsclib.pocket.export import export, restore
 from zsclib.pretraining import autoencoder, clip, unet
-from zsclib.pretraining.card import card, thinned
+from zsclib.pretraining.card import card, gigabytes, thinned
 from zsclib.pretraining.checkpoint import checkpoints, digest_path, read_meta, read_tensors
 from zsclib.pretraining.loop import averaged, begin_from, train, update_ema
 from zsclib.pretraining.plan import Plan, Training, batch_indices, learning_rate
@@ -449,6 +449,8 @@ def test_cards_tell_what_was_trained_on_and_measured(exported, tmp_path):
     text = (exported / "pocket-sd" / "README.md").read_text()
     assert "| unet | 64 | 4 | 16 |" in text and "Not measured yet" in text
     training = json.loads((exported / "pocket-sd" / "training.json").read_text())
+    assert 0.1 < training["unet"]["memory"] / 2**30 < 64 and f"| {gigabytes(training['unet'])} |" in text
+    assert gigabytes({}) == gigabytes({"memory": None}) == "–"
     measured = {"objects": {"value": 0.61, "low": 0.54, "high": 0.675, "n": 200, "about": "on objects"}}
     assert "| on objects | 0.61 | 0.54 to 0.675 | 200 |" in card(CARDS["pocket-sd"], training, measured, 1.0)
     (exported / "quality.json").write_text(json.dumps({"pocket-sd": measured}))

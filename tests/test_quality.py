@@ -206,6 +206,16 @@ def test_the_figure_of_requests_has_a_hollow_dot_where_two_things_can_be_exchang
     plt.close("all")
 
 
+def test_what_a_training_took_stands_beside_it_with_its_memory_where_that_was_noted():
+    meta = {"step": 1000, "plan": {"batch": 64}, "seconds": 1800.0, "device": "1 CPU core"}
+    text = figures.costs_table({"clip": meta, "unet": meta | {"memory": 3 * 2**29}}).data
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL)]
+    assert [row for row in rows if row] == [
+        ["clip", "64,000", "0.5", "36", "–", "1 CPU core"],
+        ["unet", "64,000", "0.5", "36", "1.5 GB", "1 CPU core"],
+    ]
+
+
 def test_the_order_table_shows_images_and_probe_side_by_side():
     text = figures.order_table(QUALITY["pocket-sd"]).data
     assert "a linear probe on the text states" in text and "99.4 % (98.7 to 99.7)" in text

@@ -60,8 +60,8 @@ def card(about: About, training: dict[str, dict], quality: Mapping[str, dict], m
         *(f"# {about.title}", "", about.what, ""),
         *("```python", about.code.rstrip(), "```", "", f"Weights: {megabytes:.1f} MB, safetensors.", ""),
         *("## Training", ""),
-        "| part | samples | steps | batch | hours | on | final loss | held out |",
-        "|---|---|---|---|---|---|---|---|",
+        "| part | samples | steps | batch | hours | on | memory | final loss | held out |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for part, meta in training.items():
         last, plan = meta["history"][-1], meta["plan"]
@@ -70,7 +70,7 @@ def card(about: About, training: dict[str, dict], quality: Mapping[str, dict], m
         held_out = next((f"{key} {measured[key]:.4g}" for key in VALIDATION if key in measured), "–")
         lines.append(
             f"| {part} | {samples:,} | {meta['step']:,} | {plan['batch']} | {meta['seconds'] / 3600:.1f} "
-            f"| {meta['device']} | {last['loss']:.4g} | {held_out} |"
+            f"| {meta['device']} | {gigabytes(meta)} | {last['loss']:.4g} | {held_out} |"
         )
     lines += ["", "AdamW, averaged weights (EMA). Settings and loss history: `training.json`.", ""]
     lines += ["![Loss against samples](loss.png)", ""]
@@ -88,6 +88,11 @@ def card(about: About, training: dict[str, dict], quality: Mapping[str, dict], m
             lines.append(f"| {row['about']} | {row['value']:.4g} | {interval} | {row['n']:,} |")
         lines.append("")
     return "\n".join([*lines, "## Limits", "", about.limits, ""])
+
+
+def gigabytes(meta: Mapping[str, object]) -> str:
+    """Return the most memory that a training had at once; "–" where that was not noted."""
+    return f"{meta['memory'] / 2**30:.1f} GB" if meta.get("memory") else "–"
 
 
 def _plot_losses(training: dict[str, dict], path: Path) -> None:

@@ -33,7 +33,7 @@ def checkpoints(folder: Path, name: str) -> list[Path]:
 
 
 def read_meta(path: Path) -> dict:
-    """Return the metadata of a checkpoint: step, seconds, plan, facts, device, history.
+    """Return the metadata of a checkpoint: step, seconds, plan, facts, device, memory, history.
 
     Raises: ValueError when the file is not the one that was written (compared with its `.sha256`).
     """

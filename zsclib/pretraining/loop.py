@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,7 +123,7 @@ def train(
         losses, logged = [], time.monotonic()
         if last or step == plan.stable_steps or logged - saved >= 60 * plan.save_minutes:
             meta = {"step": step, "seconds": row["seconds"], "plan": asdict(plan), "facts": facts}
-            meta |= {"device": _hardware(device), "history": history}
+            meta |= {"device": _hardware(device), "memory": peak_memory(device), "history": history}
             _save(plan, folder, model, ema, optimizer, meta)
             saved = logged = time.monotonic()
         if spent:
@@ -150,6 +151,21 @@ def _doubled(step: int, batch: int) -> bool:
 def _hardware(device: torch.device) -> str:
     cores = torch.get_num_threads()
     return torch.cuda.get_device_name() if device.type == "cuda" else f"{cores} CPU core{'s'[: cores > 1]}"
+
+
+def peak_memory(device: torch.device | str = "cpu") -> int | None:
+    """Return the most bytes that this process has had at once, in memory or, on a graphics card, there.
+
+    None where the system does not tell. A process that did something else before may have had them then.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _save(

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from zsclib.pocket.requests import Fulfilled
+from zsclib.pretraining.card import gigabytes
 from zsclib.study import plots
 from zsclib.study.stats import Estimate, accuracy
 from zsclib.study.tables import table
@@ -116,6 +117,20 @@ def losses(training: Mapping[str, dict]) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel("samples")
     return figure
+
+
+def costs_table(training: Mapping[str, dict]) -> HTML:
+    """Return a row per part: the images that it learnt from, one counted as often as it was shown, and what that took.
+
+    Args:
+        training: part → what its model's `training.json` says of it.
+    """
+    rows = []
+    for part, meta in training.items():
+        images, seconds = meta["step"] * meta["plan"]["batch"], meta["seconds"]
+        speed = f"{images / seconds:,.0f}"
+        rows.append([part, f"{images:,}", f"{seconds / 3600:.1f}", speed, gigabytes(meta), meta["device"]])
+    return table(rows, ["part", "images", "hours", "images a second", "memory at most", "on"])
 
 
 def growth(rows: Sequence[dict]) -> Figure:
