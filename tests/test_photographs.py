@@ -697,13 +697,19 @@ def test_models_are_measured_on_every_image_and_what_is_measured_stays(original,
 
     monkeypatch.setattr(quality, "classify", lambda *_, **__: pytest.fail("measured again"))
     assert quality.measure(models, 7, sets=["cifar10", "rsscn7"], path=path, reader=few) == rows
-    with pytest.raises(pytest.fail.Exception, match="measured again"):
+    (models / "checkpoints").mkdir(exist_ok=True)
+    shutil.copy(models / "sd/unet/diffusion_pytorch_model.safetensors", models / "checkpoints")
+    assert quality.measure(models, 7, sets=["cifar10", "rsscn7"], path=path, reader=few) == rows, "no model of these"
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="quality.json: measured with other n; keep it elsewhere, or remove it"):
         quality.measure(models, 6, sets=["rsscn7"], path=path, reader=few)
+    assert path.read_bytes() == before
 
 
 def test_growth_asks_every_unet_that_a_training_has_left_once(original, models, tmp_path, monkeypatch):
     from zsclib.models.generator import open_generator
     from zsclib.pocket import photograph_quality as quality
+    from zsclib.pocket.scaling import saved_weights
     from zsclib.pretraining.checkpoint import write_checkpoint
     from zsclib.recipe import Recipe
 
@@ -720,6 +726,15 @@ def test_growth_asks_every_unet_that_a_training_has_left_once(original, models, 
     few = Recipe(steps=2, batch=4, checkpoints=1)
     rows = quality.growth(tmp_path, models, tmp_path / "growth.json", 5, reader=few)
     assert [(row["samples"], row["held_out"]) for row in rows] == [(20, 1 / 20), (40, 1 / 40)]
+
+    # on another machine, after two trainings of which only metas are here
+    began = {"begin": {"part": "unet-2", "step": 3}}
+    metas = {"unet": meta, "unet-2": meta | {"step": 3, "facts": {"begin": {"part": "unet", "step": 4}}}}
+    later = tmp_path / "later"
+    (later / "frozen").mkdir(parents=True)
+    (later / "frozen" / "meta.json").write_text(json.dumps(metas))
+    write_checkpoint(later / "unet-3-0000004.safetensors", moved, meta | {"facts": began})
+    assert [samples for samples, *_ in saved_weights(later, ["unet", "unet-2", "unet-3"])] == [40 + 30 + 40]
     assert all(len(row["recognised"]) == len(row["generated"]) == 5 for row in rows)
     for path in tmp_path.glob("unet-*"):
         path.unlink()  # long ago

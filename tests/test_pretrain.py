@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -161,6 +162,11 @@ def test_a_longer_plan_starts_before_the_decay_of_the_shorter_one(tmp_path):
     toy(short, tmp_path)
     assert [path.stem for path in checkpoints(tmp_path, "toy")] == ["toy-0000008", "toy-0000010"]
     long = replace(short, samples=160, log_every=1)
+    shutil.copytree(tmp_path, ended := tmp_path / "ended")
+    (ended / "toy-0000008.safetensors").unlink()
+    with pytest.raises(ValueError, match="toy-0000010.safetensors has fallen under a shorter plan, .* remove it"):
+        toy(long, ended)
+    assert [path.stem for path in checkpoints(ended, "toy")] == ["toy-0000010"], "nothing is lost"
     _, steps = toy(long, tmp_path, die_at=9)
     assert steps == [8]
     assert [path.stem for path in checkpoints(tmp_path, "toy")] == ["toy-0000009"]

@@ -134,7 +134,7 @@ def _photographs(options: argparse.Namespace) -> None:
 
 def _photograph_quality(options: argparse.Namespace) -> None:
     from zsclib.paths import WHERE_PHOTOGRAPHS_ARE
-    from zsclib.pocket.photograph_quality import growth, measure
+    from zsclib.pocket.photograph_quality import growth, measure, unets_of
     from zsclib.workers import Execution
 
     if options.out:
@@ -143,7 +143,7 @@ def _photograph_quality(options: argparse.Namespace) -> None:
     rows = measure(options.models, options.limit or 500, path=folder / "quality.json", execution=execution)
     for name, measures in rows.items():
         print(f"{name}: " + ", ".join(f"{what} {np.mean(values):.3f}" for what, values in measures.items()))
-    if checkpoints(options.checkpoints, "unet"):
+    if any(checkpoints(options.checkpoints, name) for name in unets_of(options.models)):
         grown = growth(
             options.checkpoints, options.models, folder / "growth.json", options.limit or 300, execution
         )

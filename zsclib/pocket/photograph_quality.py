@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,11 @@ def measure(
 
     Raises:
         FileNotFoundError: there are no models, or no photographs.
+        ValueError: the file is about other weights, or was measured otherwise.
     """
     generator, clip = open_generator(Path(models) / "sd"), open_clip(Path(models) / "clip")
-    about = {"split": split, "n": n, "weights": _weights(models)}
+    about = {"split": split, "n": n, "weights": _weights(models), "timesteps": TIMESTEPS}
+    about |= {"guidance": GUIDANCE, "steps": STEPS, "reader": asdict(reader)}
     rows = _rows_in(path, about)
     for name in sets:
         if name in rows:
@@ -109,8 +112,7 @@ def growth(
     generator = open_generator(Path(models) / "sd")
     network = None
     rows = json.loads(path.read_text()) if path.exists() else []
-    trainings = [name for name in json.loads((Path(models) / "sd" / "training.json").read_text()) if "unet" in name]
-    for samples, _, held_out, weights in saved_weights(Path(checkpoints), trainings):
+    for samples, _, held_out, weights in saved_weights(Path(checkpoints), unets_of(models)):
         if any((row["sha256"], row["n"]) == (hash_file(weights), n) for row in rows):
             continue
         network = network or read_by(JUDGED, generator.image_size, reader)
@@ -122,6 +124,11 @@ def growth(
         rows = sorted([*(other for other in rows if other["samples"] != samples), row], key=lambda r: r["samples"])
         _write(path, rows)
     return rows
+
+
+def unets_of(models: Path) -> list[str]:
+    """Return the names of the successive trainings of the U-Net in a folder of models."""
+    return [name for name in json.loads((Path(models) / "sd" / "training.json").read_text()) if "unet" in name]
 
 
 def images_of(name: str, split: str, n: int, size: int) -> ImageSet:
@@ -156,11 +163,13 @@ def _generated(generator: Generator, name: str, n: int, network: TrainedNetwork)
 
 
 def _rows_in(path: Path | None, about: dict) -> Rows:
-    """Return the rows of a file that is about the same images and weights."""
+    """Return the rows of a file; ValueError where it is about others than these images and weights."""
     if path is None or not path.exists():
         return {}
     content = json.loads(path.read_text())
-    return content["rows"] if {name: content[name] for name in about} == about else {}
+    if other := [name for name, value in json.loads(json.dumps(about)).items() if content.get(name) != value]:
+        raise ValueError(f"{path}: measured with other {', '.join(other)}; keep it elsewhere, or remove it")
+    return content["rows"]
 
 
 def _write(path: Path, content: dict | list) -> None:
@@ -170,5 +179,5 @@ def _write(path: Path, content: dict | list) -> None:
 
 
 def _weights(models: Path) -> list[str]:
-    """Return the hashes of all weights in a folder of models."""
-    return [hash_file(file) for file in sorted(Path(models).rglob("*.safetensors"))]
+    """Return the hashes of the weights of both models in a folder."""
+    return [hash_file(file) for name in ("sd", "clip") for file in sorted((Path(models) / name).rglob("*.safetensors"))]

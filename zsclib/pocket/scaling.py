@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,13 +131,24 @@ def saved_weights(
         for newest in checkpoints(folder, training)[-1:]:
             meta = read_meta(newest)
             batch, begin = meta["plan"]["batch"], meta["facts"].get("begin")
-            before = ends.get(begin["part"], begin["step"] * batch) if begin else 0
+            before = ends.get(begin["part"], _pairs_by(folder, begin, batch)) if begin else 0
             ends[training] = before + meta["step"] * batch
             losses = {row["samples"]: row["held_out"] for row in meta["history"] if "held_out" in row}
             saved = {int(p.stem.split("-")[-1]): p for p in folder.glob(f"{training}-ema-*.safetensors")}
             for samples, path in sorted((saved | {meta["step"] * batch: newest}).items()):
                 nearest = min(losses, key=lambda at, samples=samples: abs(at - samples))
                 yield before + samples, training, losses[nearest], path
+
+
+def _pairs_by(folder: Path, begin: Mapping | None, batch: int) -> int:
+    """Return the pairs in all that what a training began from had met, whose checkpoints need not be there."""
+    known, pairs = Path(folder) / "frozen" / "meta.json", 0
+    metas = json.loads(known.read_text()) if known.exists() else {}
+    while begin:
+        meta = metas.get(begin["part"], {})
+        pairs += begin["step"] * meta.get("plan", {"batch": batch})["batch"]
+        begin = meta.get("facts", {}).get("begin")
+    return pairs
 
 
 def load_averages(model: nn.Module, path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,10 +15,17 @@ from zsclib.paths import atomic
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict) -> None:
-    """Write a checkpoint so that a kill at any moment leaves either the old files or a complete new one."""
+    """Write a checkpoint so that a kill at any moment leaves either the old files or a complete new one.
+
+    Raises: OSError when it cannot be written, as where the disk is full.
+    """
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with atomic(path) as temporary:
-        save_file(plain, temporary, metadata={"meta": json.dumps(meta)})
+        try:
+            save_file(plain, temporary, metadata={"meta": json.dumps(meta)})
+        except SafetensorError as error:
+            reason = f"not written ({error}); what was finished before is kept"
+            raise OSError(errno.EIO, reason, str(path)) from error
         digest_path(path).write_text(hash_file(temporary) + "\n")
 
 

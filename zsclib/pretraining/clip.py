@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from zsclib.hashing import key
 from zsclib.images.tensors import to_tensor
 from zsclib.pretraining.autoencoder import shifted
 from zsclib.pretraining.loop import begin_from, train
 from zsclib.pretraining.plan import Plan, Training, batch_indices
 from zsclib.pretraining.sizes import POCKET, Sizes
-from zsclib.pretraining.tokenizer import token_ids, train_tokenizer
+from zsclib.pretraining.tokenizer import different, token_ids, train_tokenizer
 from zsclib.seeds import rng
 
 PLAN = Plan(
@@ -152,9 +153,9 @@ def train_image_tower(images: np.ndarray, captions: list[str], training: Trainin
     model.text_model.requires_grad_(False)
     facts = training.facts | begin_from(training.begin, model, training.folder)
     facts |= json.loads((frozen / "facts.json").read_text())
-    unique, row = np.unique(np.array(captions), return_inverse=True)
+    unique, row = different(captions)
     with torch.no_grad():  # the locked tower reads every caption once
-        ids = token_ids(tokenizer, unique.tolist())
+        ids = token_ids(tokenizer, unique)
         states = torch.cat([model.text_model(part.to(device)).pooler_output for part in ids.split(512)])
 
     def logits_of(model: CLIPModel, batch: np.ndarray, rows: np.ndarray) -> Tensor:
@@ -177,10 +178,12 @@ def train_image_tower(images: np.ndarray, captions: list[str], training: Trainin
 
 
 def open_tokenizer(folder: Path, captions: list[str], length: int = POCKET.prompt_tokens) -> CLIPTokenizer:
-    """Return the tokenizer of the checkpoint folder, learning it first where there is none."""
-    path = Path(folder) / "tokenizer"
-    if (path / "done").exists():
+    """Return the tokenizer of the checkpoint folder, learning it first where there is none of these captions."""
+    path, of = Path(folder) / "tokenizer", key(captions=sorted(set(captions)), length=length)
+    done = path / "done"
+    if done.exists() and done.read_text() == of:
         return CLIPTokenizer.from_pretrained(path)
+    done.unlink(missing_ok=True)
     tokenizer = train_tokenizer(captions, path, length)
-    (path / "done").touch()
+    done.write_text(of)
     return tokenizer

@@ -31,7 +31,8 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
         "clip, into OUT, each with a card. Stopped, the same command goes on where it was.",
     )
     add = parser.add_argument
-    add("pool", metavar="POOL", help="world, or captioned images as `zsc pool index` takes them")
+    forms = "folder:PATH, classes:PATH, parquet:PATH, tar:PATH"
+    add("pool", metavar="POOL", help=f"world, photographs, or captioned images of your own: {forms}")
     add("--out", required=True, type=Path, metavar="OUT", help="for models and checkpoints")
     add("--images", type=int, metavar="N", help="of the made-up world's pool, so many of each phase (default: all)")
     add("--begin", type=Path, metavar="FOLDER", help="OUT of an earlier call, whose U-Net is trained on")
@@ -45,14 +46,14 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
         add(f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help=help_text, **many)
     add("--seed", type=int, default=0, metavar="N", help="of weights, batches and noise (default: %(default)s)")
     add("--minutes", type=float, metavar="M", help="stop after so many, to be resumed")
-    add("--workers", type=int, default=1, metavar="N", help="processes that decode images (default: %(default)s)")
+    add("--workers", type=int, default=1, metavar="N", help="processes that make images ready (default: %(default)s)")
     add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     add_photographs(parser)
     parser.set_defaults(command=_pretrain)
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    from zsclib.generator_pool import WORLD, learnt_from
+    from zsclib.generator_pool import WORLD, learnt_from, make_world
     from zsclib.pretraining.own_pool import pretrain
     from zsclib.study.progress import ProgressBar
     from zsclib.workers import Execution, Workers
@@ -61,8 +62,10 @@ def _pretrain(options: argparse.Namespace) -> None:
     sizes = Sizes(**{name: getattr(options, name) for name in vars(Sizes())})
     if options.images and options.pool != WORLD:
         raise ValueError(f"pretrain: --images is for the pool {WORLD!r}; of {options.pool} all images are taken")
-    pool = learnt_from(options.pool, options.images, str(options.out / "world"))
     with Workers(options.workers) as workers:
+        if options.pool == WORLD:
+            make_world(options.images, str(options.out / "world"), workers)
+        pool = learnt_from(options.pool, options.images, str(options.out / "world"))
         execution = Execution(seed=options.seed, progress=ProgressBar(), workers=workers)
         more = {"begin": options.begin, "minutes": options.minutes, "device": options.device}
         try:

@@ -217,7 +217,11 @@ def begin_from(name: str | None, model: nn.Module, folder: Path) -> dict:
 def _resume(
     plan: Plan, model: nn.Module, ema: dict, optimizer: torch.optim.AdamW, folder: Path, facts: dict
 ) -> tuple[int, float, list[dict]]:
-    """Restore the newest checkpoint; one whose learning rate already fell under a shorter plan is passed over."""
+    """Restore the newest checkpoint; one whose learning rate already fell under a shorter plan is passed over.
+
+    Raises: ValueError when all have to be, so that nothing would be left but to begin anew and to lose them.
+    """
+    ended = None
     for path in reversed(checkpoints(folder, plan.name)):
         meta = read_meta(path)
         if meta["facts"] != facts:
@@ -232,6 +236,7 @@ def _resume(
                 f"{plan.name}: {path.name} had ended a shorter plan; looking for one before its decay",
                 flush=True,
             )
+            ended = path
             continue
         model.load_state_dict(read_tensors(path, "model"))
         averages, first, second = (read_tensors(path, part) for part in ("ema", "first", "second"))
@@ -247,4 +252,9 @@ def _resume(
             }
         print(f"{plan.name}: resumed from {path.name}", flush=True)
         return meta["step"], meta["seconds"], meta["history"]
+    if ended is not None:
+        raise ValueError(
+            f"{plan.name}: the learning rate of {ended.name} has fallen under a shorter plan, and there is no "
+            "checkpoint from before; begin a further training from it, or remove it to train anew"
+        )
     return 0, 0.0, []

@@ -9,19 +9,22 @@ course of its training, and checkpoints: stopped, the same call goes on where it
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from transformers import CLIPTokenizer
 
 from zsclib.hashing import key
 from zsclib.images.files import resize
-from zsclib.paths import atomic
+from zsclib.paths import atomic, locked, remove_unfinished
 from zsclib.pools.captioned import CaptionedPool
 from zsclib.pretraining import autoencoder, clip, quality, unet
 from zsclib.pretraining.arrays import write_rows
@@ -29,11 +32,11 @@ from zsclib.pretraining.checkpoint import checkpoints, read_meta
 from zsclib.pretraining.export import export_clip, export_generator, take_up
 from zsclib.pretraining.plan import Plan, Training
 from zsclib.pretraining.sizes import POCKET, USUAL, Amounts, Sizes
-from zsclib.seeds import rng
+from zsclib.seeds import seed_of
 from zsclib.workers import Execution, Job, run_jobs
 
 HELD_OUT, SHARE = 2048, 20  # pairs that are only validated on: one in so many, and no more than that
-CHUNK = 1024  # images of a job
+CHUNK, AT_ONCE = 1024, 16  # images of a job, and of those in memory as large as they came
 ONE_BATCH = clip.PLAN.batch  # the largest of the three trainings
 
 
@@ -41,7 +44,8 @@ ONE_BATCH = clip.PLAN.batch  # the largest of the three trainings
 class Pairs:
     """Captioned images in one size: uint8 (n, h, w, 3), perhaps a memory map, n captions, and what they came from.
 
-    The last `held_out` of them are a random part that nothing is trained on.
+    The last `held_out` of them are a random part that nothing is trained on, nor on a copy of any. The order is that of
+    random numbers which belong to the pixels, so it is no matter in what order the pool has them, or what else it has.
     """
 
     images: np.ndarray
@@ -74,14 +78,29 @@ def pretrain(
 
     Raises:
         ValueError: the pool is smaller than a batch, has one caption for all images, or `out` holds models of another
-            pool, other sizes, another seed or another beginning.
+            pool, other sizes, another seed or another beginning, or a U-Net that reads a shorter autoencoder or CLIP.
         FileNotFoundError: there are no models in `begin`.
+        RuntimeError: another process is at work in `out`.
         OSError: the disk is full; what was finished is kept.
     """
     for plan in (autoencoder.PLAN, clip.PLAN, unet.PLAN):
         if (amount := getattr(amounts, plan.name)) < plan.batch:
             raise ValueError(f"{plan.name}: {amount} images are less than a batch of {plan.batch}; give more")
-    ends, folder = time.monotonic() + 60 * (minutes or 0), Path(out) / "checkpoints"
+    with _alone(Path(out)):
+        return _pretrain(pool, Path(out), amounts, sizes, begin, minutes, device, execution)
+
+
+def _pretrain(
+    pool: CaptionedPool,
+    out: Path,
+    amounts: Amounts,
+    sizes: Sizes,
+    begin: Path | None,
+    minutes: float | None,
+    device: str,
+    execution: Execution,
+) -> bool:
+    ends, folder = time.monotonic() + 60 * (minutes or 0), out / "checkpoints"
     before = _taken_up(begin, folder, sizes)
     pairs = read_pairs(pool, folder, sizes.image_side, execution)
     if before:
@@ -107,31 +126,52 @@ def pretrain(
         )
 
     def done(plan: Plan) -> bool:
-        steps = [read_meta(path)["step"] for path in checkpoints(folder, plan.name)[-1:]]
-        return steps == [plan.steps]
+        return any(read_meta(path)["step"] >= plan.steps for path in checkpoints(folder, plan.name)[-1:])
 
     if not before:
-        first = training(autoencoder.PLAN, amounts.autoencoder)
+        first, second = training(autoencoder.PLAN, amounts.autoencoder), training(clip.PLAN, amounts.clip)
+        _refuse_longer(folder, first.plan, second.plan)
         autoencoder.train_autoencoder(pairs.images, first)
         if not done(first.plan):
             return False
-        second = training(clip.PLAN, amounts.clip)
+        second = training(clip.PLAN, amounts.clip)  # with the minutes that are left
         clip.train_clip(pairs.images, pairs.captions, second)
         if not done(second.plan):
             return False
         _thaw_if_trained_on(folder)
         if not (folder / "frozen").exists():
             unet.freeze(pairs.images, folder, sizes, device)
-    export_clip(folder, Path(out) / "clip")
+    export_clip(folder, out / "clip")
+    quality.write_cards(out, pool.name)
     name = f"unet-{len(before) + 1}" if before else "unet"
     third = training(replace(unet.PLAN, name=name), amounts.unet, before[-1] if before else None)
     unet.train_unet(pairs.images, pairs.captions, third)
-    export_generator(folder, Path(out) / "sd", (*before, name), sizes)
+    if done(third.plan) or not _has_ended(out / "sd"):  # a U-Net on its way takes no finished one's place
+        export_generator(folder, out / "sd", (*before, name), sizes)
+        quality.write_cards(out, pool.name)
     if done(third.plan) and quality.measured_weights(out) != quality.weights_of(out):
         held_out = slice(len(pairs.captions) - pairs.held_out, None)
-        quality.measure(Path(out), pairs.images[held_out], pairs.captions[held_out], device=device)
-    quality.write_cards(Path(out), pool.name)
+        quality.measure(out, pairs.images[held_out], pairs.captions[held_out], device=device)
+        quality.write_cards(out, pool.name)
     return done(third.plan)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other processes out of `out`, and remove what killed ones left there."""
+    try:
+        with locked(out / ".lock"):
+            remove_unfinished(out)
+            yield
+    except BlockingIOError as error:
+        raise RuntimeError(f"{out}: process {error.filename} is training models there; wait for it") from None
+
+
+def _has_ended(sd: Path) -> bool:
+    """Return whether the U-Net in a folder had been trained to the end of its plan."""
+    path = sd / "training.json"
+    trained = [meta for name, meta in json.loads(path.read_text()).items() if _is_unet(name)] if path.exists() else []
+    return bool(trained) and trained[-1]["step"] >= trained[-1]["plan"]["samples"] // trained[-1]["plan"]["batch"]
 
 
 def _taken_up(begin: Path | None, folder: Path, sizes: Sizes) -> tuple[str, ...]:
@@ -151,9 +191,10 @@ def _taken_up(begin: Path | None, folder: Path, sizes: Sizes) -> tuple[str, ...]
     phases = tuple(name for name in earlier if _is_unet(name))
     if not phases:
         raise ValueError(f"{begin}: by its training.json, sd has no U-Net that could be trained on")
-    theirs = earlier[phases[-1]]["facts"].get("sizes")
-    if theirs != json.loads(json.dumps(asdict(sizes))):
-        raise ValueError(f"{begin}: its models have the sizes {theirs}, not {asdict(sizes)}; say the same ones")
+    theirs, ours = earlier[phases[-1]]["facts"].get("sizes") or {}, json.loads(json.dumps(asdict(sizes)))
+    if other := [name for name, value in ours.items() if theirs.get(name) != value]:
+        words = ", ".join(f"{name} {theirs.get(name)}, not {ours[name]}" for name in other)
+        raise ValueError(f"{begin}: its models have other sizes, {words}; say the same ones")
     if folder.exists():
         if metas != earlier:
             raise ValueError(f"{folder} holds models that did not begin from {begin}; take another folder")
@@ -170,11 +211,11 @@ def _is_unet(training: str) -> bool:
 def read_pairs(pool: CaptionedPool, folder: Path, side: int, execution: Execution = Execution()) -> Pairs:
     """Decode a pool's images to squares of `side` pixels into a file in `folder`, or find it there.
 
-    An image that is not readable is left out with its caption, and counted in the facts; so is how many are smaller
-    than that and were enlarged. A random part is held out: it stands at the end.
+    An image that is not readable is left out with its caption, and counted in the facts; so are those that are smaller
+    than that and were enlarged, and those that are copies of another one.
 
     Raises:
-        ValueError: fewer pairs than a batch are left to learn from, or all captions are the same.
+        ValueError: no image is readable, fewer pairs than a batch are left to learn from, or all captions are the same.
     """
     n = len(pool)
     learn = n - min(HELD_OUT, n // SHARE)
@@ -184,17 +225,11 @@ def read_pairs(pool: CaptionedPool, folder: Path, side: int, execution: Executio
             f"pretrain: all {n} captions of {pool.name} are {pool.captions[0]!r}; CLIP learns from what captions tell "
             "apart, so give images their own"
         )
-    facts = {"name": pool.name, "n": n, "content": pool.fingerprint(), "captions": len(set(pool.captions))}
-    place = Path(folder) / f"images-{key(**facts, side=side)[:16]}"
+    facts = {"n": n, "content": pool.fingerprint(), "captions": len(set(pool.captions))}
+    place = Path(folder) / f"images-{key(**facts, side=side, order='by pixels')[:16]}"
     pixels, table = place.with_suffix(".npy"), place.with_suffix(".json")
     if not table.exists():
-        random = rng(0, "held-out pairs").permutation(n)
-        rows = np.concatenate([np.sort(random[:learn]), np.sort(random[learn:])])  # as they lie on the disk
-        known: dict[str, list[np.ndarray]] = {"readable": [], "small": []}
-        write_rows(pixels, _decoded(pool, rows, side, execution, known))
-        readable, small = (np.concatenate(known[name]) for name in ("readable", "small"))
-        about = {"rows": rows[readable].tolist(), "held_out": int(readable[learn:].sum())}
-        about |= {"unreadable": int((~readable).sum()), "enlarged": int(small.sum())}
+        about = _write_images(pool, pixels, side, execution)
         with atomic(table) as temporary:  # last: where it is, the images are whole
             temporary.write_text(json.dumps(about))
     about = json.loads(table.read_text())
@@ -203,6 +238,25 @@ def read_pairs(pool: CaptionedPool, folder: Path, side: int, execution: Executio
     _refuse_fewer_than_a_batch(pool, len(captions) - held_out)
     images, facts = np.load(pixels, mmap_mode="r"), facts | about | {"held_out": held_out}
     return Pairs(images=images, captions=captions, held_out=held_out, facts=facts)
+
+
+def _write_images(pool: CaptionedPool, pixels: Path, side: int, execution: Execution) -> dict[str, object]:
+    """Write a pool's readable images in the order of `Pairs`; return which rows these are, and what was counted."""
+    known: dict[str, list[np.ndarray]] = {"readable": [], "small": [], "hash": []}
+    as_they_came = pixels.with_name(f"as-they-came-{pixels.name}")
+    write_rows(as_they_came, _decoded(pool, side, execution, known))
+    readable, small, hashes = (np.concatenate(known[name]) for name in known)
+    rows, hashes = np.flatnonzero(readable), hashes[readable]
+    turn = {one: seed_of(0, "order of pairs", int(one)) for one in np.unique(hashes)}
+    order = sorted(range(len(rows)), key=lambda i: (turn[hashes[i]], pool.captions[rows[i]]))
+    held_out = min(HELD_OUT, len(rows) // SHARE)
+    while held_out and hashes[order[-held_out]] == hashes[order[-held_out - 1]]:
+        held_out -= 1  # copies of an image are on one side
+    images = np.load(as_they_came, mmap_mode="r")
+    write_rows(pixels, (images[order[start : start + CHUNK]] for start in range(0, len(order), CHUNK)))
+    as_they_came.unlink()
+    about = {"rows": rows[order].tolist(), "held_out": held_out, "unreadable": int((~readable).sum())}
+    return about | {"enlarged": int(small.sum()), "repeated": len(hashes) - len(turn)}
 
 
 def _refuse_fewer_than_a_batch(pool: CaptionedPool, learn: int) -> None:
@@ -214,41 +268,55 @@ def _refuse_fewer_than_a_batch(pool: CaptionedPool, learn: int) -> None:
 
 
 def _decoded(
-    pool: CaptionedPool, rows: np.ndarray, side: int, execution: Execution, known: dict[str, list]
+    pool: CaptionedPool, side: int, execution: Execution, known: dict[str, list]
 ) -> Iterator[np.ndarray]:
-    """Yield images chunk by chunk, uint8 (m, side, side, 3); note in `known` of each row whether it is readable."""
-    parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    """Yield images chunk by chunk, uint8 (m, side, side, 3); note in `known` what `_chunk` says of each row."""
+    parts = [range(start, min(start + CHUNK, len(pool))) for start in range(0, len(pool), CHUNK)]
     jobs = [Job(_chunk, (pool.take(part), side), None, len(part)) for part in parts]
     for result in run_jobs(jobs, execution, "decoding"):
         for name, values in known.items():
             values.append(result[name])
         yield result["images"]
+    if not any(readable.any() for readable in known["readable"]):
+        raise ValueError(f"pretrain: none of the {len(pool)} images of {pool.name} is readable, first {pool.ids[0]!r}")
 
 
 def _chunk(pool: CaptionedPool, side: int) -> dict[str, np.ndarray]:
-    originals = pool.read(range(len(pool)))
+    """Return the readable images (m, side, side, 3), and of each row whether it is one, is enlarged, and its hash."""
     images = np.empty((len(pool), side, side, 3), np.uint8)
-    readable, small = np.zeros(len(pool), bool), np.zeros(len(pool), bool)
-    for row, image in enumerate(originals):
-        if image is not None:
-            images[row] = resize(image[None], side)[0]
-            readable[row], small[row] = True, min(image.shape[:2]) < side
-    return {"images": images[readable], "readable": readable, "small": small}
+    readable, small, hashes = np.zeros(len(pool), bool), np.zeros(len(pool), bool), np.zeros(len(pool), np.int64)
+    for start in range(0, len(pool), AT_ONCE):
+        rows = range(start, min(start + AT_ONCE, len(pool)))
+        for row, image in zip(rows, pool.read(rows), strict=True):
+            if image is not None:
+                images[row] = resize(image[None], side)[0]
+                readable[row], small[row] = True, min(image.shape[:2]) < side
+                digest = hashlib.blake2b(np.ascontiguousarray(images[row]), digest_size=8).digest()
+                hashes[row] = int.from_bytes(digest, "little", signed=True)
+    return {"images": images[readable], "readable": readable, "small": small, "hash": hashes}
+
+
+def _refuse_longer(folder: Path, *plans: Plan) -> None:
+    """Raise ValueError where a U-Net reads an autoencoder and a CLIP that are to be trained on."""
+    facts = folder / "frozen" / "facts.json"
+    if not facts.exists() or not checkpoints(folder, unet.PLAN.name):
+        return
+    steps = json.loads(facts.read_text())
+    if longer := [plan for plan in plans if plan.steps > steps[plan.name]]:
+        wanted = " and ".join(f"{plan.name} of {plan.samples:,} images" for plan in longer)
+        raise ValueError(
+            f"{folder} holds a U-Net that reads an autoencoder and a CLIP of {steps['autoencoder']} and "
+            f"{steps['clip']} steps; for {wanted} take another folder, or remove the U-Net's checkpoints"
+        )
 
 
 def _thaw_if_trained_on(folder: Path) -> None:
-    """Remove frozen parts where autoencoder or CLIP have been trained on since, unless a U-Net has learnt with them."""
+    """Remove frozen parts where autoencoder or CLIP have been trained on since; no U-Net has learnt with them."""
     frozen = folder / "frozen"
     if not frozen.exists():
         return
     facts = json.loads((frozen / "facts.json").read_text())
     newest = {name: read_meta(checkpoints(folder, name)[-1])["step"] for name in ("autoencoder", "clip")}
-    if all(facts[name] == step for name, step in newest.items()):
-        return
-    if checkpoints(folder, "unet"):
-        raise ValueError(
-            f"{folder} holds a U-Net that reads an autoencoder and a CLIP of {facts['autoencoder']} and "
-            f"{facts['clip']} steps; these have now {newest['autoencoder']} and {newest['clip']}. Take another folder "
-            "for longer ones, or remove the U-Net's checkpoints"
-        )
-    shutil.rmtree(frozen)
+    if any(facts[name] != step for name, step in newest.items()):
+        gone = frozen.rename(frozen.with_name(f".frozen.{uuid4().hex}"))  # at once, or not at all
+        shutil.rmtree(gone)

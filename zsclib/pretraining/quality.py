@@ -54,32 +54,36 @@ def measure(models: Path, images: np.ndarray, captions: Sequence[str], n: int = 
     """Measure the folders `clip` and `sd` in `models` on held-out pairs, write `quality.json` and samples.png.
 
     Args:
-        images: uint8 (m, h, w, 3) that none of them was trained on. captions: m; up to 512 pairs are looked at.
+        images: uint8 (m, h, w, 3) that none of them was trained on. captions: m; up to 512 pairs are looked at, and of
+            blank captions the images alone.
         n: pairs that a diffusion model classifies, and captions that it draws.
 
     Returns: {folder: {measure: {value, low, high, n, about}}}; shares with Wilson's 95 % interval.
     """
     clip = open_clip(Path(models) / "clip", device)
     images = np.array(images[:512])
-    captions = [shortened(clip.tokenizer, caption) for caption in captions[:512]]
     vae = AutoencoderKL.from_pretrained(Path(models) / "sd" / "vae").eval().to(device)
-    generator = open_generator(Path(models) / "sd", device)
-    seeds = [seed_of(0, "held-out captions", i) for i in range(min(n, len(captions)))]
-    drawn = sample(generator, captions[:n], seeds, GUIDANCE, STEPS)
     decoded = {"value": psnr(vae, images), "n": len(images), "about": "PSNR in dB of decoded held-out images"}
     measured = {"clip": {}, "sd": {"psnr": decoded}}
+    captions = one_spelling(clip.tokenizer, [shortened(clip.tokenizer, caption) for caption in captions[:512]])
+    said = [row for row, caption in enumerate(captions) if caption.strip()]
+    images, captions = images[said], [captions[row] for row in said]
+    generator = open_generator(Path(models) / "sd", device)
+    seeds = [seed_of(0, "held-out captions", i) for i in range(min(n, len(captions)))]
+    drawn = sample(generator, captions[:n], seeds, GUIDANCE, STEPS) if captions else images
     k = min(CAPTIONS, len(set(captions[:n])))
     if k > 1:  # else there is nothing to choose from
         texts, own, offered = candidates(captions[:n], k)
         result = classify(generator, images[:n], texts, nested(TIMESTEPS), candidates=offered)
         by_clip, of_drawn = _chosen_by_clip(clip, images, captions, k), _chosen_by_clip(clip, drawn, captions[:n], k)
         others = f"{k - 1} other{'s' * (k > 2)}"
-        what = f"a held-out image's caption from {others}"
+        what = f"a held-out image's caption from {others}, some of which may say the same in other words"
         about = f"CLIP tells the caption of a generated image (guidance {GUIDANCE:g}) from {others}"
         classified = share(result.prediction == own, f"the diffusion classifier ({TIMESTEPS} timesteps) tells {what}")
         measured["clip"] = {"own caption": share(by_clip, f"CLIP tells {what}")}
         measured["sd"] |= {"own caption": classified, "generated": share(of_drawn, about)}
-    _show(Path(models) / "samples.png", images, reconstructed(vae, images[:SHOWN]), drawn, captions)
+    if captions:
+        _show(Path(models) / "samples.png", images, reconstructed(vae, images[:SHOWN]), drawn, captions)
     write_json(Path(models) / "quality.json", measured | {"weights": weights_of(models)})
     return measured
 
@@ -100,6 +104,12 @@ def shortened(tokenizer: CLIPTokenizer, text: str) -> str:
     while len(tokenizer(text).input_ids) > tokenizer.model_max_length:
         text = text.rsplit(" ", 1)[0] if " " in text else text[: len(text) // 2]
     return text
+
+
+def one_spelling(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> list[str]:
+    """Return captions in which those that are read alike, whatever their capitals and blanks, are the same text."""
+    first: dict[tuple[int, ...], str] = {}
+    return [first.setdefault(tuple(tokenizer(caption).input_ids), caption) for caption in captions]
 
 
 def _chosen_by_clip(clip: Clip, images: np.ndarray, captions: list[str], k: int) -> np.ndarray:
@@ -127,12 +137,14 @@ def _show(path: Path, images: np.ndarray, decoded: np.ndarray, drawn: np.ndarray
 
 
 def write_cards(models: Path, pool: str) -> None:
-    """Write the folders' cards: README.md with what `quality.json` holds, and loss.png."""
+    """Write the folders' cards: README.md with what `quality.json` holds of these weights, and loss.png."""
     quality = Path(models) / "quality.json"
-    measured = json.loads(quality.read_text()) if quality.exists() else {}
+    folders = {name: Path(models) / name for name in abouts(pool)}
+    current = folders["sd"].is_dir() and measured_weights(models) == weights_of(models)
+    measured = json.loads(quality.read_text()) if current else {}
     for name, about in abouts(pool).items():
-        if (folder := Path(models) / name).is_dir():
-            write_card(folder, about, measured.get(name, {}))
+        if folders[name].is_dir():
+            write_card(folders[name], about, measured.get(name, {}))
 
 
 def abouts(pool: str) -> dict[str, About]:

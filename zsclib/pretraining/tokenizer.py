@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPTokenizer
@@ -62,6 +63,13 @@ def train_tokenizer(
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in pairs))
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def different(captions: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Return the captions that differ, sorted, and which of these each caption is, int64 (n,)."""
+    texts = sorted(set(captions))
+    place = {text: row for row, text in enumerate(texts)}
+    return texts, np.array([place[caption] for caption in captions], np.int64)
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

@@ -24,7 +24,7 @@ from zsclib.pretraining.clip import new_clip
 from zsclib.pretraining.loop import begin_from, load_averaged, train
 from zsclib.pretraining.plan import Plan, Training, batch_indices
 from zsclib.pretraining.sizes import POCKET, Sizes
-from zsclib.pretraining.tokenizer import token_ids
+from zsclib.pretraining.tokenizer import different, token_ids
 from zsclib.seeds import rng, torch_generator
 
 PLAN = Plan("unet", samples=1_400_000, batch=128, rate=1e-3, milestones=True)
@@ -143,18 +143,18 @@ def encode_captions(
     Returns: the last hidden states, float16 (unique captions, 32, width), memory-mapped from a file in
         `folder` (8 KB per caption at width 128), and the rows, int64 (n,).
     """
-    unique, row = np.unique(np.array(captions), return_inverse=True)
+    unique, row = different(captions)
     key = hashlib.sha256("\n".join(unique).encode())
     for _, weights in sorted(text.state_dict().items()):
         key.update(weights.cpu().numpy().tobytes())
     path = Path(folder) / f"text_states-{key.hexdigest()[:16]}.npy"
     if not path.exists():
-        parts = (unique[start : start + batch].tolist() for start in range(0, len(unique), batch))
+        parts = (unique[start : start + batch] for start in range(0, len(unique), batch))
         ids = (token_ids(tokenizer, part).to(text.device) for part in parts)
         with torch.no_grad():
             states = (text(part).last_hidden_state.half().cpu().numpy() for part in ids)
             write_rows(path, states)
-    return np.load(path, mmap_mode="r"), row.reshape(-1)
+    return np.load(path, mmap_mode="r"), row
 
 
 def freeze(images: np.ndarray, folder: Path, sizes: Sizes = POCKET, device: str = "cpu") -> None:
