@@ -24,6 +24,7 @@ from zsclib.pretraining import own_pool, quality
 from zsclib.pretraining.arrays import write_rows
 from zsclib.pretraining.checkpoint import checkpoints
 from zsclib.pretraining.clip import open_tokenizer
+from zsclib.pretraining.export import write_half
 from zsclib.pretraining.own_pool import pretrain, read_pairs
 from zsclib.pretraining.sizes import POCKET, Amounts, Sizes
 from zsclib.workers import Execution, Workers
@@ -203,6 +204,23 @@ def test_captions_that_are_read_alike_or_are_blank_cost_no_measurement(whole, tm
     assert measured["sd"]["psnr"]["n"] == 40 and measured["sd"]["own caption"]["n"] == 30
     assert "from 2 others" in measured["clip"]["own caption"]["about"]
     assert set(quality.measure(tmp_path / "out", images, [""] * 40)["sd"]) == {"psnr"}
+
+
+def test_a_copy_in_half_the_space_opens_and_is_gone_on_from_in_full(pool, whole, tmp_path):
+    write_half(whole, tmp_path / "half")
+    ours, theirs = weights(tmp_path / "half"), weights(whole)
+    floats = {name for name, value in theirs.items() if value.is_floating_point()}
+    assert all(torch.equal(ours[name], theirs[name].half()) for name in floats) and len(floats) > 50
+    assert all(ours[name].dtype == torch.float16 and theirs[name].dtype == torch.float32 for name in floats)
+    generator, clip = open_generator(tmp_path / "half" / "sd"), open_clip(tmp_path / "half" / "clip")
+    assert generator.unet.dtype == clip.model.dtype == torch.float32
+    assert "Not measured" not in (tmp_path / "half" / "sd" / "README.md").read_text()
+    assert quality.measured_weights(tmp_path / "half") == quality.weights_of(tmp_path / "half")
+    assert pretrain(pool, tmp_path / "on", AMOUNTS, SIZES, begin=tmp_path / "half")
+    assert all(value.dtype == torch.float32 for value in weights(tmp_path / "on").values() if value.is_floating_point())
+    with pytest.raises(FileNotFoundError, match="nothing/sd: there is no such model"):
+        write_half(tmp_path / "nothing", tmp_path / "half")
+    assert (tmp_path / "half" / "sd").is_dir()
 
 
 def test_few_captions_cost_no_training(whole, tmp_path):

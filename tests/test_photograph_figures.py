@@ -64,6 +64,8 @@ def test_only_a_set_whose_classes_were_generated_is_read(rows):
 
 
 def test_growth_is_drawn_over_pairs():
+    with pytest.raises(ValueError, match="no U-Net has been measured yet"):
+        figures.growth([])
     rows = [
         {"samples": pairs, "held_out": 0.1, "recognised": outcomes(share), "generated": outcomes(share / 2)}
         for pairs, share in ((1000, 0.2), (2000, 0.4), (4000, 0.6))

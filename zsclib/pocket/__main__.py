@@ -23,9 +23,9 @@ STAGES = (
     *("autoencoder", "clip", "freeze", "clip-image", "unet", "clip-image-second", "unet-second"),
     "clip-image-third",
     *("dit", "judge", "export", "evaluate", "scaling", "restore", "earlier", "clip-scaling", "photographs"),
-    *("photograph-quality", "all"),
+    *("photograph-quality", "halve", "all"),
 )
-ON_DEMAND = ("restore", "earlier", "clip-scaling", "photographs", "photograph-quality")  # no part of all
+ON_DEMAND = ("restore", "earlier", "clip-scaling", "photographs", "photograph-quality", "halve")  # no part of all
 DATA = {  # of each training on captioned images
     "autoencoder": PHASE_1, "clip": PHASE_1, "freeze": PHASE_1, "clip-image": PHASE_1, "unet": PHASE_1,
     "clip-image-second": PHASE_2, "unet-second": PHASE_2, "clip-image-third": PHASE_2, "judge": PHASE_2,
@@ -75,6 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
             _photographs(options)
         elif stage == "photograph-quality":
             _photograph_quality(options)
+        elif stage == "halve":
+            from zsclib.pretraining.export import write_half
+
+            write_half(options.models, options.out)
         elif stage == "evaluate":
             from zsclib.pocket.card import write_cards
             from zsclib.pocket.evaluation import evaluate
@@ -108,12 +112,15 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--caption-noise", type=float, help="of the pool: share of captions with a wrong fact")
     add("--vague", type=float, help="photographs: share of captions that name a superclass, or nothing")
     add("--data", type=Path, help="photographs: your folder of them, see data/photographs/README.md")
-    add("--out", type=Path, help="photographs: where the pool and the sets go; photograph-quality: where they are")
+    out = "photographs: where pool and sets go; photograph-quality: where they are; halve: where the copy goes"
+    add("--out", type=Path, help=out)
     add("--sets", nargs="*", metavar="NAME", help="photographs: which labelled sets (default: all)")
     add("--frozen", action="store_true", help="restore: no U-Net and no image tower, to train a U-Net anew")
     add("--generators", type=Path, default=Path("results/generators"), help="earlier: where the folders go")
     add("--limit", type=int, help="images per measure (default: as many as the page shows)")
     options = parser.parse_args(arguments)
+    if options.stage == "halve" and not options.out:
+        parser.error("halve: say where the copy of --models goes, --out PATH")
     if options.stage == "photographs" and not (options.data and options.out):
         parser.error("photographs: say where your photographs are, --data PATH, and where the pool goes, --out PATH")
     return options

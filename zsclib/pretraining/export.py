@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from zsclib.paths import atomic
+from zsclib.hashing import hash_file
+from zsclib.paths import atomic, write_json
 from zsclib.pretraining.card import thinned
 from zsclib.pretraining.checkpoint import write_checkpoint
 from zsclib.pretraining.clip import new_processor
@@ -101,7 +104,8 @@ def take_up(
     frozen = Path(folder) / "frozen"
     if frozen.exists() or any(Path(folder).glob("*.safetensors")):
         raise FileExistsError(f"restore: {folder} holds checkpoints; give a folder without any")
-    both, unet = CLIPModel.from_pretrained(clip), UNet2DConditionModel.from_pretrained(Path(sd) / "unet")
+    both = CLIPModel.from_pretrained(clip).float()
+    unet = UNet2DConditionModel.from_pretrained(Path(sd) / "unet").float()
     metas = {}
     for model, place, phases in ((both, clip, clip_phases), (unet, sd, unet_phases)):
         training = json.loads((Path(place) / "training.json").read_text())
@@ -113,10 +117,45 @@ def take_up(
             tensors |= {f"ema.{k}": v.clone() for k, v in model.named_parameters()}
             write_checkpoint(Path(folder) / f"{trained_on[-1]}-{meta['step']:07d}.safetensors", tensors, meta)
     with atomic(frozen) as temporary:
-        for part in ("vae", "text_encoder", "tokenizer"):
+        shutil.copytree(Path(sd) / "tokenizer", temporary / "tokenizer")
+        for part, kind in {"vae": AutoencoderKL, "text_encoder": CLIPTextModel}.items():
             shutil.copytree(Path(sd) / part, temporary / part)
+            model = kind.from_pretrained(Path(sd) / part)
+            if model.dtype != torch.float32:
+                model.float().save_pretrained(temporary / part)
         both.save_pretrained(temporary / "clip")
         write_facts(temporary, metas)
+
+
+def write_half(models: Path, target: Path) -> None:
+    """Write a copy of `sd` and `clip`, their cards and what was measured of them, with float16 weights: half the space.
+
+    What opens the copy computes in float32, as with the originals, and a training can begin from it.
+
+    Args:
+        models: holds both folders, as `zsc pretrain` leaves them.
+        target: a folder of that name is replaced as a whole.
+
+    Raises: FileNotFoundError when one of the two is missing.
+    """
+    with atomic(target) as folder:
+        folder.mkdir()
+        for name in ("sd", "clip"):
+            if not (Path(models) / name).is_dir():
+                raise FileNotFoundError(f"{Path(models) / name}: there is no such model; first  zsc pretrain")
+            shutil.copytree(Path(models) / name, folder / name)
+        for path in folder.rglob("*.safetensors"):
+            tensors = load_file(path)
+            tensors |= {name: value.half() for name, value in tensors.items() if value.is_floating_point()}
+            save_file(tensors, path, metadata={"format": "pt"})
+        for path in folder.rglob("config.json"):  # by which transformers chooses the precision that it opens in
+            path.write_text(path.read_text().replace('"dtype": "float32"', '"dtype": "float16"'))
+        for name in ("quality.json", "samples.png"):
+            if (Path(models) / name).exists():
+                shutil.copy(Path(models) / name, folder)
+        if (measured := folder / "quality.json").exists():
+            weights = {"weights": hash_file(folder / "sd" / "unet" / "diffusion_pytorch_model.safetensors")}
+            write_json(measured, json.loads(measured.read_text()) | weights)
 
 
 def write_model(target: Path, trained: dict[str, dict], save: Callable[[Path], object]) -> None:

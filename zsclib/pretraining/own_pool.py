@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -87,7 +87,8 @@ def pretrain(
         if (amount := getattr(amounts, plan.name)) < plan.batch:
             raise ValueError(f"{plan.name}: {amount} images are less than a batch of {plan.batch}; give more")
     with _alone(Path(out)):
-        return _pretrain(pool, Path(out), amounts, sizes, begin, minutes, device, execution)
+        before = _taken_up(begin, Path(out) / "checkpoints", sizes)
+        return _pretrain(pool, Path(out), amounts, sizes, before, minutes, device, execution)
 
 
 def _pretrain(
@@ -95,13 +96,12 @@ def _pretrain(
     out: Path,
     amounts: Amounts,
     sizes: Sizes,
-    begin: Path | None,
+    before: Sequence[str],
     minutes: float | None,
     device: str,
     execution: Execution,
 ) -> bool:
     ends, folder = time.monotonic() + 60 * (minutes or 0), out / "checkpoints"
-    before = _taken_up(begin, folder, sizes)
     pairs = read_pairs(pool, folder, sizes.image_side, execution)
     if before:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "frozen" / "tokenizer")

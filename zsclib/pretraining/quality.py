@@ -62,7 +62,7 @@ def measure(models: Path, images: np.ndarray, captions: Sequence[str], n: int = 
     """
     clip = open_clip(Path(models) / "clip", device)
     images = np.array(images[:512])
-    vae = AutoencoderKL.from_pretrained(Path(models) / "sd" / "vae").eval().to(device)
+    vae = AutoencoderKL.from_pretrained(Path(models) / "sd" / "vae").float().eval().to(device)
     decoded = {"value": psnr(vae, images), "n": len(images), "about": "PSNR in dB of decoded held-out images"}
     measured = {"clip": {}, "sd": {"psnr": decoded}}
     captions = one_spelling(clip.tokenizer, [shortened(clip.tokenizer, caption) for caption in captions[:512]])

@@ -93,7 +93,12 @@ def read_table(rows: Rows) -> HTML:
 
 
 def growth(rows: Sequence[dict]) -> Figure:
-    """Draw what the U-Net could do against the pairs it was trained on, with 95 % bands, and the validation loss."""
+    """Draw what the U-Net could do against the pairs it was trained on, with 95 % bands, and the validation loss.
+
+    Raises: ValueError when there is no row.
+    """
+    if not rows:
+        raise ValueError("growth: no U-Net has been measured yet; first  python -m zsclib.pocket photograph-quality")
     pairs = [row["samples"] for row in rows]
     figure, axes = plt.subplots(1, 3, figsize=(plots.WIDTH, 2.8))
     for ax, measure in zip(axes, ("generated", "recognised"), strict=False):
