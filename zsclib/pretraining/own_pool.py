@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 from transformers import CLIPTokenizer
@@ -138,8 +136,7 @@ def _pretrain(
         clip.train_clip(pairs.images, pairs.captions, second)
         if not done(second.plan):
             return False
-        _thaw_if_trained_on(folder)
-        if not (folder / "frozen").exists():
+        if not _frozen_as_they_are(folder):
             unet.freeze(pairs.images, folder, sizes, device)
     export_clip(folder, out / "clip")
     quality.write_cards(out, pool.name)
@@ -310,13 +307,10 @@ def _refuse_longer(folder: Path, *plans: Plan) -> None:
         )
 
 
-def _thaw_if_trained_on(folder: Path) -> None:
-    """Remove frozen parts where autoencoder or CLIP have been trained on since; no U-Net has learnt with them."""
-    frozen = folder / "frozen"
-    if not frozen.exists():
-        return
-    facts = json.loads((frozen / "facts.json").read_text())
-    newest = {name: read_meta(checkpoints(folder, name)[-1])["step"] for name in ("autoencoder", "clip")}
-    if any(facts[name] != step for name, step in newest.items()):
-        gone = frozen.rename(frozen.with_name(f".frozen.{uuid4().hex}"))  # at once, or not at all
-        shutil.rmtree(gone)
+def _frozen_as_they_are(folder: Path) -> bool:
+    """Return whether autoencoder and CLIP are frozen, and have not been trained on since."""
+    path = folder / "frozen" / "facts.json"
+    if not path.exists():
+        return False
+    facts = json.loads(path.read_text())
+    return all(read_meta(checkpoints(folder, name)[-1])["step"] == facts[name] for name in ("autoencoder", "clip"))
