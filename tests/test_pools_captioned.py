@@ -369,6 +369,15 @@ def test_class_folders_have_sentences_about_their_classes_as_captions(tmp_path):
     assert all(things[name.partition("/")[0]] in caption for name, caption in zip(pool.ids, pool.captions, strict=True))
     assert len(set(pool.captions)) == 8, "each of the four sentences, of both"
     assert open_pool(f"classes:{tmp_path}").captions == pool.captions
+    (tmp_path / "templates.txt").write_text("a sketch of {}\n\n{}, drawn\n")
+    own = open_pool(f"classes:{tmp_path}")
+    assert set(own.captions) == {"a sketch of a cat", "a cat, drawn", "a sketch of a fire truck", "a fire truck, drawn"}
+    assert own.fingerprint() != pool.fingerprint()
+    for text, message in (("a sketch\n", "'a sketch' has no {}, where the class"), ("\n", "no sentence; write")):
+        (tmp_path / "templates.txt").write_text(text)
+        with pytest.raises(ValueError, match=f"templates.txt: {message}"):
+            open_pool(f"classes:{tmp_path}")
+    (tmp_path / "templates.txt").unlink()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "alone.png")
     with pytest.raises(ValueError, match="'alone.png' lies in no class folder; move it into one, or away"):
         open_pool(f"classes:{tmp_path}")

@@ -29,7 +29,7 @@ from zsclib.pools.tables import Table, from_tables
 
 FORMS = {
     "folder:PATH": "images with a table captions.csv (.tsv, .jsonl, .parquet) or with x.txt beside x.jpg",
-    "classes:PATH": "class folders, whose names become captions",
+    "classes:PATH": "class folders, whose names become captions, by the sentences of a templates.txt or our own",
     "parquet:PATH": "Parquet files with the columns image and caption (or text); PATH?COLUMN=VALUE for some rows",
     "tar:PATH": "tar shards of k.jpg with k.txt or k.json",
 }

@@ -21,6 +21,7 @@ from zsclib.seeds import rng
 FILE = ("file", "file_name", "filename", "image_path", "path", "image")
 CAPTION = ("caption", "text", "TEXT")
 SENTENCES = ("a photo of {}", "a picture of {}", "an image of {}", "{}")  # about a class, where nothing else is said
+TEMPLATES = "templates.txt"  # in a folder of class folders: other sentences
 TABLES = tuple(
     f"{stem}{suffix}"
     for stem in ("captions", "metadata")
@@ -91,7 +92,7 @@ def from_folder(path: Path) -> tuple[list[str], list[str], Files]:
     if lacking := sorted(set(images) - set(captions)):
         raise ValueError(
             f"{path}: {len(images)} images and {len(images) - len(lacking)} captions; {lacking[0]!r} has none in "
-            f"{where}; add the captions or move the images away"
+            f"{where}; add the captions or move the images away; of class folders without any, say classes:{path}"
         )
     if not names:
         raise ValueError(f"{path}: no images (readable: {', '.join(sorted(SUFFIXES))})")
@@ -102,11 +103,13 @@ def from_folder(path: Path) -> tuple[list[str], list[str], Files]:
 def from_class_folders(path: Path) -> tuple[list[str], list[str], Files]:
     """List the images of class folders, PATH/class/image.png, with a sentence about the class as each one's caption.
 
-    Which of `SENTENCES` an image has depends on its path in the folder alone; "_" in a folder's name is a space.
+    The sentences are the lines of PATH/templates.txt, with {} for the class, or else `SENTENCES`. Which of them an
+    image has depends on its path in the folder alone; "_" in a folder's name is a space.
 
     Raises:
         NotADirectoryError: it is no folder.
-        ValueError: no images, images outside of class folders, one class alone, or a link that leads out of the folder.
+        ValueError: no images, images outside of class folders, one class alone, a line without {}, or a link that leads
+            out of the folder.
     """
     if not path.is_dir():
         raise NotADirectoryError(f"{path} is no folder of class folders")
@@ -117,9 +120,22 @@ def from_class_folders(path: Path) -> tuple[list[str], list[str], Files]:
     if len(set(things)) < 2:
         raise ValueError(f"{path}: {len(set(things))} class folders with images; captions of one class say nothing")
     _refuse_ways_out(path, names)
-    which = [rng(0, "sentence of a class", name).integers(len(SENTENCES)) for name in names]
-    captions = [SENTENCES[i].format(thing) for i, thing in zip(which, things, strict=True)]
+    sentences = _sentences(path / TEMPLATES)
+    which = [rng(0, "sentence of a class", name).integers(len(sentences)) for name in names]
+    captions = [sentences[i].replace("{}", thing) for i, thing in zip(which, things, strict=True)]
     return names, captions, Files(path, tuple(names))
+
+
+def _sentences(path: Path) -> tuple[str, ...]:
+    """Return the sentences of a file, one a line, or the usual ones where there is no such file."""
+    if not path.is_file():
+        return SENTENCES
+    lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if wrong := [line for line in lines if "{}" not in line]:
+        raise ValueError(f"{path}: {wrong[0]!r} has no {{}}, where the class is named; write a sentence with it a line")
+    if not lines:
+        raise ValueError(f"{path}: no sentence; write one with {{}} a line, or remove the file")
+    return lines
 
 
 def column(names: Sequence[str], understood: Sequence[str], where: object) -> str:
