@@ -457,6 +457,8 @@ def test_cards_tell_what_was_trained_on_and_measured(exported, tmp_path):
     training = json.loads((exported / "pocket-sd" / "training.json").read_text())
     assert 0.1 < training["unet"]["memory"] / 2**30 < 64 and f"| {gigabytes(training['unet'])} |" in text
     assert gigabytes({}) == gigabytes({"memory": None}) == "–"
+    long_ago = {name: meta | {"memory": None} for name, meta in training.items()}
+    assert "memory" in text and "memory" not in card(CARDS["pocket-sd"], long_ago, {}, 1.0)
     measured = {"objects": {"value": 0.61, "low": 0.54, "high": 0.675, "n": 200, "about": "on objects"}}
     assert "| on objects | 0.61 | 0.54 to 0.675 | 200 |" in card(CARDS["pocket-sd"], training, measured, 1.0)
     (exported / "quality.json").write_text(json.dumps({"pocket-sd": measured}))

@@ -214,6 +214,7 @@ def test_what_a_training_took_stands_beside_it_with_its_memory_where_that_was_no
         ["clip", "64,000", "0.5", "36", "–", "1 CPU core"],
         ["unet", "64,000", "0.5", "36", "1.5 GB", "1 CPU core"],
     ]
+    assert "memory" in text and "memory" not in figures.costs_table({"clip": meta}).data
 
 
 def test_the_order_table_shows_images_and_probe_side_by_side():

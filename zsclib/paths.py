@@ -111,6 +111,24 @@ def locked(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[
         yield
 
 
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Keep other processes out of a folder that the body writes to, and remove what killed ones left there.
+
+    Args:
+        what: is done, as in "embedding into it", for the error.
+
+    Raises:
+        RuntimeError: another process is at it.
+    """
+    try:
+        with locked(folder / ".lock"):
+            remove_unfinished(folder)
+            yield
+    except BlockingIOError as error:
+        raise RuntimeError(f"{folder}: process {error.filename} is {what}; wait for it") from None
+
+
 def write_json(path: Path | str, value: object) -> None:
     """Write JSON, whole or not at all; raise ValueError on NaN or infinity."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -12,8 +12,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +24,7 @@ from zsclib.cache import Cache
 from zsclib.hashing import key
 from zsclib.images.image_set import readable
 from zsclib.models.clip import Clip, open_clip
-from zsclib.paths import atomic, locked, remove_unfinished, write_json
+from zsclib.paths import alone, atomic, write_json
 from zsclib.pools.captioned import CaptionedPool
 from zsclib.pools.model import check_model, model_fingerprint, side_of
 from zsclib.pools.vectors import Embeddings, Vectors, check_unit, open_vectors, spread
@@ -63,7 +61,7 @@ def embed(
         return open_embeddings(folder)
     if (folder / "img_emb").is_dir() and not (folder / "unfinished.json").is_file():
         raise ValueError(f"{folder} holds embeddings that were not made here; give another folder")
-    with _alone(folder):
+    with alone(folder, "embedding into it"):
         if (folder / "unfinished.json").is_file():
             _check_same(folder, _facts(folder / "unfinished.json"), facts)
         write_json(folder / "unfinished.json", facts)
@@ -222,16 +220,6 @@ def _check_same(folder: Path, old: dict, new: dict) -> None:
     ):
         if old.get(name) != new[name]:
             raise ValueError(f"{folder} holds embeddings {what}; give another folder, or remove this one")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    try:
-        with locked(folder / ".lock"):
-            remove_unfinished(folder)
-            yield
-    except BlockingIOError as error:
-        raise RuntimeError(f"{folder}: process {error.filename} is embedding into it; wait for it") from None
 
 
 def _shard_files(folder: Path, number: str) -> tuple[Path, Path]:

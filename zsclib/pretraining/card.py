@@ -55,13 +55,14 @@ def write_card(folder: Path, about: About, quality: Mapping[str, dict]) -> None:
 def card(about: About, training: dict[str, dict], quality: Mapping[str, dict], megabytes: float) -> str:
     """Return the text of a model card; `quality` maps a measure to {value, low?, high?, n, about}."""
     terms = [f"license: {about.license}"] if about.license else []
+    noted = any(meta.get("memory") for meta in training.values())  # not so in trainings of long ago
     lines = [
         *("---", *terms, f"library_name: {about.library}", "---", ""),
         *(f"# {about.title}", "", about.what, ""),
         *("```python", about.code.rstrip(), "```", "", f"Weights: {megabytes:.1f} MB, safetensors.", ""),
         *("## Training", ""),
-        "| part | samples | steps | batch | hours | on | memory | final loss | held out |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| part | samples | steps | batch | hours | on |{' memory |' * noted} final loss | held out |",
+        f"|---|---|---|---|---|---|{'---|' * noted}---|---|",
     ]
     for part, meta in training.items():
         last, plan = meta["history"][-1], meta["plan"]
@@ -70,7 +71,7 @@ def card(about: About, training: dict[str, dict], quality: Mapping[str, dict], m
         held_out = next((f"{key} {measured[key]:.4g}" for key in VALIDATION if key in measured), "–")
         lines.append(
             f"| {part} | {samples:,} | {meta['step']:,} | {plan['batch']} | {meta['seconds'] / 3600:.1f} "
-            f"| {meta['device']} | {gigabytes(meta)} | {last['loss']:.4g} | {held_out} |"
+            f"| {meta['device']} |{f' {gigabytes(meta)} |' * noted} {last['loss']:.4g} | {held_out} |"
         )
     lines += ["", "AdamW, averaged weights (EMA). Settings and loss history: `training.json`.", ""]
     lines += ["![Loss against samples](loss.png)", ""]

@@ -13,7 +13,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from transformers import CLIPTokenizer
 
 from zsclib.hashing import key
 from zsclib.images.files import resize
-from zsclib.paths import atomic, locked, remove_unfinished
+from zsclib.paths import alone, atomic
 from zsclib.pools.captioned import CaptionedPool
 from zsclib.pretraining import autoencoder, clip, quality, unet
 from zsclib.pretraining.arrays import write_rows
@@ -84,7 +83,7 @@ def pretrain(
     for plan in (autoencoder.PLAN, clip.PLAN, unet.PLAN):
         if (amount := getattr(amounts, plan.name)) < plan.batch:
             raise ValueError(f"{plan.name}: {amount} images are less than a batch of {plan.batch}; give more")
-    with _alone(Path(out)):
+    with alone(Path(out), "training models there"):
         before = _taken_up(begin, Path(out) / "checkpoints", sizes)
         return _pretrain(pool, Path(out), amounts, sizes, before, minutes, device, execution)
 
@@ -127,12 +126,12 @@ def _pretrain(
         return any(read_meta(path)["step"] >= plan.steps for path in checkpoints(folder, plan.name)[-1:])
 
     if not before:
-        first, second = training(autoencoder.PLAN, amounts.autoencoder), training(clip.PLAN, amounts.clip)
-        _refuse_longer(folder, first.plan, second.plan)
+        _refuse_longer(folder, amounts)
+        first = training(autoencoder.PLAN, amounts.autoencoder)
         autoencoder.train_autoencoder(pairs.images, first)
         if not done(first.plan):
             return False
-        second = training(clip.PLAN, amounts.clip)  # with the minutes that are left
+        second = training(clip.PLAN, amounts.clip)
         clip.train_clip(pairs.images, pairs.captions, second)
         if not done(second.plan):
             return False
@@ -151,17 +150,6 @@ def _pretrain(
         quality.measure(out, pairs.images[held_out], pairs.captions[held_out], device=device)
         quality.write_cards(out, pool.name)
     return done(third.plan)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep other processes out of `out`, and remove what killed ones left there."""
-    try:
-        with locked(out / ".lock"):
-            remove_unfinished(out)
-            yield
-    except BlockingIOError as error:
-        raise RuntimeError(f"{out}: process {error.filename} is training models there; wait for it") from None
 
 
 def _has_ended(sd: Path) -> bool:
@@ -249,6 +237,8 @@ def _write_images(pool: CaptionedPool, pixels: Path, side: int, execution: Execu
     held_out = min(HELD_OUT, len(rows) // SHARE)
     while held_out and hashes[order[-held_out]] == hashes[order[-held_out - 1]]:
         held_out -= 1  # copies of an image are on one side
+    if not held_out:
+        raise ValueError(f"pretrain: too many images of {pool.name} are copies of one, so that none can be held out")
     images = np.load(as_they_came, mmap_mode="r")
     write_rows(pixels, (images[order[start : start + CHUNK]] for start in range(0, len(order), CHUNK)))
     as_they_came.unlink()
@@ -293,12 +283,13 @@ def _chunk(pool: CaptionedPool, side: int) -> dict[str, np.ndarray]:
     return {"images": images[readable], "readable": readable, "small": small, "hash": hashes}
 
 
-def _refuse_longer(folder: Path, *plans: Plan) -> None:
+def _refuse_longer(folder: Path, amounts: Amounts) -> None:
     """Raise ValueError where a U-Net reads an autoencoder and a CLIP that are to be trained on."""
     facts = folder / "frozen" / "facts.json"
     if not facts.exists() or not checkpoints(folder, unet.PLAN.name):
         return
     steps = json.loads(facts.read_text())
+    plans = [replace(plan, samples=getattr(amounts, plan.name)) for plan in (autoencoder.PLAN, clip.PLAN)]
     if longer := [plan for plan in plans if plan.steps > steps[plan.name]]:
         wanted = " and ".join(f"{plan.name} of {plan.samples:,} images" for plan in longer)
         raise ValueError(

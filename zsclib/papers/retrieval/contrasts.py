@@ -59,7 +59,7 @@ PAIRS = {  # claim -> arm, rival
     "RET-A-zero-shot": (RETRIEVED, "CLIP, zero-shot"),
     "RET-A-probe": (RETRIEVED, "linear probe"),
 }
-LOOKED_UP = (
+LOOKED_UP = (  # arms with images of the pool
     *(RETRIEVED, "half and half", "random pool"),
     *(f"planted {share} %, {ladder}" for share in (0, 5) for ladder in ("ladder", "no ladder")),
 )

@@ -125,12 +125,13 @@ def costs_table(training: Mapping[str, dict]) -> HTML:
     Args:
         training: part → what its model's `training.json` says of it.
     """
-    rows = []
+    rows, noted = [], any(meta.get("memory") for meta in training.values())
     for part, meta in training.items():
         images, seconds = meta["step"] * meta["plan"]["batch"], meta["seconds"]
         speed = f"{images / seconds:,.0f}"
-        rows.append([part, f"{images:,}", f"{seconds / 3600:.1f}", speed, gigabytes(meta), meta["device"]])
-    return table(rows, ["part", "images", "hours", "images a second", "memory at most", "on"])
+        memory = [gigabytes(meta)] * noted
+        rows.append([part, f"{images:,}", f"{seconds / 3600:.1f}", speed, *memory, meta["device"]])
+    return table(rows, ["part", "images", "hours", "images a second", *["memory at most"] * noted, "on"])
 
 
 def growth(rows: Sequence[dict]) -> Figure:
