@@ -14,11 +14,14 @@ import yaml
 
 from zsclib.images.image_set import ImageSet
 from zsclib.own_sets import Own
-from zsclib.papers.datadream.classifiers import Cell, Sources, zero_shot
+from zsclib.papers.datadream import outcomes as room
+from zsclib.papers.datadream.classifiers import SCRATCH, Cell, Sources, zero_shot
 from zsclib.papers.datadream.contrasts import (
     ALL_CLASSES,
     BY_CLASS,
     DISEF,
+    FOURFOLD,
+    GUIDED,
     PROMPTED,
     RETRIEVED,
     SHOTS,
@@ -31,7 +34,8 @@ from zsclib.papers.datadream.training_sets import Setting, class_prompts, shots
 from zsclib.paths import DATA
 from zsclib.study.figures import datadream_study as figures
 from zsclib.study.freeze import read_freeze
-from zsclib.study.records import disagreement, image_keys
+from zsclib.study.records import disagreement, image_keys, recorded
+from zsclib.study.records import verdicts as study_verdicts
 from zsclib.study.stats import effect, interval, mean_effect
 
 TARGETS, RANK = ("digits", "gadgets-hard"), next(iter(CHANGES))
@@ -206,3 +210,71 @@ def test_a_live_clip_agrees_with_the_record():
     assert len(live) == 1 and disagreement(freeze, live) is None
     ((job, (keys, correct)),) = live.items()
     assert "differs on 60" in disagreement(freeze, {job: (keys, ~correct)})
+
+
+def test_what_the_page_says_of_the_study_is_what_its_record_says():
+    """The paragraphs below "What the study says" have no numbers of their own; these are the ones that they rest on."""
+    record, frozen = recorded("datadream"), read_freeze("datadream")
+    decided = study_verdicts(frozen, room)
+    targets = figures.targets_of(record)
+    assert len(targets) == 5 and frozen.settings["shots"] == 16
+
+    def gain(arm: Cell, rival: Cell, target: str) -> tuple[float, float]:
+        difference = interval(record[name_of(arm)][target] - record[name_of(rival)][target])
+        return difference.low, difference.high
+
+    def level(cell: Cell, target: str) -> float:
+        return record[name_of(cell)][target].mean()
+
+    real, adapted, prompted, retrieved, guided, untouched = (
+        Cell("", arm, shots=0 if arm == ZERO_SHOT else 16, n=0 if arm in (SHOTS, ZERO_SHOT) else 64)
+        for arm in (SHOTS, BY_CLASS, PROMPTED, RETRIEVED, GUIDED, ZERO_SHOT)
+    )
+    both, scratch = {"with_shots": True}, {"classifier": SCRATCH}
+    # with 16 shots
+    for arm in figures.ARMS:
+        with_shots = replace(prompted, arm=arm, **both)
+        for target in record[name_of(with_shots)]:
+            assert gain(with_shots, real, target)[0] <= 0, f"{arm} adds on {target}"
+    assert gain(replace(adapted, **both), real, "digits")[1] < 0
+    assert gain(replace(adapted, **both), real, "aerial-hard")[1] < 0
+    assert {decided[name].direction for name in ("DD-H3", "DD-H4", "DD-H4-all")} == {"contradicted"}
+    assert level(replace(real, arm=changed(SHOTS, TWICE)), "gadgets-hard") > level(real, "gadgets-hard") + 0.02
+    assert gain(replace(real, **scratch), real, "aerial-hard")[0] > 0
+    # fewer
+    few = {arm: Cell("", arm, shots=1, n=64, with_shots=True) for arm in (RETRIEVED, PROMPTED, BY_CLASS)}
+    shot = Cell("", SHOTS, shots=1, n=0)
+    gains = {arm: level(cell, "objects-hard") - level(shot, "objects-hard") for arm, cell in few.items()}
+    assert gains[RETRIEVED] > gains[PROMPTED] > gains[BY_CLASS] > 0.05
+    assert decided["DD-H11-shots"].direction == "inconclusive"
+    # images alone
+    for name in ("DD-H1-alone", "DD-H1-all-alone", "DD-H10-alone"):
+        assert decided[name].direction == "reproduced"
+    for target in ("gadgets-hard", "aerial-hard"):
+        assert gain(adapted, prompted, target)[0] > 0
+    for target in ("objects-hard", "digits"):
+        low, high = gain(adapted, prompted, target)
+        assert low < 0 < high
+    assert level(adapted, "gadgets-hard") < level(real, "gadgets-hard") / 2
+    for target in ("objects-hard", "digits", "aerial-hard"):
+        low, high = gain(adapted, untouched, target)
+        assert low < 0 < high
+    assert decided["DD-H2-guidance-alone"].direction == "contradicted"
+    assert gain(adapted, guided, "digits")[1] < 0
+    assert gain(replace(adapted, shots=4), replace(guided, shots=4), "gadgets-hard")[0] > 0
+    # the search
+    assert decided["DD-R-shots"].direction == "reproduced"
+    assert gain(replace(retrieved, **both), replace(adapted, **both), "aerial-hard")[0] > 0
+    assert decided["DD-R-unknown-alone"].direction == "reproduced"
+    # from scratch
+    assert gain(replace(adapted, **both, **scratch), replace(real, **scratch), "objects-hard")[0] > 0.2
+    assert gain(replace(prompted, **scratch), replace(adapted, **scratch), "objects-hard")[0] > 0
+    for target in ("digits", "aerial-hard", "gadgets-hard"):
+        low, high = gain(replace(adapted, **both, **scratch), replace(real, **scratch), target)
+        assert low < 0 < high
+    # what had not ended
+    assert gain(replace(adapted, arm=changed(BY_CLASS, FOURFOLD)), adapted, "gadgets-hard")[0] > 0
+    # the audit
+    assert decided["DD-H12"].direction == "reproduced"
+    assert decided["DD-H12-gain"].direction == "too small to decide"
+    assert decided["DD-A-epoch"].direction == "reproduced"
