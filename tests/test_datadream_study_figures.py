@@ -231,6 +231,8 @@ def test_what_the_page_says_of_the_study_is_what_its_record_says():
         for arm in (SHOTS, BY_CLASS, PROMPTED, RETRIEVED, GUIDED, ZERO_SHOT)
     )
     both, scratch = {"with_shots": True}, {"classifier": SCRATCH}
+    verdicts_by_direction = [one for one in decided.values() if one.direction in ("reproduced", "contradicted")]
+    assert sum(one.corrected == one.direction for one in verdicts_by_direction) < len(verdicts_by_direction) / 2
     # with 16 shots
     for arm in figures.ARMS:
         with_shots = replace(prompted, arm=arm, **both)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import product
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -78,7 +79,9 @@ def study_gains(outcomes: Outcomes, shots: int = 16, n: int = 64) -> Figure:
 
     rows = {arm: names for arm, names in places.items() if any({*outcomes.get(name, ())} & {*base} for name in names)}
     gains = {target: {arm: [gain(name, target) for name in names] for arm, names in rows.items()} for target in base}
-    heads = {target: f"{target}\n{SHOTS} {100 * correct.mean():.0f} %" for target, correct in base.items()}
+    heads = {  # narrow ones, for five targets
+        target: f"{fill(target, 12)}\n{SHOTS}\n{100 * correct.mean():.0f} %" for target, correct in base.items()
+    }
     return columns(gains, heads, ROW, f"points over {SHOTS}, with 95 % intervals\n● images alone   ○ with the shots")
 
 
