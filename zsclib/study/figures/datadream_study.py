@@ -226,16 +226,18 @@ def over_images(outcomes: Outcomes, shots: int = 16) -> Figure | None:
 
 def changes_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
     """Return what DataDream by class, or the shots alone, lose or gain, in points, with one thing changed."""
-    targets, rows = targets_of(outcomes, shots), []
+    rows: list[tuple[str, str, dict[str, str]]] = []
     ways = [Cell("", BY_CLASS, shots=shots, n=n, with_shots=both) for both in (False, True)]
     for cell, what in product([*ways, Cell("", SHOTS, shots=shots, n=0)], (*CHANGES, *OF_CLASSIFIER)):
         other, usual = (
             outcomes.get(name_of(one), {}) for one in (replace(cell, arm=changed(cell.arm, what)), cell)
         )
-        cells = [interval(other[t] - usual[t]).points() if t in other and t in usual else None for t in targets]
-        if any(cells):
-            rows.append([cell.arm, "–" if cell.n == 0 else "yes" if cell.with_shots else "no", what, *cells])
-    return table(rows, ["arm", "with the shots", "changed", *targets])
+        gains = {t: interval(other[t] - usual[t]).points() for t in other if t in usual}
+        if gains:
+            how = f"{cell.arm}, {'with the shots' if cell.with_shots else 'alone'}" if cell.n else cell.arm
+            rows.append((how, what, {target: gain.replace(" points", "") for target, gain in gains.items()}))
+    targets = [t for t in targets_of(outcomes, shots) if any(t in gains for _, _, gains in rows)]
+    return table([[how, what, *map(gains.get, targets)] for how, what, gains in rows], ["arm", "changed", *targets])
 
 
 def scratch_table(outcomes: Outcomes, shots: int = 16, n: int = 64) -> HTML:
