@@ -101,6 +101,21 @@ def test_jobs_go_on_elsewhere_with_what_was_chosen(plan, execution, tmp_path, mo
     assert all(np.array_equal(correct, done[job][0]) for job, correct, _ in again)
 
 
+def test_the_gap_to_real_images_is_measured_where_a_claim_asks_for_it(plan, execution, monkeypatch):
+    monkeypatch.setattr(experiments, "make_set", noise)
+    monkeypatch.setattr(room, "OF_H9", [name for name, *_ in jobs(plan) if "2 shots; 3 images; alone" in name][:2])
+    monkeypatch.setattr(room, "_narrowing", lambda *_: {"narrowing": []})
+    for claim, noted in (("DD-H1-alone", False), ("DD-H9", True)):
+        kept = []
+
+        def remember(name, what, choose, kept=kept):
+            kept.append(what)
+            return choose()
+
+        list(outcomes(plan | {"claims": [claim]}, jobs(plan)[:1], execution, remember=remember))
+        assert ("narrowing 0" in kept) == ("labels" in kept) == noted
+
+
 def test_claims_come_back_from_records():
     ones, zeros = np.ones((2, 10)), np.zeros((2, 10))
     recorded = {NAMES[BY_CLASS]: {TARGET: ones}, NAMES[PROMPTED]: {TARGET: zeros}}

@@ -567,13 +567,14 @@ def test_claims_know_which_sets_the_pool_has_and_which_it_lacks():
     assert {name for name in ABSENT if name.startswith("photographs:")} <= with_shots.keys() - {*OWN_IN_POOL}
 
 
-def test_the_pool_names_none_of_the_rare_classes():
+def test_the_pool_names_none_of_the_rare_classes_and_all_of_the_known_ones():
     layout = photographs.load_layout()
     pooled = {layout.files[file]["set"] for file in layout.pool}
     words = {ARTICLE.sub("", text) for name in pooled for one in WORDS.classes[name].values() for text in one.names}
     rare = layout.sets["caltech101-rare"]["classes"]
     assert not [name for name in rare if any(re.search(rf"\b{name}\b", text) for text in words)]
-    assert any(re.search(r"\blobster\b", text) for text in words), "of Caltech's other classes it names some"
+    known = [ARTICLE.sub("", name) for name in load_prompts("photographs:caltech101-known").classes]
+    assert len(known) == 9 and set(known) <= words
 
 
 def test_whether_a_sets_own_training_images_are_in_the_pool_is_as_its_file_says(original, tmp_path):

@@ -94,7 +94,7 @@ def outcomes(
         test = shots(setting, target, seed).test
         remember(target, f"sets {seed}", partial(sets_made, setting, cells, execution))
         remember(target, f"classifiers {seed}", partial(_trained, cells, table))
-        if set(OF_H9) <= {name_of(cell) for cell in cells}:
+        if "DD-H9" in plan["claims"] and set(OF_H9) <= {name_of(cell) for cell in cells}:
             remember(target, f"narrowing {seed}", partial(_narrowing, setting, cells, execution))
             remember(target, "labels", partial(_labels, test))
         correct = {name_of(cell): row for cell, row in zip(cells, table["correct"], strict=True)}
