@@ -562,7 +562,7 @@ def test_a_page_shows_the_study_or_says_that_there_is_none(root: Path) -> None:
     records.run_study(freeze, TOY, Execution(), root=root)
     judgements, shown = tables.study("toy", TOY, root)
     assert list(judgements) == ["C1", "C2"] and "12 of 12 jobs" in shown.data and "A beats B." in shown.data
-    assert "no verdict" not in shown.data
+    assert "no verdict" not in shown.data and "2 claims of 2 families have a verdict." in shown.data
     assert "the live run differs" not in tables.study("toy", TOY, root, live(4))[1].data
     assert "the live run differs on 2" in tables.study("toy", TOY, root, live(4, 2))[1].data
     assert tables.study("none", TOY, root)[0] == {}

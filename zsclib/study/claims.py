@@ -158,8 +158,7 @@ def needed_half_width(claim: Claim, sets: Sequence[str] = ()) -> float:
 def too_small(claim: Claim, n: int, seeds: int = 1, sets: int | Sequence[str] = 1) -> bool:
     """Return whether a design cannot be expected to decide the claim; nothing measured goes in.
 
-    It cannot if the half-width expected of its interval exceeds `needed_half_width`: that which the claim states, or
-    else `stats.expected_half_width` with the discordance that it assumes.
+    It cannot if the half-width expected of its interval, `expected_width`, exceeds `needed_half_width`.
 
     Args:
         claim: a claim about differences of accuracies; one of unit `number` has no expected width: never too small.
@@ -170,8 +169,13 @@ def too_small(claim: Claim, n: int, seeds: int = 1, sets: int | Sequence[str] = 
         return False
     names = () if isinstance(sets, int) else tuple(sets)
     number = sets if isinstance(sets, int) else len(names)
-    expected = claim.half_width or expected_half_width(n, seeds, number, discordance=claim.discordance)
-    return expected > needed_half_width(claim, names)
+    return expected_width(claim, n, seeds, number) > needed_half_width(claim, names)
+
+
+def expected_width(claim: Claim, n: int, seeds: int = 1, sets: int = 1) -> float:
+    """Return how far the interval of a claim's mean is expected to reach to either side, before any run: what the claim
+    states, or else `stats.expected_half_width` of n images per set, with the discordance that it assumes."""
+    return claim.half_width or expected_half_width(n, seeds, sets, discordance=claim.discordance)
 
 
 def _claim(entry: object, where: str) -> Claim:

@@ -218,7 +218,12 @@ def differences(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[
 
 def verdicts(freeze: Freeze, chapter: ModuleType, root: Path = ROOT) -> dict[str, Judgement]:
     """Return the judgement of each of the freeze's claims whose arms are measured on all seeds of a set or more."""
-    measured, known = differences(freeze, chapter, root), load_claims(root / "data" / "claims")
+    return judged(differences(freeze, chapter, root), root)
+
+
+def judged(measured: Mapping[str, Mapping], root: Path = ROOT) -> dict[str, Judgement]:
+    """Return the judgement of each claim by its differences on each set, as `differences` has them."""
+    known = load_claims(root / "data" / "claims")
     return judge(*to_judge([known[claim] for claim in measured], measured))
 
 

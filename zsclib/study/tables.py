@@ -13,8 +13,8 @@ from IPython.display import HTML
 
 from zsclib.paths import ROOT
 from zsclib.study.freeze import read_freeze
-from zsclib.study.records import Job, disagreement, summary
-from zsclib.study.records import verdicts as study_verdicts
+from zsclib.study.overview import overview
+from zsclib.study.records import Job, differences, disagreement, judged, summary
 from zsclib.study.stats import Estimate
 from zsclib.study.verdicts import Judgement, verdict_table
 
@@ -80,10 +80,12 @@ def study(
     except FileNotFoundError:
         text = "The study of this chapter has not been frozen yet, so none of its claims has been decided."
         return {}, HTML(f"<p><strong>{text}</strong></p>")
-    judgements = study_verdicts(freeze, chapter, root)
+    measured = differences(freeze, chapter, root)
+    judgements = judged(measured, root)
     parts = [table(summary(freeze, chapter, disagreement(freeze, live or {}, root=root), root)).data]
+    parts += [f"<p>{overview(judgements, measured)}</p>"] if judgements else []
     for percent in (True, False):  # differences of accuracies, and other numbers
-        own = {i: judged for i, judged in judgements.items() if (judged.claim.unit == "points") == percent}
+        own = {i: one for i, one in judgements.items() if (one.claim.unit == "points") == percent}
         parts += [verdicts(verdict_table(own, percent)).data] if own else []
     if left := [name for name in freeze.claims if name not in judgements]:
         text = f"{len(left)} of {len(freeze.claims)} claims have no verdict, as what they compare has not been "
