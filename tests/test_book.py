@@ -258,6 +258,8 @@ def test_a_page_unfit_to_be_shown_is_refused(tmp_path):
     refused("cell 3 shows an image without words", lambda cell: cell.metadata.mystnb.pop("figure"))
     refused("cell 3 shows an image without words", lambda cell: cell.metadata.mystnb.image.update(alt=""))
     refused("cell 3 shows 2 images", lambda cell: cell.outputs.extend(cell.outputs[:]))
+    text = v4.new_output("display_data", {"text/markdown": "And a sentence."})
+    refused("cell 3 shows an image and more", lambda cell: cell.outputs.append(text))
     place = v4.new_output("stream", text=f"saved to {Path.home()}/x.png")
     refused("cell 3 shows a path of this machine", lambda cell: cell.outputs.append(place))
     (run / "executed.ipynb").unlink()

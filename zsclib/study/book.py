@@ -186,10 +186,13 @@ def _check_cell(cell: nbformat.NotebookNode, where: str) -> None:
         return
     if str(Path.home()) + os.sep in (text := json.dumps(cell.outputs)) or str(ROOT) + os.sep in text:
         raise ValueError(f"{where} shows a path of this machine; print paths relative to the project")
-    images = sum(any(kind.startswith("image/") for kind in output.get("data", {})) for output in cell.outputs)
+    displayed = [output.data for output in cell.outputs if "data" in output]
+    images = sum(any(kind.startswith("image/") for kind in data) for data in displayed)
     shown = cell.metadata.get("mystnb", {})
     if images > 1:
         raise ValueError(f"{where} shows {images} images; a cell shows one, so that each has its own caption")
+    if images and len(displayed) > 1:
+        raise ValueError(f"{where} shows an image and more; its caption belongs to the image alone: make it two cells")
     if images and not (shown.get("image", {}).get("alt") and shown.get("figure", {}).get("caption")):
         raise ValueError(
             f"{where} shows an image without words; its metadata needs  "
