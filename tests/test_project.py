@@ -201,11 +201,28 @@ def unworded(cells: list[dict]) -> list[int]:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_whatever_a_cell_may_draw_has_a_caption(path):
+def test_whatever_a_cell_may_draw_has_a_caption_to_itself(path):
     """Also where a record does not have it yet: the book refuses the figure on the day that it is there."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert not unworded(cells), f"cells {unworded(cells)} draw without caption or alt text"
     assert not [i for i, cell in enumerate(cells) if "".join(cell["source"]).count("plt.show()") > 1]
+    assert not crowded(cells), f"cells {crowded(cells)} draw and display more under one caption"
+
+
+def crowded(cells: list[dict]) -> list[int]:
+    """Return the numbers of the cells with a caption that display something beside their figure."""
+    return [
+        i
+        for i, cell in enumerate(cells)
+        if "figure" in cell["metadata"].get("mystnb", {}) and re.search(r"\bdisplay\(", "".join(cell["source"]))
+    ]
+
+
+def test_a_caption_for_two_things_is_noticed():
+    figure = {"mystnb": {"figure": {"caption": "A curve."}}}
+    both, one = "plt.show()\ndisplay(table)", "plt.show()"
+    cells = [{"source": [text], "metadata": about} for text, about in ((both, figure), (one, figure), (both, {}))]
+    assert crowded(cells) == [0]
 
 
 def hidden(cell: dict) -> bool:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from numpy.typing import ArrayLike
 
 from zsclib.paths import ROOT
 from zsclib.study.stats import Estimate, expected_half_width, mean_correlation
@@ -176,6 +177,12 @@ def expected_width(claim: Claim, n: int, seeds: int = 1, sets: int = 1) -> float
     """Return how far the interval of a claim's mean is expected to reach to either side, before any run: what the claim
     states, or else `stats.expected_half_width` of n images per set, with the discordance that it assumes."""
     return claim.half_width or expected_half_width(n, seeds, sets, discordance=claim.discordance)
+
+
+def images_and_seeds(of_sets: Iterable[ArrayLike]) -> tuple[int, int]:
+    """Return the fewest images, and the fewest seeds, of paired differences on sets, (images,) or (seeds, images)."""
+    seeds, images = np.min([np.atleast_2d(values).shape for values in of_sets], axis=0)
+    return int(images), int(seeds)
 
 
 def _claim(entry: object, where: str) -> Claim:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from zsclib.study.claims import expected_width
+from zsclib.study.claims import Claim, expected_width, images_and_seeds
 from zsclib.study.stats import Estimate
 from zsclib.study.verdicts import DECIDED, Judgement, tally
 
@@ -40,11 +40,9 @@ def interval_widths(judgements: Mapping[str, Judgement], differences: Difference
     """
     widths = []
     for name, judged in judgements.items():
-        claim, mean, sets = judged.claim, judged.pooled, list(differences.get(name, {}).values())
-        over_images = not any(isinstance(values, tuple) for values in sets)
-        if claim.unit == "points" and mean is not None and (over_images or claim.half_width is not None):
-            seeds, n = np.min([np.atleast_2d(values).shape for values in sets], axis=0) if over_images else (1, 2)
-            widths.append(Width(name, expected_width(claim, n, seeds, len(sets)), (mean.high - mean.low) / 2))
+        mean, expected = judged.pooled, _expected(judged.claim, differences.get(name, {}))
+        if mean is not None and expected is not None:
+            widths.append(Width(name, expected, (mean.high - mean.low) / 2))
     return widths
 
 
@@ -60,7 +58,7 @@ def overview(judgements: Mapping[str, Judgement], differences: Differences) -> s
     families = len({judged.claim.family for judged in judgements.values()})
     text = (
         f"{len(judgements)} claims of {families} families have a verdict. Each estimate counted once: "
-        f"{tally(judgements)}. Of {len(decided)} claims that are decided {stand} stand after Holm's correction."
+        f"{tally(judgements)}. Decided claims: {len(decided)}, of which {stand} stand after Holm's correction."
     )
     if widths := interval_widths(judgements, differences):
         expected, observed = 100 * np.median([[one.expected, one.observed] for one in widths], axis=0)
@@ -69,3 +67,11 @@ def overview(judgements: Mapping[str, Judgement], differences: Differences) -> s
             f"{len(widths)} claims); {expected:.1f} were expected of as many images, seeds and sets."
         )
     return text
+
+
+def _expected(claim: Claim, by_set: Mapping[str, ArrayLike | Estimate]) -> float | None:
+    if claim.unit != "points":
+        return None
+    if any(isinstance(values, tuple) for values in by_set.values()):  # with an interval of its own
+        return claim.half_width
+    return expected_width(claim, *images_and_seeds(by_set.values()), len(by_set))

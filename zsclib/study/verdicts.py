@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from zsclib.study.claims import Claim, published_effect, too_small
+from zsclib.study.claims import Claim, images_and_seeds, published_effect, too_small
 from zsclib.study.stats import (
     Effect,
     Estimate,
@@ -280,9 +279,7 @@ def _overall(claim: Claim, estimates: Mapping[str, Estimate], by_set: Mapping[st
 def _designed_too_small(claim: Claim, differences: Mapping[str, ArrayLike | Estimate]) -> bool:
     if own := [values.n for values in differences.values() if isinstance(values, Estimate)]:
         return claim.half_width is not None and too_small(claim, min(own), sets=tuple(differences))
-    shapes = [np.atleast_2d(np.asarray(values)).shape for values in differences.values()]
-    n, seeds = min(shape[1] for shape in shapes), min(shape[0] for shape in shapes)
-    return too_small(claim, n, seeds, tuple(differences))
+    return too_small(claim, *images_and_seeds(differences.values()), tuple(differences))
 
 
 def _p_value(claim: Claim, mean: Effect, direction: str) -> float:
