@@ -87,6 +87,14 @@ def test_levels_stand_between_naive_and_real_images_and_clip(table):
     assert CLIP not in levels["digits"]
 
 
+def test_levels_of_the_study_have_names_that_a_record_takes(table, recorded):
+    levels = figures.study_levels(table)
+    combined = recorded[name_of(Cell("", "union", 4))]["objects-hard"]
+    assert levels["study_objects_hard_all_combined"].value == pytest.approx(combined.mean())
+    assert levels["study_objects_hard_clip"].value == 0.75 and "study_digits_real_images" in levels
+    assert all(name.isidentifier() for name in levels)
+
+
 def test_guidance_has_a_curve_and_a_mark_for_each_random_scale(table):
     figure = figures.guidance(table)
     first = figure.axes[0]

@@ -707,6 +707,30 @@ def test_models_are_measured_on_every_image_and_what_is_measured_stays(original,
     assert path.read_bytes() == before
 
 
+def test_models_are_measured_where_one_says(original, models, tmp_path, monkeypatch):
+    from zsclib.pocket import photograph_quality as quality
+    from zsclib.recipe import Recipe
+
+    write_sets(original.data, tmp_path / "sets", ["cifar10"], original.layout())
+    monkeypatch.setenv(WHERE_PHOTOGRAPHS_ARE, str(tmp_path))
+    for name in ("TIMESTEPS", "STEPS"):
+        monkeypatch.setattr(quality, name, 2)
+    places = []
+
+    def noted(function):
+        def call(*options, **named):
+            places.extend(one for one in (*options, *named.values()) if one == "cpu:0")
+            return function(*options, **named)
+
+        return call
+
+    for name in ("open_generator", "open_clip", "train"):
+        monkeypatch.setattr(quality, name, noted(getattr(quality, name)))
+    few = Recipe(steps=2, batch=4, checkpoints=1)
+    rows = quality.measure(models, 4, sets=["cifar10"], reader=few, device="cpu:0")
+    assert places == ["cpu:0"] * 3 and len(rows["cifar10"]["CLIP"]) == 4
+
+
 def test_growth_asks_every_unet_that_a_training_has_left_once(original, models, tmp_path, monkeypatch):
     from zsclib.models.generator import open_generator
     from zsclib.pocket import photograph_quality as quality

@@ -118,6 +118,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--frozen", action="store_true", help="restore: no U-Net and no image tower, to train a U-Net anew")
     add("--generators", type=Path, default=Path("results/generators"), help="earlier: where the folders go")
     add("--limit", type=int, help="images per measure (default: as many as the page shows)")
+    add("--device", default="cpu", help="photograph-quality: cpu or cuda (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.stage == "halve" and not options.out:
         parser.error("halve: say where the copy of --models goes, --out PATH")
@@ -147,13 +148,12 @@ def _photograph_quality(options: argparse.Namespace) -> None:
     if options.out:
         os.environ[WHERE_PHOTOGRAPHS_ARE] = str(options.out.resolve())
     folder, execution = options.records / "photographs", Execution(workers=Workers(os.cpu_count() or 1))
-    rows = measure(options.models, options.limit or 500, path=folder / "quality.json", execution=execution)
+    more = {"execution": execution, "device": options.device}
+    rows = measure(options.models, options.limit or 500, path=folder / "quality.json", **more)
     for name, measures in rows.items():
         print(f"{name}: " + ", ".join(f"{what} {np.mean(values):.3f}" for what, values in measures.items()))
     if any(checkpoints(options.checkpoints, name) for name in unets_of(options.models)):
-        grown = growth(
-            options.checkpoints, options.models, folder / "growth.json", options.limit or 300, execution
-        )
+        grown = growth(options.checkpoints, options.models, folder / "growth.json", options.limit or 300, **more)
         for row in grown:
             print(f"{row['samples']:,} pairs: {np.mean(row['recognised']):.3f}, {np.mean(row['generated']):.3f}")
 

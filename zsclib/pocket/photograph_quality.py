@@ -51,6 +51,7 @@ def measure(
     path: Path | None = None,
     execution: Execution = Execution(),
     reader: Recipe = READER,
+    device: str = "cpu",
 ) -> Rows:
     """Return what the models make of photographs: set → measure → one outcome per image.
 
@@ -62,12 +63,13 @@ def measure(
         path: a JSON file for them, written after each set; sets in it that were measured with these weights stay.
         execution: of the diffusion classifier.
         reader: how the network is trained that reads generated images.
+        device: where to compute, cpu or cuda.
 
     Raises:
         FileNotFoundError: there are no models, or no photographs.
         ValueError: the file is about other weights, or was measured otherwise.
     """
-    generator, clip = open_generator(Path(models) / "sd"), open_clip(Path(models) / "clip")
+    generator, clip = open_generator(Path(models) / "sd", device), open_clip(Path(models) / "clip", device)
     about = {"split": split, "n": n, "weights": _weights(models), "timesteps": TIMESTEPS}
     about |= {"guidance": GUIDANCE, "steps": STEPS, "reader": asdict(reader)}
     rows = _rows_in(path, about)
@@ -82,7 +84,7 @@ def measure(
             own[what] = (scores.argmax(1) == images.labels).astype(int).tolist()
         own["diffusion classifier"] = _recognised(generator, name, images, execution)
         if name == JUDGED:
-            network = read_by(name, generator.image_size, reader)
+            network = read_by(name, generator.image_size, reader, device)
             own["real, read"] = (network.scores(images.images).argmax(1) == images.labels).astype(int).tolist()
             own["generated, read"] = _generated(generator, name, n, network)
         rows[name] = own
@@ -98,6 +100,7 @@ def growth(
     n: int = 300,
     execution: Execution = Execution(),
     reader: Recipe = READER,
+    device: str = "cpu",
 ) -> list[dict]:
     """Return how recognition and generation of one set grew with the pairs that a U-Net had met, on validation images.
 
@@ -105,17 +108,17 @@ def growth(
         checkpoints: of the training, which saves averaged weights whenever its pairs have doubled.
         models: holds sd, from which everything but the U-Net is taken.
         path: a JSON file; rows that are there stay, so that the weights of long ago need not be.
-        n: images. execution, reader: as in `measure`.
+        n: images. execution, reader, device: as in `measure`.
 
     Returns: a row per U-Net, by pairs: samples, held_out (loss), and both measures, one outcome per image.
     """
-    generator = open_generator(Path(models) / "sd")
+    generator = open_generator(Path(models) / "sd", device)
     network = None
     rows = json.loads(path.read_text()) if path.exists() else []
     for samples, _, held_out, weights in saved_weights(Path(checkpoints), unets_of(models)):
         if any((row["sha256"], row["n"]) == (hash_file(weights), n) for row in rows):
             continue
-        network = network or read_by(JUDGED, generator.image_size, reader)
+        network = network or read_by(JUDGED, generator.image_size, reader, device)
         load_averages(generator.unet, weights)
         images = images_of(JUDGED, "validation", n, generator.image_size)
         row = {"samples": samples, "held_out": held_out, "n": n, "sha256": hash_file(weights)}
@@ -137,11 +140,11 @@ def images_of(name: str, split: str, n: int, size: int) -> ImageSet:
     return load(target, split, min(n, len(open_listing(target, split).labels)), size=size)
 
 
-def read_by(name: str, size: int, recipe: Recipe = READER) -> TrainedNetwork:
+def read_by(name: str, size: int, recipe: Recipe = READER, device: str = "cpu") -> TrainedNetwork:
     """Return a network that has learnt from real images of a set, its checkpoint chosen on a tenth of them."""
     learnt, held_out = hold_out(images_of(name, "train", 20_000, size))
     network = new_network("resnet18", learnt.classes, size)
-    return train(network, learnt, recipe, seed=0, validation=held_out)
+    return train(network, learnt, recipe, seed=0, validation=held_out, device=device)
 
 
 def _recognised(generator: Generator, name: str, images: ImageSet, execution: Execution) -> list[int]:

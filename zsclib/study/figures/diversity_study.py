@@ -23,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import layout_of
+from zsclib.own_sets import short_name
 from zsclib.papers.diversity.contrasts import (
     ALL,
     BASE,
@@ -116,6 +117,15 @@ def levels(table: pd.DataFrame) -> Estimates:
         arms = Arms(table, target)
         every[target] = {name: _level(arms[side]) for name, side in LEVELS.items() if side in arms}
     return every
+
+
+def study_levels(table: pd.DataFrame) -> dict[str, Estimate]:
+    """Return the accuracies of `levels` by names for a record: study_digits_all_combined, study_digits_clip."""
+    return {
+        f"study_{short_name(target)}_{'clip' if name == CLIP else short_name(name)}": estimate
+        for target, by_name in levels(table).items()
+        for name, estimate in by_name.items()
+    }
 
 
 def guidance(table: pd.DataFrame) -> Figure:
