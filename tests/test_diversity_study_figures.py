@@ -10,14 +10,20 @@ import pandas as pd
 import pytest
 
 from zsclib.images.image_set import ImageSet
-from zsclib.papers.diversity.contrasts import CHOSEN, NETWORKS
+from zsclib.papers.diversity import outcomes
+from zsclib.papers.diversity.contrasts import CHOSEN, NETWORKS, Arms, Side
 from zsclib.papers.diversity.experiments import CLIP, FIXED, name_of
 from zsclib.papers.diversity.outcomes import table_of
 from zsclib.papers.diversity.training_sets import SINGLE, Cell
 from zsclib.papers.diversity.tricks import plan, prompts_for
 from zsclib.setmetrics import MEASURES
+from zsclib.study.claims import load_claims
 from zsclib.study.figures import diversity_study as figures
-from zsclib.study.records import image_keys
+from zsclib.study.figures.diversity_length import twice_as_long
+from zsclib.study.freeze import read_freeze
+from zsclib.study.overview import interval_widths
+from zsclib.study.records import differences, image_keys, verdicts
+from zsclib.study.records import recorded as recorded_outcomes
 from zsclib.study.stats import interval
 
 TARGETS = ("objects-hard", "digits")
@@ -152,3 +158,81 @@ def test_zero_shot_clip_of_the_page_is_compared_on_the_images_that_it_shares_wit
     assert figures.live_clip(table, tests, "another", plan) == {}
     plan["settings"]["size"] = 64
     assert figures.live_clip(table, tests, "clip", plan) == {}
+
+
+def test_what_the_page_says_of_the_study_is_what_its_record_says():
+    """The paragraphs below "What the study says" have no numbers of results; these are the ones that they rest on."""
+    frozen, record = read_freeze("diversity"), recorded_outcomes("diversity")
+    assert frozen.settings["per_class"] == 16
+    decided = verdicts(frozen, outcomes)
+    table, objects, others = table_of(record), ("objects-hard", "objects-fine-hard"), ("digits", "aerial-hard")
+    targets = figures.targets_of(table)
+    assert set(targets) == {*objects, *others}
+    arms = {target: Arms(table, target) for target in targets}
+
+    def gain(target: str, one: Side, rival: Side | None = None):
+        return interval(arms[target].sum({one: 1, rival or Side("base"): -1}))
+
+    def by_set(claim: str) -> dict[str, str]:
+        return dict(decided[claim].by_set)
+
+    # all tricks, and each network
+    assert by_set("DIV-D1") == dict.fromkeys(targets, "reproduced")
+    effects = decided["DIV-D1"].effects
+    assert min(effects[t].low for t in objects) > 0.15 and max(effects[t].high for t in others) < 0.1
+    assert {decided[f"DIV-D6-{name}"].direction for name in NETWORKS} == {"reproduced"}
+    # kinds and number
+    assert {decided[f"DIV-D7-{what}"].direction for what in ("kinds", "number")} == {"reproduced"}
+    assert {claim: decided[claim].corrected for claim in ("DIV-D7-kinds", "DIV-D7-number", "DIV-D1")} == {
+        "DIV-D7-kinds": "reproduced", "DIV-D7-number": "reproduced", "DIV-D1": "reproduced"
+    }  # fmt: skip
+    assert decided["DIV-D7-share"].direction == "inconclusive"
+    clear = [t for t, effect in decided["DIV-D7-share"].effects.items() if effect.low > 0 or effect.high < 0]
+    assert clear == ["objects-fine-hard"] and decided["DIV-D7-share"].effects["objects-fine-hard"].low > 0
+    assert "reproduced" not in {decided["DIV-D5-equal"].direction, *by_set("DIV-D5-equal").values()}
+    # guidance
+    for target in objects:
+        beyond = gain(target, Side("random-guidance"), Side("guidance-3"))
+        assert gain(target, Side("guidance-3")).low > 0.1 and beyond.low < 0 < beyond.high
+    rest = [Side(arm) for arm in (*FIXED, "base") if arm != "guidance-1"]
+    assert all(gain("aerial-hard", Side("guidance-1"), other).low > 0 for other in rest)
+    assert all(gain("digits", Side("guidance-1"), other).high < 0 for other in rest)
+    assert decided["DIV-A-once"].corrected == "reproduced" and decided["DIV-D4"].direction == "inconclusive"
+    # networks
+    size = decided["DIV-D6-size"].by_set
+    assert decided["DIV-D6-size"].direction == "mixed" and size["aerial-hard"] == "reproduced"
+    assert {size[t] for t in objects} == {"contradicted"}
+    for target in objects:
+        naive, of_gain = (decided[f"DIV-A-eval{what}"].effects[target] for what in ("", "-gain"))
+        assert naive.low > 0.15 and of_gain.high < -0.13
+    # CLIP and real images
+    assert by_set("DIV-D2") == dict.fromkeys(targets, "contradicted")
+    assert all(decided["DIV-D2"].effects[t].high < -0.05 for t in targets)
+    for target in targets:
+        beside = gain(target, Side("union", 4), Side("real"))
+        assert beside.low > 0.1 if target == "objects-hard" else beside.high < -0.2
+    # measures
+    assert decided["DIV-D9-frechet"].corrected == "reproduced"
+    assert all(decided["DIV-D9-frechet"].effects[t].high < 0 for t in objects)
+    for claim in ("DIV-D9-vendi", "DIV-D9-distance"):
+        assert set(by_set(claim).values()) | {decided[claim].direction} == {"inconclusive"}
+    recall = decided["DIV-D9-recall"].effects
+    assert decided["DIV-D9-recall"].direction == "mixed" and recall["digits"].high < 0
+    assert sum(effect.low > 0 for effect in recall.values()) >= 2
+    # prompts
+    assert all(gain(t, Side("multi-domain")).low > 0.05 for t in objects)
+    assert all(gain(t, Side("multi-domain")).low < 0 for t in others)
+    assert gain("objects-fine-hard", Side("style-matched")).low > 0
+    assert (decided["DIV-D3-style"].direction, decided["DIV-D3-style"].corrected) == ("reproduced", "inconclusive")
+    # shortcuts
+    added = decided["DIV-A-selection"].pooled  # beyond two points
+    assert 0.02 + added.low > 0.005 and 0.02 + added.high < 0.025
+    assert decided["DIV-A-selection-gain"].direction == "inconclusive"
+    # how sure
+    widths = interval_widths(decided, differences(frozen, outcomes))
+    assert 1.7 < np.median([one.observed for one in widths]) / np.median([one.expected for one in widths]) < 2.3
+    singles = [decided[f"DIV-D3-{name}"] for name in ("style", "domain", "guidance", "class")]
+    reach = [(effect.high - effect.low) / 2 for one in singles for effect in one.effects.values()]
+    assert min(reach) > 0.02 and 0.1 < max(reach) < 0.125
+    more = twice_as_long(table, load_claims().values()).set_index(["claim", "target"])["change"]
+    assert more["DIV-D1", "objects-fine-hard"].low > 0
