@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 
 import matplotlib.pyplot as plt
@@ -100,6 +101,27 @@ def test_levels_of_the_study_have_names_that_a_record_takes(table, recorded):
     assert levels["study_objects_hard_all_combined"].value == pytest.approx(combined.mean())
     assert levels["study_objects_hard_clip"].value == 0.75 and "study_digits_real_images" in levels
     assert all(name.isidentifier() for name in levels)
+
+
+def test_gains_with_and_without_batch_normalisation_stand_beside_those_of_code_without_eval(recorded):
+    rng = np.random.default_rng(1)
+    for name in BATCH_NORM:
+        for arm, times in (("base", 1), ("union", 4)):
+            of_test = name_of(Cell("", arm, times, architecture=name), ADAPTED)
+            recorded[of_test] = {TARGETS[0]: (rng.random((3, 60)) < 0.6).astype(float)}
+    table = table_of(recorded)
+    rows = re.findall("<tr>(.*?)</tr>", figures.batch_statistics_table(table).data.replace("\n", ""))
+    ((target, ours, adapted, without, more, more_then),) = (re.findall("<td>(.*?)</td>", row) for row in rows)
+    arms = Arms(table, TARGETS[0])
+    assert target == TARGETS[0]  # digits have no set of all combined yet
+
+    def points(weights) -> str:
+        return interval(arms.sum(weights)).points().replace(" points", "")
+
+    rest = gain_of(("vit-b", "convnext-s"))
+    assert (ours, adapted) == (points(gain_of(BATCH_NORM)), points(gain_of(BATCH_NORM, ADAPTED)))
+    assert without == points(rest) and more == points(less(rest, gain_of(BATCH_NORM)))
+    assert more_then == points(less(rest, gain_of(BATCH_NORM, ADAPTED)))
 
 
 def test_guidance_has_a_curve_and_a_mark_for_each_random_scale(table):

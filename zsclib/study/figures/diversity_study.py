@@ -5,6 +5,7 @@
     panels(kinds_and_number(table))                         # both orders of adding them, and their mean
     panels(by_network(table))                               # each architecture's gain
     untrained_text(table, guessing)                         # and which learnt too little to be judged
+    batch_statistics_table(table)                           # which networks gain more, and with no eval()
     guidance(table)                                         # fixed, random, integer, once per run
     measures(ranked_sets(table, measures_of(notes)))        # accuracy against set measures
 
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -25,8 +27,10 @@ from zsclib.images.image_set import ImageSet
 from zsclib.models.networks import layout_of
 from zsclib.own_sets import short_name
 from zsclib.papers.diversity.contrasts import (
+    ADAPTED,
     ALL,
     BASE,
+    BATCH_NORM,
     CHOSEN,
     KINDS,
     MEASURED,
@@ -35,10 +39,12 @@ from zsclib.papers.diversity.contrasts import (
     NETWORKS,
     NUMBER,
     UNION,
+    WITHOUT,
     Arms,
     Side,
     Weights,
     gain,
+    less,
     rank_correlations,
     untrained,
 )
@@ -50,6 +56,7 @@ from zsclib.study.figures.diversity_length import legend_above, panels_of_curves
 from zsclib.study.panels import WHOLE, Estimates, level
 from zsclib.study.records import Job, image_keys
 from zsclib.study.stats import Estimate, interval
+from zsclib.study.tables import table as as_html
 
 ARMS = {
     "style named": Side("style-matched"), "class name": Side("class-name"), "domains": Side("multi-domain"),
@@ -126,6 +133,26 @@ def study_levels(table: pd.DataFrame) -> dict[str, Estimate]:
         for target, by_name in levels(table).items()
         for name, estimate in by_name.items()
     }
+
+
+def batch_statistics_table(table: pd.DataFrame) -> HTML:
+    """Return a row per target: what all combined gain in points, by networks with and without batch normalisation.
+
+    Those with it also as code reports them that never calls eval(), with the statistics of the test batch; the last
+    column is how much more the networks without it then gain.
+    """
+    ours, adapted, without = gain(BATCH_NORM), gain(BATCH_NORM, ADAPTED), gain(WITHOUT)
+    columns = {
+        "with batch normalisation": ours,
+        "with it, no eval()": adapted,
+        "without it": without,
+        "without it less with it": less(without, ours),
+        "the same, no eval()": less(without, adapted),
+    }
+    effects = _effects(table, columns)
+    rows = [[target, *(by_name[name].points().replace(" points", "") for name in columns)]
+            for target, by_name in effects.items() if len(by_name) == len(columns)]  # fmt: skip
+    return as_html(rows, ["target", *columns])
 
 
 def guidance(table: pd.DataFrame) -> Figure:
