@@ -136,23 +136,22 @@ def study_levels(table: pd.DataFrame) -> dict[str, Estimate]:
 
 
 def batch_statistics_table(table: pd.DataFrame) -> HTML:
-    """Return a row per target: what all combined gain in points, by networks with and without batch normalisation.
+    """Return what all combined gain in points, a column per target, by networks with and without batch normalisation.
 
-    Those with it also as code reports them that never calls eval(), with the statistics of the test batch; the last
-    column is how much more the networks without it then gain.
+    Of those with it also as code reports them that never calls eval(), with the statistics of the test batch; the last
+    rows are how much more the networks without it gain than either.
     """
     ours, adapted, without = gain(BATCH_NORM), gain(BATCH_NORM, ADAPTED), gain(WITHOUT)
-    columns = {
+    rows = {
         "with batch normalisation": ours,
         "with it, no eval()": adapted,
         "without it": without,
         "without it less with it": less(without, ours),
         "the same, no eval()": less(without, adapted),
     }
-    effects = _effects(table, columns)
-    rows = [[target, *(by_name[name].points().replace(" points", "") for name in columns)]
-            for target, by_name in effects.items() if len(by_name) == len(columns)]  # fmt: skip
-    return as_html(rows, ["target", *columns])
+    effects = {target: by_name for target, by_name in _effects(table, rows).items() if len(by_name) == len(rows)}
+    lines = [[name, *(own[name].points().replace(" points", "") for own in effects.values())] for name in rows]
+    return as_html(lines, ["networks", *effects])
 
 
 def guidance(table: pd.DataFrame) -> Figure:
