@@ -240,11 +240,15 @@ def test_what_the_page_says_of_the_study_is_what_its_record_says():
         with_shots = replace(prompted, arm=arm, **both)
         for target in record[name_of(with_shots)]:
             assert gain(with_shots, real, target)[0] <= 0, f"{arm} adds on {target}"
-    assert gain(replace(adapted, **both), real, "digits")[1] < 0
+    for source in (adapted, prompted, retrieved, guided):
+        assert gain(replace(source, **both), real, "digits")[1] < 0
+        by_adapter = source == adapted
+        assert (gain(replace(source, **both), real, "gadgets-hard")[1] < 0) != by_adapter
     assert gain(replace(adapted, **both), real, "aerial-hard")[1] < 0
     assert {decided[name].direction for name in ("DD-H3", "DD-H4", "DD-H4-all")} == {"contradicted"}
     assert gain(replace(real, arm=changed(SHOTS, TWICE)), real, "gadgets-hard")[0] > 0
-    assert gain(replace(real, **scratch), real, "aerial-hard")[0] > 0
+    for target in ("digits", "aerial-hard"):
+        assert gain(replace(real, **scratch), real, target)[0] > 0
     # fewer
     few = {
         (arm, k): Cell("", arm, shots=k, n=64, with_shots=True)
@@ -256,8 +260,10 @@ def test_what_the_page_says_of_the_study_is_what_its_record_says():
     alone = {k: level(replace(real, shots=k), "objects-hard") for k in (1, 4, 16)}
     added = {at: level(cell, "objects-hard") - alone[at[1]] for at, cell in few.items()}
     assert added[RETRIEVED, 1] > added[PROMPTED, 1] > added[BY_CLASS, 1]
-    for one, other in ((RETRIEVED, PROMPTED), (PROMPTED, BY_CLASS)):
-        assert gain(few[one, 1], few[other, 1], "objects-hard")[0] < 0
+    assert gain(few[RETRIEVED, 1], few[BY_CLASS, 1], "objects-hard")[0] > 0
+    assert gain(replace(real, shots=1), untouched, "objects-hard")[1] < -0.1
+    assert all(gain(few[arm, 1], untouched, "objects-hard")[0] <= 0 for arm in (RETRIEVED, PROMPTED, BY_CLASS))
+    assert gain(few[PROMPTED, 1], replace(real, shots=1), "digits")[0] > 0
     for arm in (RETRIEVED, PROMPTED, BY_CLASS):
         assert added[arm, 1] / 4 > added[arm, 4] > added[arm, 16]
     # images alone
@@ -272,12 +278,19 @@ def test_what_the_page_says_of_the_study_is_what_its_record_says():
     for target in ("objects-hard", "digits", "aerial-hard"):
         low, high = gain(adapted, untouched, target)
         assert low < 0 < high
+    assert gain(adapted, untouched, "gadgets-hard")[0] > 0
+    assert gain(replace(adapted, arm=ALL_CLASSES), untouched, "objects-fine-hard")[1] < -0.1
     assert decided["DD-H2-guidance-alone"].direction == "contradicted"
-    assert gain(adapted, guided, "digits")[1] < 0
+    known_to_both = ("objects-hard", "digits", "gadgets-hard", "aerial-hard")
+    assert [target for target in known_to_both if gain(adapted, guided, target)[1] < 0] == ["digits"]
+    of_disef = [target for target in known_to_both if gain(adapted, replace(adapted, arm=DISEF), target)[0] > 0]
+    assert of_disef == ["digits", "aerial-hard"] and decided["DD-H2-disef-alone"].direction == "reproduced"
     assert gain(replace(adapted, shots=4), replace(guided, shots=4), "gadgets-hard")[0] > 0
     # the search
     assert decided["DD-R-shots"].direction == "reproduced"
     assert gain(replace(retrieved, **both), replace(adapted, **both), "aerial-hard")[0] > 0
+    assert 0 < decided["DD-R-shots"].pooled.value < 0.01
+    assert level(retrieved, "gadgets-hard") < level(untouched, "gadgets-hard") + 0.02
     assert decided["DD-R-unknown-alone"].direction == "reproduced"
     # from scratch
     assert gain(replace(adapted, **both, **scratch), replace(real, **scratch), "objects-hard")[0] > 0.2
@@ -285,10 +298,14 @@ def test_what_the_page_says_of_the_study_is_what_its_record_says():
     for target in ("digits", "aerial-hard", "gadgets-hard"):
         low, high = gain(replace(adapted, **both, **scratch), replace(real, **scratch), target)
         assert low < 0 < high
+    alone = {target: gain(replace(adapted, **scratch), replace(prompted, **scratch), target) for target in targets[:4]}
+    assert {target for target, (low, _) in alone.items() if low > 0} == {"gadgets-hard", "aerial-hard"}
     # what had not ended
     assert gain(replace(adapted, arm=changed(BY_CLASS, FOURFOLD)), adapted, "gadgets-hard")[0] > 0
     # the audit
+    assert decided["DD-H9"].direction == "inconclusive"
     assert decided["DD-H12"].direction == "reproduced"
+    assert [t for t, e in decided["DD-H12"].effects.items() if e.low > 0] == ["gadgets-hard"]
     assert gain(replace(real, arm=changed(SHOTS, ON_TRAIN)), real, "gadgets-hard")[0] > 0
     assert decided["DD-H12-gain"].direction == "too small to decide"
     assert decided["DD-A-epoch"].direction == "reproduced"
