@@ -12,7 +12,17 @@ import pytest
 
 from zsclib.images.image_set import ImageSet
 from zsclib.papers.diversity import outcomes
-from zsclib.papers.diversity.contrasts import ADAPTED, ALL, BATCH_NORM, CHOSEN, NETWORKS, Arms, Side, less
+from zsclib.papers.diversity.contrasts import (
+    ADAPTED,
+    ALL,
+    BATCH_NORM,
+    CHOSEN,
+    NETWORKS,
+    WITHOUT,
+    Arms,
+    Side,
+    less,
+)
 from zsclib.papers.diversity.contrasts import gain as gain_of
 from zsclib.papers.diversity.experiments import CLIP, FIXED, name_of
 from zsclib.papers.diversity.outcomes import table_of
@@ -120,7 +130,7 @@ def test_gains_with_and_without_batch_normalisation_stand_beside_those_of_code_w
     def points(weights) -> str:
         return interval(arms.sum(weights)).points().replace(" points", "")
 
-    rest = gain_of(("vit-b", "convnext-s"))
+    rest = gain_of(("vit-b", "convnext-s"))  # by name, as a check of the library's own list
     assert (ours, adapted) == (points(gain_of(BATCH_NORM)), points(gain_of(BATCH_NORM, ADAPTED)))
     assert without == points(rest) and more == points(less(rest, gain_of(BATCH_NORM)))
     assert more_then == points(less(rest, gain_of(BATCH_NORM, ADAPTED)))
@@ -212,10 +222,7 @@ def test_what_the_page_says_of_the_study_is_what_its_record_says():
     assert twice["DIV-D1", "digits"].low < 0
     assert decided["DIV-D5"].corrected == "reproduced"
     # kinds and number
-    assert {decided[f"DIV-D7-{what}"].direction for what in ("kinds", "number")} == {"reproduced"}
-    assert {claim: decided[claim].corrected for claim in ("DIV-D7-kinds", "DIV-D7-number", "DIV-D1")} == {
-        "DIV-D7-kinds": "reproduced", "DIV-D7-number": "reproduced", "DIV-D1": "reproduced"
-    }  # fmt: skip
+    assert {decided[claim].corrected for claim in ("DIV-D1", "DIV-D7-kinds", "DIV-D7-number")} == {"reproduced"}
     assert decided["DIV-D7-share"].direction == "inconclusive"
     clear = [t for t, effect in decided["DIV-D7-share"].effects.items() if effect.low > 0 or effect.high < 0]
     assert clear == ["objects-fine-hard"] and decided["DIV-D7-share"].effects["objects-fine-hard"].low > 0
@@ -239,7 +246,7 @@ def test_what_the_page_says_of_the_study_is_what_its_record_says():
     for target in objects:
         naive, of_gain = (decided[f"DIV-A-eval{what}"].effects[target] for what in ("", "-gain"))
         assert naive.low > 0.15 and of_gain.high < -0.13
-        normalised, others_gain = gain_of(BATCH_NORM, ADAPTED), gain_of(tuple({*NETWORKS} - {*BATCH_NORM}))
+        normalised, others_gain = gain_of(BATCH_NORM, ADAPTED), gain_of(WITHOUT)
         assert interval(arms[target].sum(less(others_gain, normalised))).low > 0
     assert decided["DIV-A-eval"].effects["aerial-hard"].low > 0 < decided["DIV-A-eval-gain"].effects["aerial-hard"].low
     published = {one["set"]: np.sign(one["value"]) for one in decided["DIV-D6-size"].claim.published}

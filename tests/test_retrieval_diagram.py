@@ -36,6 +36,7 @@ from zsclib.pools.vectors import Embeddings, Vectors
 from zsclib.recipe import Recipe
 from zsclib.study.figures import retrieval_diagram as figures
 from zsclib.study.freeze import read_freeze
+from zsclib.study.records import recorded
 from zsclib.study.stats import Estimate, interval
 from zsclib.workers import Execution
 from zsclib.world.targets import target
@@ -337,6 +338,11 @@ def test_what_the_page_says_of_the_diagram_is_what_its_record_says():
 
     assert all(gain(one, "personalised", "prompting").low <= 0 for one in objects)
     assert sum(gain(one, "personalised", "prompting").low > 0 for one in gadgets) == 1
+    same_shots = [one for one in gadgets if one.point.shots == 16]
+    for source in ("retrieval", "prompting"):  # here and in the study, with as many shots
+        there = recorded("retrieval")
+        beside = (there[SOURCES[source]]["gadgets-hard"] - there[SOURCES["nothing"]]["gadgets-hard"]).mean()
+        assert same_shots and max(gain(one, source, "nothing").value for one in same_shots) < beside < 0
     for one in gadgets:
         if one.point.shots >= 16:
             assert all(gain(one, source, "nothing").high < 0 for source in SOURCES if source != "nothing")
